@@ -1,0 +1,55 @@
+"""Checkpoints: written atomically, loaded without executing code, tied to their configuration."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from darts_lite.errors import UserError
+
+VERSION = 1
+
+
+def save(path: Path, kind: str, config: Mapping[str, object], state: Mapping[str, Any]) -> None:
+    """Writes under a temporary name, flushes to disk, then renames: there is always a whole one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        torch.save({"version": VERSION, "kind": kind, "config": dict(config), "state": state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The `config` and `state` of a checkpoint; `UserError` if it is not one of this kind."""
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).split("\n")[0][:80]
+        raise UserError(f"{path} is no readable checkpoint ({reason}); start without it") from None
+    if not isinstance(content, dict) or content.get("kind") != kind:
+        raise UserError(f"{path} is no checkpoint of `{kind}`; choose another --out")
+    if content["version"] != VERSION:
+        raise UserError(
+            f"{path} has checkpoint version {content['version']}, this darts_lite reads {VERSION}"
+        )
+    return content
+
+
+def check_config(
+    path: Path, saved: Mapping[str, object], given: Mapping[str, object], free: set[str]
+) -> None:
+    """Raises if a run is resumed with settings other than its own, but for those in `free`."""
+    for name in sorted({*saved, *given} - free):
+        if saved.get(name) != given.get(name):
+            raise UserError(
+                f"{path} was made with {name}={saved.get(name)!r}, not {given.get(name)!r}; "
+                "resume with the same settings or choose another --out"
+            )

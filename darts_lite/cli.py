@@ -1,0 +1,140 @@
+"""The command line: flags to options, errors to one line. No logic of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+import darts_lite
+from darts_lite import runs
+from darts_lite.errors import UserError
+from darts_lite.hypergradient import ESTIMATORS
+from darts_lite.loop import Interrupted
+from darts_lite.space import PRESETS
+
+POSITIVE = click.IntRange(min=1)
+HOURS = click.FloatRange(min=0, min_open=True)
+Command = Callable[..., Any]
+
+
+def _options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+_where = _options(
+    click.option("--data-dir", default="data", show_default=True, help="Where data sets lie."),
+    click.option("--download", is_flag=True, help="Fetch the data set if it is not there."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1."),
+    click.option("--batch-size", type=POSITIVE, default=64, show_default=True, help="Images."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of all randomness."),
+    click.option("--resume", is_flag=True, help="Continue the run; its settings are remembered."),
+    click.option(
+        "--checkpoint-seconds",
+        type=click.FloatRange(min=0),
+        default=60.0,
+        show_default=True,
+        help="Longest time between two checkpoints.",
+    ),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(darts_lite.__version__)
+def main() -> None:
+    """Learn an architecture and its hyperparameters in one training run."""
+
+
+@main.command()
+@click.option("--out", default="out", show_default=True, help="Folder of the run.")
+@click.option(
+    "--dataset",
+    help="digits, fashion-mnist, mnist, cifar10, cifar100, svhn or folder:PATH.  "
+    "[default: the first of cifar10, fashion-mnist, digits that is on this machine]",
+)
+@click.option("--subset", type=POSITIVE, help="Images for training and validation together.")
+@click.option("--image-size", type=POSITIVE, help="Resize images to so many pixels a side.")
+@click.option("--budget-hours", type=HOURS, help="Wall clock, from process start to g.json.")
+@click.option("--steps", type=POSITIVE, help="Steps instead of hours: exactly reproducible.")
+@click.option("--max-params", type=POSITIVE, help="Target of the search and cap of its result.")
+@click.option(
+    "--space", type=click.Choice(list(PRESETS)), default="cells", show_default=True, help="Preset."
+)
+@click.option("--cells", type=POSITIVE, default=7, show_default=True, help="Cells or blocks.")
+@click.option("--channels", type=POSITIVE, help="First width. [default: what fits --max-params]")
+@click.option("--search-channels", type=POSITIVE, help="First width of the supernet.")
+@click.option(
+    "--stem-stride", type=click.IntRange(1, 2), default=1, show_default=True, help="2 is faster."
+)
+@click.option(
+    "--estimator",
+    type=click.Choice(list(ESTIMATORS)),
+    default="one_step",
+    show_default=True,
+    help="Of the hypergradient.",
+)
+@click.option(
+    "--protect/--no-protect",
+    default=True,
+    show_default=True,
+    help="Regularise against the collapse to skip connections.",
+)
+@_where
+@click.pass_context
+def search(context: click.Context, /, resume: bool, **flags: Any) -> None:
+    """Learn architecture, learning rate, weight decay and augmentation; write OUT/g.json."""
+    given = _given(context) if resume else None
+    _run(lambda: runs.search(runs.SearchOptions(**flags), resume=given, say=click.echo))
+
+
+@main.command()
+@click.option("--genotype", default="out/g.json", show_default=True, help="What a search wrote.")
+@click.option("--out", help="Folder of the run.  [default: derive, beside the genotype]")
+@click.option("--budget-hours", type=HOURS, help="Wall clock, from process start to the result.")
+@click.option("--epochs", type=POSITIVE, help="Epochs instead of hours: exactly reproducible.")
+@click.option("--max-params", type=POSITIVE, help="Hard cap on the network's parameters.")
+@click.option(
+    "--hyperparameters",
+    type=click.Choice(["learned", "default"]),
+    default="learned",
+    show_default=True,
+    help="Those that the search learned, or the usual recipe.",
+)
+@click.option(
+    "--select",
+    type=click.Choice(["last", "best"]),
+    default="last",
+    show_default=True,
+    help="last: train on training and validation images; best: keep the best on validation.",
+)
+@_where
+@click.pass_context
+def derive(context: click.Context, /, resume: bool, **flags: Any) -> None:
+    """Train the network of a genotype and test it once."""
+    given = _given(context) if resume else None
+    _run(lambda: runs.derive(runs.DeriveOptions(**flags), resume=given, say=click.echo))
+
+
+def _given(context: click.Context) -> set[str]:
+    """Names of the flags that the user typed."""
+    typed = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    return {name for name in context.params if context.get_parameter_source(name) in typed}
+
+
+def _run(action: Callable[[], object]) -> None:
+    try:
+        action()
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except Interrupted as stop:
+        click.echo(f"{stop}; continue it with --resume", err=True)
+        sys.exit(128 + stop.signum)

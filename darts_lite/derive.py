@@ -1,0 +1,127 @@
+"""From mixing weights to a discrete space: the most probable architecture under a hard cap."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from darts_lite.errors import UserError
+from darts_lite.network import CostTable
+from darts_lite.relaxation import Weights, option_probabilities
+from darts_lite.space import Cell, Edge, SearchSpace
+
+
+class _Partial(NamedTuple):
+    """Decisions for some nodes: what they cost, how probable they are, the edges chosen."""
+
+    parameters: int
+    score: float
+    edges: tuple[tuple[str, Edge], ...]
+
+
+def discretise(
+    space: SearchSpace, weights: Weights, costs: CostTable, max_parameters: int | None = None
+) -> SearchSpace:
+    """The discrete space with the largest sum of log probabilities and at most `max_parameters`.
+
+    Every node keeps its `keep` best edges, every edge one option. Parameters are additive over
+    edges, so this is a multiple-choice knapsack; it is solved exactly by merging the Pareto fronts
+    (parameters, score) of the nodes. Without a cap it is the argmax of each decision (DARTS).
+
+    Raises: `UserError`, naming the smallest possible network, if none fits.
+    """
+    front = [_Partial(costs.constant.parameters, 0.0, ())]
+    for cell in space.cells:
+        log_options = option_probabilities(cell, weights[cell.name]).clamp_min(1e-30).log().tolist()
+        edge = weights[cell.name].edge
+        log_edges = None if edge is None else edge.clamp_min(1e-30).log().tolist()
+        for node in range(cell.inputs, cell.inputs + cell.nodes):
+            choices = _node(cell, node, log_options, log_edges, costs)
+            merged = (_join(a, b) for a, b in itertools.product(front, choices))
+            front = _pareto(merged)
+    fitting = [p for p in front if max_parameters is None or p.parameters <= max_parameters]
+    if not fitting:
+        raise UserError(
+            f"no network of this space fits {max_parameters} parameters: the smallest possible at "
+            f"{space.channels} channels has {front[0].parameters}; raise --max-params or search "
+            "with fewer --channels"
+        )
+    best = fitting[-1]
+    return replace(
+        space,
+        cells=tuple(
+            replace(cell, edges=tuple(edge for name, edge in best.edges if name == cell.name))
+            for cell in space.cells
+        ),
+    )
+
+
+def _node(
+    cell: Cell,
+    node: int,
+    log_options: list[list[float]],
+    log_edges: list[float] | None,
+    costs: CostTable,
+) -> list[_Partial]:
+    """The Pareto front of the decisions at one node."""
+    fronts = {}
+    for i in cell.into(node):
+        edge = cell.edges[i]
+        strength = 0.0 if log_edges is None else log_edges[i]
+        fronts[i] = _pareto(
+            _Partial(
+                cost.parameters,
+                strength + score,
+                ((cell.name, replace(edge, operations=(option,))),),
+            )
+            for option, score, cost in zip(
+                edge.options, log_options[i], costs.costs[cell.name][i], strict=True
+            )
+        )
+    keep = min(cell.keep, len(fronts))
+    return _pareto(
+        _join(*parts)
+        for group in itertools.combinations(fronts, keep)
+        for parts in itertools.product(*(fronts[i] for i in group))
+    )
+
+
+def _join(*parts: _Partial) -> _Partial:
+    return _Partial(
+        sum(p.parameters for p in parts),
+        sum(p.score for p in parts),
+        tuple(edge for p in parts for edge in p.edges),
+    )
+
+
+def _pareto(candidates: object) -> list[_Partial]:
+    """Ascending in parameters and in score: nothing in it is worse in both than another."""
+    front: list[_Partial] = []
+    for candidate in sorted(candidates, key=lambda p: (p.parameters, -p.score)):  # type: ignore[call-overload]
+        if not front or candidate.score > front[-1].score:
+            front.append(candidate)
+    return front
+
+
+def uniform_random(space: SearchSpace, generator: torch.Generator) -> SearchSpace:
+    """A discrete space drawn uniformly: `keep` edges into each node, one option on each."""
+
+    def pick(count: int, size: int) -> list[int]:
+        return sorted(torch.randperm(count, generator=generator)[:size].tolist())
+
+    cells = []
+    for cell in space.cells:
+        kept = [
+            cell.into(node)[i]
+            for node in range(cell.inputs, cell.inputs + cell.nodes)
+            for i in pick(len(cell.into(node)), min(cell.keep, len(cell.into(node))))
+        ]
+        edges = tuple(
+            replace(e, operations=(e.options[pick(len(e.options), 1)[0]],))
+            for e in (cell.edges[i] for i in kept)
+        )
+        cells.append(replace(cell, edges=edges))
+    return replace(space, cells=tuple(cells))

@@ -1,0 +1,147 @@
+"""The bilevel problem of a network: its two losses, built from network, batches and draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from darts_lite.augment import Draws, LearnedMagnitudes
+from darts_lite.functional import DECAYED, FlatNetwork
+from darts_lite.hypergradient.problem import Bilevel, Hyper, Loss, Params, Settings
+from darts_lite.hyperparameters import (
+    HyperParameters,
+    HyperSpec,
+    Identity,
+    Interval,
+    LogInterval,
+    select,
+)
+from darts_lite.network import CostTable
+from darts_lite.optimizers import SGD
+from darts_lite.relaxation import beta_decay, logit_shapes, relax
+from darts_lite.space import SearchSpace
+
+OPTIMIZER = SGD(momentum=0.9, nesterov=True)
+LABEL_SMOOTHING = 0.1
+START = {"lr": 0.02, "weight_decay": 1e-4}  # deliberately plain; the search moves them
+LEARNED = {"lr": LogInterval(1e-3, 0.5), "weight_decay": LogInterval(1e-6, 1e-2)}
+MAGNITUDE_START = 0.05
+
+
+class Batch(NamedTuple):
+    """Images [B, C, H, W] in [0, 1], labels [B], and the random choices of their augmentation."""
+
+    images: Tensor
+    labels: Tensor
+    draws: Draws | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What depends on the fraction of the budget."""
+
+    lr_factor: float  # of the schedule that the learned learning rate multiplies
+    temperature: float = 1.0
+    beta_decay: float = 0.0
+
+
+def cosine(fraction: float, warmup: float = 0.03) -> float:
+    """A linear warm-up, then half a cosine to zero.
+
+    >>> cosine(0.03), round(cosine(1.0), 6)
+    (1.0, 0.0)
+    """
+    if fraction < warmup:
+        return (fraction + 0.1 * warmup) / (1.1 * warmup)
+    return 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
+
+
+def outer_variables(space: SearchSpace, augment: LearnedMagnitudes) -> HyperParameters:
+    """Everything that a search learns beside the weights, at its starting value."""
+    specs = [
+        HyperSpec(f"alpha.{name}", torch.zeros(shape), Identity(), "architecture", travel=6.0)
+        for name, shape in logit_shapes(space).items()
+    ]
+    specs += [
+        HyperSpec(name, torch.tensor(START[name]), LEARNED[name], "optimizer", travel=4.0)
+        for name in START
+    ]
+    specs += [
+        HyperSpec(
+            f"magnitude.{name}", torch.tensor(MAGNITUDE_START), Interval(0.0, 1.0), "loss", 8.0
+        )
+        for name in augment.names
+    ]
+    return HyperParameters(tuple(specs))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Binds batches to a network's bilevel problem.
+
+    `constrain` gives meaning to the raw outer values: `alpha.*`, `lr`, `weight_decay` and
+    `magnitude.*`. With `costs` the network is a supernet; above `target` parameters the expected
+    ones are penalised: cost_weight * max(0, log(E[parameters] / target)).
+    """
+
+    network: FlatNetwork
+    space: SearchSpace
+    augment: LearnedMagnitudes
+    constrain: Callable[[Hyper], Hyper]
+    costs: CostTable | None = None
+    target: float | None = None
+    cost_weight: float = 1.0
+
+    def bind(self, train: Sequence[Batch], validation: Batch | None, phase: Phase) -> Bilevel:
+        """The pure functions of one window of `len(train)` steps."""
+
+        def logits(params: Params, values: Hyper, batch: Batch) -> Tensor:
+            images = batch.images
+            if batch.draws is not None:
+                magnitudes = select(values, "magnitude.")
+                images = self.augment.apply(images, batch.draws, magnitudes or None)
+            weights = None
+            if self.costs is not None:
+                weights = relax(self.space, select(values, "alpha."), phase.temperature)
+            return self.network(params, images, weights)
+
+        def loss(params: Params, values: Hyper, batch: Batch) -> Loss:
+            out = logits(params, values, batch)
+            smoothing = LABEL_SMOOTHING if batch.draws is not None else 0.0
+            value = F.cross_entropy(out, batch.labels, label_smoothing=smoothing)
+            correct = (out.detach().argmax(1) == batch.labels).float().mean()
+            return value, torch.stack([value.detach(), correct])
+
+        def inner(params: Params, raw: Hyper, t: int) -> Loss:
+            return loss(params, self.constrain(raw), train[t])
+
+        def outer(params: Params, raw: Hyper) -> Loss:
+            assert validation is not None
+            values = self.constrain(raw)
+            value, report = loss(params, values, validation)
+            return value + self.regulariser(values, phase), report
+
+        def settings(raw: Hyper) -> Settings:
+            values = self.constrain(raw)
+            decay = tuple(values["weight_decay"] if on else 0.0 for on in DECAYED)
+            return Settings(values["lr"] * phase.lr_factor, decay)
+
+        return Bilevel(inner, outer, OPTIMIZER, settings)
+
+    def regulariser(self, values: Hyper, phase: Phase) -> Tensor | float:
+        """Cost hinge and beta decay, functions of the architecture alone."""
+        if self.costs is None:
+            return 0.0
+        alpha = select(values, "alpha.")
+        total: Tensor | float = phase.beta_decay * beta_decay(alpha)
+        if self.target is not None:
+            weights = relax(self.space, alpha, phase.temperature)
+            expected, _ = self.costs.expected(weights)
+            total = total + self.cost_weight * F.relu((expected / self.target).log())
+        return total

@@ -1,0 +1,141 @@
+"""From logits to mixing weights: the continuous relaxation of a search space.
+
+Architecture logits are a flat dictionary (one tensor per kind of decision and cell), kept outside
+the network. Edges into a node compete by softmax, as do the operations of an edge; the conditional
+choices of an operation have softmaxes of their own. The weights of operation and choice multiply.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from darts_lite.space import Cell, SearchSpace
+
+
+class EdgeWeights(NamedTuple):
+    """The mixing weights of one edge."""
+
+    operations: tuple[Tensor, ...]  # scalars, scaled by the weight of the edge
+    edge: Tensor | None  # scalar; None means one
+    choices: dict[str, dict[str, Tensor]]  # operation -> choice -> [n]
+
+
+class CellWeights(NamedTuple):
+    """The mixing weights of one cell with E edges and O operations per edge."""
+
+    edge: Tensor | None  # [E], the edges into a node sum to the number kept; None: all are kept
+    operation: Tensor  # [E, O], rows sum to one
+    choices: dict[str, dict[str, Tensor]]  # operation -> choice -> [E, n], rows sum to one
+
+    def edges(self) -> list[EdgeWeights]:
+        """Splits into the weights of single edges."""
+        count = self.operation.shape[0]
+        scaled = self.operation if self.edge is None else self.operation * self.edge[:, None]
+        rows = {o: {c: p.unbind() for c, p in cs.items()} for o, cs in self.choices.items()}
+        edge: tuple[Tensor | None, ...] = (
+            (None,) * count if self.edge is None else self.edge.unbind()
+        )
+        return [
+            EdgeWeights(
+                scaled_row.unbind(),
+                edge[i],
+                {o: {c: p[i] for c, p in cs.items()} for o, cs in rows.items()},
+            )
+            for i, scaled_row in enumerate(scaled.unbind())
+        ]
+
+
+Weights = dict[str, CellWeights]  # cell name -> weights
+
+
+def logit_shapes(space: SearchSpace) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the logits of a space.
+
+    >>> from darts_lite.space import blocks
+    >>> logit_shapes(blocks(length=3))["block1.inverted_residual.expansion"]
+    (1, 3)
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for cell in space.cells:
+        count = len(cell.edges)
+        if _edges_compete(cell):
+            shapes[f"{cell.name}.edge"] = (count,)
+        shapes[f"{cell.name}.operation"] = (count, len(cell.edges[0].operations))
+        for operation in cell.edges[0].operations:
+            for choice, sizes in operation.choices.items():
+                if len(sizes) > 1:
+                    shapes[f"{cell.name}.{operation.name}.{choice}"] = (count, len(sizes))
+    return shapes
+
+
+def _nodes(cell: Cell) -> range:
+    return range(cell.inputs, cell.inputs + cell.nodes)
+
+
+def _edges_compete(cell: Cell) -> bool:
+    return any(len(cell.into(node)) > cell.keep for node in _nodes(cell))
+
+
+def relax(space: SearchSpace, logits: Mapping[str, Tensor], temperature: float = 1.0) -> Weights:
+    """Mixing weights softmax(logits / temperature) for every cell of a space.
+
+    The edges into a node that keeps m of its n edges weigh min(m, n) * softmax, so that the sum
+    that enters a node has the scale of the discrete network's.
+    """
+    weights: Weights = {}
+    for cell in space.cells:
+        edge = None
+        if _edges_compete(cell):
+            beta = logits[f"{cell.name}.edge"] / temperature
+            groups = [cell.into(node) for node in _nodes(cell)]
+            parts = {
+                index: value
+                for group in groups
+                for index, value in zip(
+                    group, (beta[group].softmax(0) * min(cell.keep, len(group))).unbind()
+                )
+            }
+            edge = torch.stack([parts[i] for i in range(len(cell.edges))])
+        choices: dict[str, dict[str, Tensor]] = {}
+        for operation in cell.edges[0].operations:
+            choices[operation.name] = {
+                choice: (logits[f"{cell.name}.{operation.name}.{choice}"] / temperature).softmax(1)
+                for choice, sizes in operation.choices.items()
+                if len(sizes) > 1
+            }
+        operation_weights = (logits[f"{cell.name}.operation"] / temperature).softmax(1)
+        weights[cell.name] = CellWeights(edge, operation_weights, choices)
+    return weights
+
+
+def option_probabilities(cell: Cell, weights: CellWeights) -> Tensor:
+    """[E, options]: the probability of every concrete option of every edge, in `Edge.options`."""
+    columns = []
+    for index, operation in enumerate(cell.edges[0].operations):
+        block = weights.operation[:, index, None]
+        for choice, sizes in operation.choices.items():
+            if len(sizes) > 1:
+                p = weights.choices[operation.name][choice]
+                block = (block[:, :, None] * p[:, None, :]).flatten(1)
+        columns.append(block)
+    return torch.cat(columns, 1)
+
+
+def entropy(weights: Weights) -> Tensor:
+    """Mean entropy of the operation distributions, as a fraction of the uniform one's (0 to 1)."""
+    rows = torch.cat([w.operation for w in weights.values()])
+    return -(rows * rows.clamp_min(1e-12).log()).sum(1).mean() / math.log(rows.shape[1])
+
+
+def beta_decay(logits: Mapping[str, Tensor]) -> Tensor:
+    """Mean logsumexp of the operation logits (beta-DARTS, Ye et al. 2022, equation 11).
+
+    Its gradient is softmax(alpha): it slows whatever leads, above all a premature skip.
+    """
+    rows = torch.cat([v for name, v in logits.items() if name.endswith(".operation")])
+    return rows.logsumexp(1).mean()

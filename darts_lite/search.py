@@ -1,0 +1,377 @@
+"""The joint search: weights, architecture, learning rate, weight decay and augmentation at once.
+
+Phases by budget fraction: warm-up (weights only), joint, hardening (the temperature falls, so that
+the mixture approaches the one option per edge that will remain), then discretisation.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+
+import darts_lite
+from darts_lite import loop, pictures
+from darts_lite.augment import LearnedMagnitudes
+from darts_lite.budget import Budget
+from darts_lite.data import Batches, Dataset, Images, Splits, evaluation_batches
+from darts_lite.derive import discretise
+from darts_lite.errors import UserError
+from darts_lite.functional import FlatNetwork
+from darts_lite.hypergradient import ESTIMATORS, Estimator, InnerState, Lookahead, check_supported
+from darts_lite.hypergradient.problem import detach
+from darts_lite.joint import OPTIMIZER, Batch, Joint, Phase, cosine, outer_variables
+from darts_lite.network import CostTable, Network, calibrate, network_cost
+from darts_lite.optimizers import OptimizerState
+from darts_lite.record import Recorder
+from darts_lite.relaxation import Weights, entropy, logit_shapes, option_probabilities, relax
+from darts_lite.space import PRESETS, Genotype, SearchSpace
+
+WARM_UP = 0.15  # of the budget
+HARDENING = 0.75  # where it begins
+FINAL_TEMPERATURE = 0.2
+BETA_DECAY = 0.05  # final weight, reached linearly
+MIXED_EVERY = 4  # steps between two hypergradients of the magnitudes
+KNOTS = 50  # of a learned schedule
+EVALUATED = 1024  # validation images in an evaluation during the search
+CALIBRATED = 512  # training images for BatchNorm statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """What a search is, apart from its data and where it writes."""
+
+    space: str = "cells"
+    cells: int = 7
+    channels: int  # of the network that will be derived
+    search_channels: int  # of the supernet
+    stem_stride: int = 1
+    max_params: int
+    batch_size: int = 64
+    estimator: str = "one_step"
+    protect: bool = True
+    seed: int = 0
+
+    def build_space(self) -> SearchSpace:
+        """The space at the width of the derived network."""
+        return PRESETS[self.space](self.channels, self.cells, self.stem_stride)
+
+
+class SearchTask:
+    """The state of a search and its step; driven by `darts_lite.loop`."""
+
+    def __init__(
+        self, config: SearchConfig, dataset: Dataset, splits: Splits, device: torch.device
+    ):
+        self.config, self.dataset, self.device = config, dataset, device
+        self.image = (dataset.channels, *dataset.image_size)
+        classes = len(dataset.classes)
+        self.space = config.build_space()
+        self.costs = CostTable(self.space, self.image, classes).to(device)
+        supernet = self.space.with_channels(config.search_channels)
+        generator = torch.Generator().manual_seed(config.seed)
+        network = Network(supernet, self.image, classes, generator).to(device)
+        self.network = FlatNetwork(network)
+        self.augment = default_augmentation(dataset)
+        self.variables = outer_variables(self.space, self.augment).to(device)
+        self.estimator: Estimator = ESTIMATORS[config.estimator]()
+        check_supported(config.estimator, self.estimator.supports, self.variables.kinds)
+        self.joint = Joint(
+            self.network,
+            self.space,
+            self.augment,
+            self.variables.constrain,
+            self.costs,
+            float(config.max_params),
+        )
+        params = self.network.params
+        self.inner = InnerState(params, OPTIMIZER.init(params))
+        self.generator = torch.Generator().manual_seed(config.seed + 1)
+        self.splits = splits
+        self.train = Batches(splits.train, config.batch_size, self.generator)
+        self.validation = Batches(splits.validation, config.batch_size, self.generator)
+        self.steps = 0
+        self.fraction = 0.0
+        self.history: list[tuple[float, dict[str, Tensor]]] = []
+        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self._hypergradient: dict[str, Tensor] = {}
+        self._warned: set[str] = set()
+        self.discrete()  # an impossible cap is an error now, not after the search
+
+    # --- the step -------------------------------------------------------------------------
+
+    def phase(self, fraction: float) -> Phase:
+        hardening = max(0.0, (fraction - HARDENING) / (1 - HARDENING))
+        return Phase(
+            lr_factor=cosine(fraction),
+            temperature=FINAL_TEMPERATURE**hardening,
+            beta_decay=BETA_DECAY * fraction if self.config.protect else 0.0,
+        )
+
+    @property
+    def closing_steps(self) -> float:
+        return 0.6 * (EVALUATED + CALIBRATED) / self.config.batch_size
+
+    def step(self, fraction: float) -> None:
+        if int(fraction * KNOTS) > int(self.fraction * KNOTS) or not self.history:
+            self.history.append((fraction, self._learned()))
+        phase = self.phase(fraction)
+        if fraction < WARM_UP:
+            batch = self._batch(self.train, augmented=True)
+            problem = self.joint.bind([batch], None, phase)
+            state, (_, report) = problem.inner_step(self.inner, self.variables.raw)
+            self.inner = detach(state)
+            self._record("train", report)
+        else:
+            ahead = self._joint_step(phase)
+            self.inner = ahead.state
+            progress = (fraction - max(self.fraction, WARM_UP)) / (1 - WARM_UP)
+            self.variables.update(ahead.hypergradient, progress)
+            self._hypergradient.update(ahead.hypergradient)
+            self._record("train", ahead.inner[1])
+            self._record("validation", ahead.outer[1])
+        self.fraction = fraction
+        self.steps += 1
+
+    def _joint_step(self, phase: Phase) -> Lookahead:
+        train = [self._batch(self.train, augmented=True) for _ in range(self.estimator.steps)]
+        problem = self.joint.bind(train, self._batch(self.validation), phase)
+        kinds = self.variables.kinds
+        if self.steps % MIXED_EVERY:
+            kinds = {name: kind for name, kind in kinds.items() if kind != "loss"}
+        return self.estimator(problem, self.inner, self.variables.leaves(), kinds)
+
+    def _batch(self, batches: Batches, augmented: bool = False) -> Batch:
+        x, y = next(batches)
+        if not augmented:
+            return Batch(x, y)
+        size = self.dataset.image_size
+        return Batch(x, y, self.augment.sample(len(x), size, self.generator, self.device))
+
+    # --- what is seen of it ---------------------------------------------------------------
+
+    def _record(self, split: str, report: Tensor) -> None:
+        total, count = self._sums.get(split, (torch.zeros_like(report), 0))
+        self._sums[split] = (total + report, count + 1)
+
+    def _learned(self) -> dict[str, Tensor]:
+        return {n: v for n, v in self.variables.values().items() if not n.startswith("alpha.")}
+
+    def weights(self, temperature: float | None = None) -> Weights:
+        """The current mixing weights."""
+        logits = {n: v for n, v in self.variables.raw.items() if n.startswith("alpha.")}
+        if temperature is None:
+            temperature = self.phase(self.fraction).temperature
+        return relax(self.space, {n[6:]: v for n, v in logits.items()}, temperature)
+
+    def report(self) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for split, (total, count) in self._sums.items():
+            values[f"loss/{split}"], values[f"accuracy/{split}"] = (total / count).tolist()
+        self._sums.clear()
+        for name, value in self._learned().items():
+            values[f"learned/{name}"] = float(value)
+            if name in self._hypergradient:
+                values[f"hypergradient/{name}"] = float(self._hypergradient[name])
+        values["lr"] = values["learned/lr"] * self.phase(self.fraction).lr_factor
+        weights = self.weights()
+        parameters, macs = self.costs.expected(weights)
+        values["expected/parameters"], values["expected/macs"] = float(parameters), float(macs)
+        values["entropy"] = float(entropy(weights))
+        values["fraction"] = self.fraction
+        values["skipped_hypergradients"] = float(self.variables.skipped)
+        return values
+
+    def status(self, values: dict[str, float]) -> str:
+        validation = values.get("loss/validation", float("nan"))
+        return (
+            f"loss {values['loss/train']:.3f}/{validation:.3f}, lr {values['lr']:.4f}, "
+            f"~{values['expected/parameters'] / 1e3:.0f}k parameters"
+        )
+
+    def discrete(self) -> SearchSpace:
+        """The genotype's space as it would be derived now."""
+        return discretise(self.space, self.weights(), self.costs, self.config.max_params)
+
+    def evaluate(self, step: int, recorder: Recorder) -> dict[str, float]:
+        """Accuracy of the mixture and of its discretisation, and the pictures."""
+        shown, space = sample(self.splits.validation, EVALUATED), self.discrete()
+        statistics = list(evaluation_batches(sample(self.splits.train, CALIBRATED), 128))
+        supernet = self.network.export(self.inner.params)
+        mixed = accuracy(supernet, shown, statistics, self.weights())
+        classes = len(self.dataset.classes)
+        narrow = space.with_channels(self.config.search_channels)
+        network = Network(narrow, self.image, classes).to(self.device)
+        network.inherit(supernet)
+        one_hot = accuracy(network, shown, statistics)
+        cost = network_cost(space, self.image, classes)
+        recorder.picture(
+            step, "genotype", pictures.draw_genotype(space, f"{cost.parameters} parameters")
+        )
+        for name, title, rows, columns, values in self._probabilities():
+            recorder.picture(step, name, pictures.heat_map(rows, columns, values, title))
+        recorder.picture(step, "augmented", pictures.image_grid(self._augmented().cpu()))
+        self._warn(step, recorder, mixed, one_hot, space)
+        return {
+            "accuracy/mixed": mixed,
+            "accuracy/one_hot": one_hot,
+            "genotype/parameters": cost.parameters,
+            "genotype/macs": cost.macs,
+        }
+
+    def _probabilities(self) -> Iterable[tuple[str, str, list[str], list[str], Any]]:
+        weights = self.weights()
+        for cell in self.space.cells:
+            rows = [f"{e.source} → {e.target}" for e in cell.edges]
+            options = option_probabilities(cell, weights[cell.name]).cpu().numpy()
+            columns = [o.label for o in cell.edges[0].options]
+            yield f"options/{cell.name}", f"{cell.name}: options", rows, columns, options
+            edge = weights[cell.name].edge
+            if edge is not None:
+                values = edge[:, None].cpu().numpy() / cell.keep
+                yield f"edges/{cell.name}", f"{cell.name}: edges", rows, ["edge"], values
+
+    def _augmented(self) -> Tensor:
+        """The same 32 training images under fixed draws, at the current magnitudes."""
+        images, _ = next(iter(evaluation_batches(sample(self.splits.train, 32), 32)))
+        generator = torch.Generator().manual_seed(0)
+        draws = self.augment.sample(len(images), self.dataset.image_size, generator, images.device)
+        values = self._learned()
+        magnitudes = {n: values[f"magnitude.{n}"] for n in self.augment.names}
+        return self.augment.apply(images, draws, magnitudes)
+
+    def _warn(
+        self, step: int, recorder: Recorder, mixed: float, one_hot: float, space: SearchSpace
+    ) -> None:
+        chosen = [edge.operations[0].name for _, edge in space.edges]
+        late = self.fraction > 0.5
+        found = {
+            "skip": (
+                chosen.count("skip") > len(chosen) / 2,
+                f"skip holds {chosen.count('skip')} of {len(chosen)} edges: the architecture may "
+                "be collapsing; give a larger --max-params or a longer budget",
+            ),
+            "entropy": (
+                self.fraction > HARDENING and float(entropy(self.weights(1.0))) > 0.97,
+                "the entropy of the operations hardly falls: the choice is close to a random "
+                "one; give a longer budget",
+            ),
+            "gap": (
+                late and one_hot < mixed - 0.15,
+                f"the discretised network reaches {one_hot:.1%} where the mixture reaches "
+                f"{mixed:.1%}; a longer budget hardens it further",
+            ),
+        }
+        for name, (true, message) in found.items():
+            if true and name not in self._warned:
+                self._warned.add(name)
+                loop.warn(message)
+                recorder.text(step, "warning", message)
+
+    # --- the result -----------------------------------------------------------------------
+
+    def genotype(self, settings: dict[str, Any]) -> Genotype:
+        """The architecture under the cap, with the learned schedules."""
+        space = self.discrete()
+        cost = network_cost(space, self.image, len(self.dataset.classes))
+        history = [*self.history, (1.0, self._learned())]
+        names = history[-1][1]
+        return Genotype(
+            space=space,
+            image=self.image,
+            classes=self.dataset.classes,
+            parameters=cost.parameters,
+            macs=cost.macs,
+            hyperparameters={n: tuple((f, float(v[n])) for f, v in history) for n in names},
+            dataset=dict(self.dataset.fingerprint),  # type: ignore[arg-type]
+            settings={**settings, **asdict(self.config)},
+            seed=self.config.seed,
+            versions={
+                "darts_lite": darts_lite.__version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+            },
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "params": self.inner.params,
+            "optimizer": tuple(self.inner.optimizer),
+            "variables": self.variables.state_dict(),
+            "generator": self.generator.get_state(),
+            "train": self.train.state_dict(),
+            "validation": self.validation.state_dict(),
+            "steps": self.steps,
+            "fraction": self.fraction,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner = InnerState(state["params"], OptimizerState(*state["optimizer"]))
+        self.variables.load_state_dict(state["variables"])
+        self.generator.set_state(state["generator"].cpu())
+        self.train.load_state_dict(state["train"])
+        self.validation.load_state_dict(state["validation"])
+        self.steps, self.fraction = state["steps"], state["fraction"]
+        self.history = state["history"]
+
+
+def default_augmentation(dataset: Dataset) -> LearnedMagnitudes:
+    """Flips where the data allow, crops of an eighth of the side, and every learned operation."""
+    return LearnedMagnitudes(
+        dataset.channels, flips=dataset.flips, crop=max(1, min(dataset.image_size) // 14)
+    )
+
+
+def default_channels(
+    space: str, cells: int, image: tuple[int, int, int], classes: int, cap: int
+) -> int:
+    """The largest even width at which the average network of the space has at most `cap` parameters."""
+
+    def average(channels: int) -> float:
+        candidate = PRESETS[space](channels, cells)
+        zeros = {name: torch.zeros(shape) for name, shape in logit_shapes(candidate).items()}
+        parameters, _ = CostTable(candidate, image, classes).expected(relax(candidate, zeros))
+        return float(parameters)
+
+    low = 2
+    while average(2 * low) <= cap:
+        low *= 2
+    high = 2 * low
+    while high - low > 2:
+        middle = (low + high) // 4 * 2
+        low, high = (middle, high) if average(middle) <= cap else (low, middle)
+    return low
+
+
+def sample(images: Images, count: int) -> Images:
+    """At most `count` images, evenly spread (a folder's images come sorted by class)."""
+    if images.count <= count:
+        return images
+    index = torch.linspace(0, images.count - 1, count, device=images.labels.device)
+    return images.select(index.long())
+
+
+@torch.no_grad()
+def accuracy(
+    network: Network,
+    images: Images,
+    statistics: Iterable[tuple[Tensor, Tensor]],
+    weights: Weights | None = None,
+) -> float:
+    """Accuracy with BatchNorm statistics re-estimated on `statistics`."""
+    calibrate(network, statistics, weights)
+    network.eval()
+    correct = [
+        (network(x, weights).argmax(1) == y).float().sum()
+        for x, y in evaluation_batches(images, 256)
+    ]
+    return float(torch.stack(correct).sum()) / images.count

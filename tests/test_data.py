@@ -1,0 +1,701 @@
+"""Readers on small files in the real formats, splits, batches, and every complaint."""
+
+import gzip
+import json
+import os
+import pickle
+import random
+import struct
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+from torchvision import datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
+
+from darts_lite import data
+from darts_lite.data import Batches, Dataset, Images, evaluation_batches, load, split
+from darts_lite.errors import UserError
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def no_system_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see only what they write themselves."""
+    source = data._SOURCES["fashion-mnist"]
+    monkeypatch.setitem(
+        data._SOURCES, "fashion-mnist", source._replace(folders=source.folders[:-1])
+    )
+
+
+# --- Writers of the real formats -------------------------------------------------------------
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape)
+    raw = header + array.astype(np.uint8).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+
+
+def write_mnist(folder: Path, rng: np.random.Generator, suffix: str = "") -> np.ndarray:
+    """20 training and 10 test images; returns the training pixels."""
+    arrays = {}
+    for part, count in (("train", 20), ("t10k", 10)):
+        arrays[part] = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        write_idx(folder / f"{part}-images-idx3-ubyte{suffix}", arrays[part])
+        write_idx(folder / f"{part}-labels-idx1-ubyte{suffix}", np.arange(count) % 10)
+    return arrays["train"]
+
+
+class Python2Pickler(pickle._Pickler):  # the one in Python
+    """Writes bytes and text as Python 2's `str`, as the files of CIFAR have them."""
+
+    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)
+
+    def save_str2(self, value: str | bytes) -> None:
+        raw = value.encode("latin1") if isinstance(value, str) else value
+        self.write(pickle.BINSTRING + struct.pack("<i", len(raw)) + raw)  # type: ignore[attr-defined]
+
+    dispatch[str] = dispatch[bytes] = save_str2
+
+
+def write_pickle(path: Path, entry: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        Python2Pickler(file, protocol=2).dump(entry)
+    # numpy 2 calls the module of `_reconstruct` by another name than the published files do.
+    path.write_bytes(path.read_bytes().replace(b"numpy._core.", b"numpy.core."))
+
+
+def write_cifar(root: Path, rng: np.random.Generator, classes: int) -> np.ndarray:
+    """Two images a class in each batch; returns the pixels of the first batch."""
+    ten = classes == 10
+    folder = root / ("cifar-10-batches-py" if ten else "cifar-100-python")
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"] if ten else ["train", "test"]
+    batches = [rng.integers(0, 256, (2 * classes, 3072), dtype=np.uint8) for _ in names]
+    for name, pixels in zip(names, batches, strict=True):
+        labels = [i % classes for i in range(2 * classes)]
+        key = "labels" if ten else "fine_labels"
+        write_pickle(folder / name, {"batch_label": name, key: labels, "data": pixels})
+    meta = {"label_names" if ten else "fine_label_names": [f"class{i}" for i in range(classes)]}
+    write_pickle(folder / ("batches.meta" if ten else "meta"), meta)
+    return batches[0].reshape(-1, 3, 32, 32)
+
+
+def write_svhn(root: Path, rng: np.random.Generator) -> np.ndarray:
+    root.mkdir(parents=True, exist_ok=True)
+    pixels = rng.integers(0, 256, (32, 32, 3, 20), dtype=np.uint8)
+    labels = (np.arange(20) % 10 + 1).astype(np.uint8)[:, None]  # 1..10
+    for part in ("train", "test"):
+        savemat(root / f"{part}_32x32.mat", {"X": pixels, "y": labels})
+    return pixels.transpose(3, 2, 0, 1)
+
+
+def write_image(path: Path, size: tuple[int, int] = (20, 12), mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+    seed = np.random.default_rng(len(str(path.name)))
+    Image.fromarray(seed.integers(0, 256, shape, dtype=np.uint8)).save(path)
+    return path
+
+
+def write_folder(root: Path, count: int = 3, mode: str = "RGB") -> Path:
+    for name in ("cat", "dog"):
+        for i in range(count):
+            write_image(root / name / f"{i}.{'png' if i % 2 else 'jpg'}", mode=mode)
+    return root
+
+
+def labelled(labels: torch.Tensor) -> Images:
+    """Images whose pixels spell their index, so that a split can be traced."""
+    index = torch.arange(len(labels))
+    pixels = torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8)
+    pixels[:, 0, 0, 0], pixels[:, 0, 0, 1] = index % 256, index // 256
+    return Images(pixels, labels)
+
+
+def indices(images: Images) -> list[int]:
+    pixels = images.pixels[:, 0, 0, :2].long()
+    return (pixels[:, 0] + 256 * pixels[:, 1]).tolist()
+
+
+def toy(counts: list[int], test: list[int] | None = None) -> Dataset:
+    def images(counts: list[int]) -> Images:
+        labels = torch.repeat_interleave(torch.tensor(counts))
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+        return labelled(labels[order])
+
+    classes = tuple(f"class{i}" for i in range(len(counts)))
+    return Dataset(
+        "toy", images(counts), None if test is None else images(test), classes, flips=False
+    )
+
+
+# --- Readers ---------------------------------------------------------------------------------
+
+
+def test_digits(tmp_path: Path) -> None:
+    digits = load("digits", tmp_path / "nowhere")
+    assert digits.train.pixels.shape == (1797, 1, 8, 8)
+    assert digits.train.pixels.dtype == torch.uint8 and digits.train.labels.dtype == torch.int64
+    assert digits.train.pixels.min() == 0 and digits.train.pixels.max() == 255
+    assert digits.test is None and not digits.flips
+    assert digits.channels == 1 and digits.image_size == (8, 8)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize(
+    "name, folder",
+    [
+        ("mnist", "MNIST/raw"),
+        ("mnist", "mnist"),
+        ("fashion-mnist", "FashionMNIST/raw"),
+        ("fashion-mnist", "fashion-mnist"),
+    ],
+)
+def test_idx(tmp_path: Path, rng: np.random.Generator, name: str, folder: str, suffix: str) -> None:
+    pixels = write_mnist(tmp_path / folder, rng, suffix)
+    dataset = load(name, tmp_path)
+    assert dataset.train.pixels.squeeze(1).numpy().tolist() == pixels.tolist()
+    assert dataset.test is not None and dataset.test.labels.tolist() == list(range(10))
+    assert len(dataset.classes) == 10 and dataset.flips == (name == "fashion-mnist")
+
+
+def test_idx_agrees_with_torchvision(tmp_path: Path, rng: np.random.Generator) -> None:
+    write_mnist(tmp_path / "mnist", rng)
+    train = load("mnist", tmp_path).train
+    prefix = str(tmp_path / "mnist" / "train")
+    assert torch.equal(train.pixels[:, 0], read_image_file(f"{prefix}-images-idx3-ubyte"))
+    assert torch.equal(train.labels, read_label_file(f"{prefix}-labels-idx1-ubyte"))
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="the package dataset-fashion-mnist is missing")
+def test_debian_fashion_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = data._SOURCES["fashion-mnist"]
+    monkeypatch.setitem(data._SOURCES, "fashion-mnist", source._replace(folders=(str(DEBIAN),)))
+    dataset = load(None, tmp_path)
+    assert dataset.name == "fashion-mnist" and dataset.train.count == 60_000
+    assert dataset.test is not None and dataset.test.count == 10_000
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_cifar(tmp_path: Path, rng: np.random.Generator, classes: int) -> None:
+    pixels = write_cifar(tmp_path, rng, classes)
+    dataset = load(f"cifar{classes}", tmp_path)
+    assert dataset.train.pixels[: len(pixels)].numpy().tolist() == pixels.tolist()
+    assert dataset.train.count == 2 * classes * (5 if classes == 10 else 1)
+    assert dataset.test is not None and dataset.test.count == 2 * classes
+    assert dataset.classes[-1] == f"class{classes - 1}" and dataset.flips
+
+
+def test_cifar_agrees_with_torchvision(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar(tmp_path, rng, 10)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    with warnings.catch_warnings():  # its plain pickle.load warns about the alignment of dtypes
+        warnings.simplefilter("ignore")
+        theirs = datasets.CIFAR10(tmp_path, train=True)
+    ours = load("cifar10", tmp_path).train
+    assert ours.pixels.permute(0, 2, 3, 1).numpy().tolist() == theirs.data.tolist()
+    assert ours.labels.tolist() == theirs.targets
+
+
+class Mine:
+    """A pickle that would create a file when it is read."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.mkdir, ("pickle-ran-code",)
+
+
+def test_cifar_pickle_runs_no_code(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar(tmp_path, rng, 10)
+    monkeypatch.chdir(tmp_path)
+    write_pickle(tmp_path / "cifar-10-batches-py" / "data_batch_2", {"data": Mine()})
+    with pytest.raises(UserError, match=r"data_batch_2 .*refuses posix\.mkdir|refuses nt\.mkdir"):
+        load("cifar10", tmp_path)
+    assert not Path("pickle-ran-code").exists()
+
+
+@pytest.mark.parametrize("folder", ["", "svhn"])
+def test_svhn(tmp_path: Path, rng: np.random.Generator, folder: str) -> None:
+    pixels = write_svhn(tmp_path / folder, rng)
+    dataset = load("svhn", tmp_path)
+    assert dataset.train.pixels.numpy().tolist() == pixels.tolist()
+    assert dataset.train.labels[:10].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    assert not dataset.flips
+
+
+def test_first_available(tmp_path: Path, rng: np.random.Generator) -> None:
+    assert load(None, tmp_path).name == data.first_available(tmp_path) == "digits"
+    write_mnist(tmp_path / "fashion-mnist", rng)
+    assert load(None, tmp_path).name == "fashion-mnist"
+    write_cifar(tmp_path, rng, 10)
+    assert load(None, tmp_path).name == "cifar10"
+
+
+def test_fingerprint(tmp_path: Path, rng: np.random.Generator) -> None:
+    write_mnist(tmp_path / "mnist", rng)
+    first, again = load("mnist", tmp_path).fingerprint, load("mnist", tmp_path).fingerprint
+    assert first == again == json.loads(json.dumps(first))
+    assert (first["images"], first["classes"], first["shape"]) == (30, 10, [1, 28, 28])
+    write_idx(tmp_path / "mnist" / "t10k-labels-idx1-ubyte", np.arange(10)[::-1])
+    assert load("mnist", tmp_path).fingerprint["sha256"] != first["sha256"]
+
+
+def test_resize(tmp_path: Path, rng: np.random.Generator) -> None:
+    write_mnist(tmp_path / "mnist", rng)
+    dataset = load("mnist", tmp_path, image_size=16)
+    assert dataset.image_size == (16, 16) and dataset.train.pixels.dtype == torch.uint8
+    assert dataset.test is not None and dataset.test.pixels.shape == (10, 1, 16, 16)
+
+
+def test_download(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def use(download: Callable[[Path], object]) -> None:
+        monkeypatch.setitem(
+            data._SOURCES, "mnist", data._SOURCES["mnist"]._replace(download=download)
+        )
+
+    def fail(root: Path) -> None:
+        raise OSError("no\nnetwork")
+
+    use(fail)
+    with pytest.raises(UserError, match="cannot download mnist .*no network"):
+        load("mnist", tmp_path, download=True)
+    use(lambda root: write_mnist(root / "MNIST" / "raw", rng))
+    assert load("mnist", tmp_path, download=True).train.count == 20
+    use(fail)  # what is there is not fetched again
+    assert load("mnist", tmp_path, download=True).train.count == 20
+
+
+# --- A folder of images ----------------------------------------------------------------------
+
+
+def test_folder(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "pets")
+    (root / "cat" / "notes.txt").write_text("not an image")
+    write_image(root / "cat" / ".thumbnails" / "0.png")
+    dataset = load(f"folder:{root}", tmp_path)
+    assert dataset.train.pixels.shape == (6, 3, 32, 32) and dataset.train.pixels.is_contiguous()
+    assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert dataset.classes == ("cat", "dog") and dataset.test is None and dataset.flips
+
+
+def test_folder_crops_the_centre_and_turns_upright(tmp_path: Path) -> None:
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, 10:30] = 200  # the centre square
+    pixels[:10, 10:30] = 100  # its upper half
+    exif = Image.Exif()
+    exif[0x0112] = 3  # shown upside down
+    (tmp_path / "pets" / "a").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "pets" / "a" / "0.png")
+    Image.fromarray(pixels).save(tmp_path / "pets" / "a" / "1.png", exif=exif)
+    plain, turned = load(f"folder:{tmp_path / 'pets'}", tmp_path, image_size=20).train.pixels
+    assert plain[:, :10].eq(100).all() and plain[:, 10:].eq(200).all()
+    assert torch.equal(turned, plain.flip(1, 2))
+
+
+def test_folder_of_grey_images_has_one_channel(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "pets", mode="L")
+    deep = np.full((9, 9), 128 * 257, np.uint16)
+    Image.fromarray(deep).save(root / "cat" / "16-bit.png")
+    dataset = load(f"folder:{root}", tmp_path, image_size=16)
+    assert dataset.train.pixels.shape == (7, 1, 16, 16)
+    assert dataset.train.pixels[2].eq(128).all()
+    write_image(root / "dog" / "colour.png")
+    assert load(f"folder:{root}", tmp_path).channels == 3
+
+
+@pytest.mark.parametrize(
+    "parts, train, test",
+    [
+        (("train",), 6, None),
+        (("train", "test"), 6, 6),
+        (("train", "val"), 6, 6),
+        (("train", "val", "test"), 12, 6),
+        (("", "test"), 6, 6),
+    ],
+)
+def test_folder_parts(tmp_path: Path, parts: tuple[str], train: int, test: int | None) -> None:
+    for part in parts:
+        write_folder(tmp_path / "pets" / part)
+    dataset = load(f"folder:{tmp_path / 'pets'}", tmp_path)
+    assert dataset.classes == ("cat", "dog") and dataset.train.count == train
+    assert (dataset.test.count if dataset.test else None) == test
+
+
+def test_folder_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"folder:{write_folder(tmp_path / 'pets')}"
+    first = load(name, tmp_path / "new" / "data")
+    decoded: list[object] = []
+    decode = data._decoded
+    monkeypatch.setattr(data, "_decoded", lambda *a: decoded.append(a) or decode(*a))  # type: ignore
+    again = load(name, tmp_path / "new" / "data")
+    assert not decoded and again.fingerprint == first.fingerprint
+    write_image(tmp_path / "pets" / "dog" / "new.png")
+    assert load(name, tmp_path / "new" / "data").train.count == 7 and len(decoded) == 1
+    load(name, tmp_path / "new" / "data", image_size=16)
+    assert len(decoded) == 2
+    files = sorted((tmp_path / "new" / "data" / "cache").iterdir())
+    assert len(files) == 3 and all(file.suffix == ".npy" for file in files)
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"cannot read .*cache.folder-.*\.npy"):
+        load(name, tmp_path / "new" / "data")
+
+
+# --- Complaints ------------------------------------------------------------------------------
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def break_idx(root: Path, rng: np.random.Generator) -> None:
+    write_mnist(root / "mnist", rng)
+    truncate(root / "mnist" / "train-images-idx3-ubyte")
+
+
+def break_idx_gz(root: Path, rng: np.random.Generator) -> None:
+    write_mnist(root / "mnist", rng, ".gz")
+    truncate(root / "mnist" / "t10k-images-idx3-ubyte.gz")
+
+
+def empty_idx(root: Path, rng: np.random.Generator) -> None:
+    write_mnist(root / "mnist", rng)
+    (root / "mnist" / "train-labels-idx1-ubyte").write_bytes(b"")
+
+
+def wrong_idx(root: Path, rng: np.random.Generator) -> None:
+    write_mnist(root / "mnist", rng)
+    write_idx(root / "mnist" / "train-labels-idx1-ubyte", np.zeros((2, 2)))
+
+
+def miscounted_idx(root: Path, rng: np.random.Generator) -> None:
+    write_mnist(root / "mnist", rng)
+    write_idx(root / "mnist" / "train-labels-idx1-ubyte", np.zeros(19))
+
+
+def mislabelled_idx(root: Path, rng: np.random.Generator) -> None:
+    write_mnist(root / "mnist", rng)
+    write_idx(root / "mnist" / "train-labels-idx1-ubyte", np.arange(20))
+
+
+def tiny_idx(root: Path, rng: np.random.Generator) -> None:
+    write_mnist(root / "mnist", rng)
+    write_idx(root / "mnist" / "train-images-idx3-ubyte", np.zeros((20, 7, 28)))
+
+
+def no_images_idx(root: Path, rng: np.random.Generator) -> None:
+    write_mnist(root / "mnist", rng)
+    write_idx(root / "mnist" / "train-images-idx3-ubyte", np.zeros((0, 28, 28)))
+    write_idx(root / "mnist" / "train-labels-idx1-ubyte", np.zeros(0))
+
+
+def unequal_idx(root: Path, rng: np.random.Generator) -> None:
+    write_mnist(root / "mnist", rng)
+    write_idx(root / "mnist" / "t10k-images-idx3-ubyte", np.zeros((10, 20, 20)))
+
+
+def missing_idx(root: Path, rng: np.random.Generator) -> None:
+    write_mnist(root / "mnist", rng)
+    (root / "mnist" / "t10k-labels-idx1-ubyte").unlink()
+
+
+def break_cifar(root: Path, rng: np.random.Generator) -> None:
+    write_cifar(root, rng, 10)
+    truncate(root / "cifar-10-batches-py" / "data_batch_3")
+
+
+def mislabelled_cifar(root: Path, rng: np.random.Generator) -> None:
+    write_cifar(root, rng, 100)
+    entry = {"data": np.zeros((1, 3072), np.uint8), "fine_labels": [100]}
+    write_pickle(root / "cifar-100-python" / "test", entry)
+
+
+def keyless_cifar(root: Path, rng: np.random.Generator) -> None:
+    write_cifar(root, rng, 100)
+    write_pickle(root / "cifar-100-python" / "train", {"data": np.zeros((1, 3072), np.uint8)})
+
+
+def floating_cifar(root: Path, rng: np.random.Generator) -> None:
+    write_cifar(root, rng, 100)
+    entry = {"data": np.zeros((1, 3072)), "fine_labels": [0]}
+    write_pickle(root / "cifar-100-python" / "train", entry)
+
+
+def break_svhn(root: Path, rng: np.random.Generator) -> None:
+    write_svhn(root, rng)
+    path = root / "test_32x32.mat"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def floating_svhn(root: Path, rng: np.random.Generator) -> None:
+    write_svhn(root, rng)
+    savemat(root / "train_32x32.mat", {"X": np.zeros((32, 32, 3, 4)), "y": np.ones((4, 1))})
+
+
+def nothing(root: Path, rng: np.random.Generator) -> None:
+    pass
+
+
+def corrupt_folder(root: Path, rng: np.random.Generator) -> None:
+    write_folder(root / "pets")
+    (root / "pets" / "dog" / "bad.png").write_bytes(b"not a picture")
+
+
+def truncated_folder(root: Path, rng: np.random.Generator) -> None:
+    truncate(write_image(write_folder(root / "pets") / "dog" / "bad.jpg", size=(99, 99)))
+
+
+def ghostscript_folder(root: Path, rng: np.random.Generator) -> None:
+    write_folder(root / "pets")
+    image = Image.new("RGB", (20, 20))
+    image.save(root / "pets" / "dog" / "bad.png", format="EPS")
+
+
+def tiny_folder(root: Path, rng: np.random.Generator) -> None:
+    write_image(write_folder(root / "pets") / "cat" / "tiny.png", size=(20, 7))
+
+
+def empty_folder(root: Path, rng: np.random.Generator) -> None:
+    (root / "pets").mkdir()
+
+
+def empty_class(root: Path, rng: np.random.Generator) -> None:
+    (write_folder(root / "pets") / "emu").mkdir()
+
+
+def new_class(root: Path, rng: np.random.Generator) -> None:
+    write_folder(root / "pets" / "train")
+    write_image(write_folder(root / "pets" / "test") / "emu" / "0.png")
+
+
+def blocked_cache(root: Path, rng: np.random.Generator) -> None:
+    write_folder(root / "pets")
+    (root / "cache").write_text("a file where the cache should be")
+
+
+Spoil = Callable[[Path, np.random.Generator], None]
+
+
+@pytest.mark.parametrize(
+    "name, spoil, complaint",
+    [
+        ("cifar11", nothing, "unknown data set 'cifar11'; use one of digits, .*svhn, folder:PATH"),
+        ("mnist", nothing, r"mnist not found in .*MNIST.raw \(lacks train-.*--download.*--data-d"),
+        ("fashion-mnist", nothing, "not found .*Debian package dataset-fashion-mnist"),
+        ("cifar10", nothing, "cifar10 not found .*data_batch_1"),
+        ("svhn", nothing, "svhn not found .*train_32x32.mat"),
+        ("mnist", missing_idx, r"not found .*mnist \(lacks t10k-labels-idx1-ubyte\)"),
+        ("mnist", break_idx, "cannot read .*train-images-idx3-ubyte .*cannot reshape"),
+        ("mnist", break_idx_gz, "cannot read .*t10k-images-idx3-ubyte.gz .*EOFError"),
+        ("mnist", empty_idx, "cannot read .*train-labels-idx1-ubyte"),
+        ("mnist", wrong_idx, "cannot read .*train-labels-idx1-ubyte .*not an IDX file"),
+        ("mnist", miscounted_idx, "train-labels-idx1-ubyte has 20 images but 19 labels"),
+        ("mnist", mislabelled_idx, r"train-labels-idx1-ubyte has labels 0..19 outside 0..9"),
+        ("mnist", tiny_idx, "has images of 7x28 pixels; use images of at least 8x8"),
+        ("mnist", no_images_idx, "has no images"),
+        ("mnist", unequal_idx, r"training images \(1, 28, 28\) but test images \(1, 20, 20\)"),
+        ("cifar10", break_cifar, "cannot read .*data_batch_3"),
+        ("cifar100", mislabelled_cifar, "test has labels 100..100 outside 0..99"),
+        ("cifar100", keyless_cifar, "cannot read .*train .*fine_labels"),
+        ("cifar100", floating_cifar, "cannot read .*train .*float64, not uint8"),
+        ("svhn", break_svhn, "cannot read .*test_32x32.mat"),
+        ("svhn", floating_svhn, "cannot read .*train_32x32.mat .*float64"),
+        ("folder:", nothing, "folder: is not a folder; give folder:PATH"),
+        ("folder:{}", nothing, "pets is not a folder"),
+        ("folder:{}", empty_folder, "pets has no sub-folders"),
+        ("folder:{}", empty_class, "class 'emu' has no images in .*pets"),
+        ("folder:{}", new_class, "test.emu is no class of .*train"),
+        ("folder:{}", corrupt_folder, "cannot read .*dog.bad.png"),
+        ("folder:{}", truncated_folder, "cannot read .*dog.bad.jpg .*truncated"),
+        ("folder:{}", ghostscript_folder, "cannot read .*dog.bad.png"),
+        ("folder:{}", tiny_folder, "cat.tiny.png has 7x20 pixels; use images of at least 8x8"),
+        ("folder:{}", blocked_cache, "cannot write .*cache.*; choose another --data-dir"),
+    ],
+)
+def test_load_complains(
+    tmp_path: Path, rng: np.random.Generator, name: str, spoil: Spoil, complaint: str
+) -> None:
+    spoil(tmp_path, rng)
+    with pytest.raises(UserError, match=complaint) as caught:
+        load(name.format(tmp_path / "pets"), tmp_path)
+    assert "\n" not in str(caught.value) and ";" in str(caught.value)
+
+
+def test_load_complains_about_image_size(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="image size 7 is too small; use at least 8"):
+        load("digits", tmp_path, image_size=7)
+
+
+@pytest.mark.parametrize(
+    "dataset, arguments, complaint",
+    [
+        (toy([9, 2]), {}, "class 'class1' of toy has 2 images, training, .* need at least 3"),
+        (toy([9, 0]), {}, "class 'class1' of toy has 0 images"),
+        (toy([9, 1], [1, 1]), {}, "class 'class1' of toy has 1 images, training and validation"),
+        (toy([9, 9], [1, 0]), {}, "class 'class1' of toy has 0 images, test need at least 1"),
+        (toy([10, 10]), {"subset": 17}, "subset 17 is out of range: toy has 16 images"),
+        (toy([10, 10]), {"subset": 0}, "subset 0 is out of range"),
+        (toy([10, 10]), {"subset": 3}, "subset 3 is too small: class 'class1' gets 1 images"),
+        (toy([10, 10]), {"validation": 1.0}, "validation fraction 1.0 must lie strictly"),
+        (toy([10, 10]), {"test": 0.0}, "test fraction 0.0 must lie strictly"),
+    ],
+)
+def test_split_complains(dataset: Dataset, arguments: dict[str, float], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint) as caught:
+        split(dataset, **arguments)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+# --- Splits ----------------------------------------------------------------------------------
+
+
+def shares(images: Images, classes: int) -> list[int]:
+    return torch.bincount(images.labels, minlength=classes).tolist()
+
+
+def assert_stratified(drawn: list[int], available: list[int], share: float) -> None:
+    for got, count in zip(drawn, available, strict=True):
+        assert abs(got - count * share) <= 1 and got >= 1
+
+
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_splits_of_random_data(seed: int, official: bool) -> None:
+    chance = random.Random(seed)
+    counts = [chance.randint(3, 90) for _ in range(chance.randint(2, 12))]
+    dataset = toy(counts, [1] * len(counts) if official else None)
+    validation, test = chance.uniform(0.1, 0.6), chance.uniform(0.1, 0.3)
+    total, classes = sum(counts), len(counts)
+    parts = split(dataset, validation=validation, test=test, seed=seed)
+
+    if official:
+        assert parts.test is dataset.test
+        kept = counts
+        mine = indices(parts.train) + indices(parts.validation)
+    else:
+        held_out = shares(parts.test, classes)
+        assert_stratified(held_out, counts, round(test * total) / total)
+        kept = [count - out for count, out in zip(counts, held_out, strict=True)]
+        mine = indices(parts.train) + indices(parts.validation) + indices(parts.test)
+    assert sorted(mine) == list(range(total))  # disjoint, and nothing is lost
+    whole = sum(kept)
+    assert_stratified(shares(parts.validation, classes), kept, round(validation * whole) / whole)
+    assert min(shares(parts.train, classes)) >= 1
+    for part in parts:  # labels stay with their images
+        own = part.labels if official and part is parts.test else dataset.train.labels
+        chosen = own if own is part.labels else own[indices(part)]
+        assert torch.equal(chosen, part.labels)
+
+    again = split(dataset, validation=validation, test=test, seed=seed)
+    assert [indices(a) for a in again] == [indices(a) for a in parts]
+
+
+@pytest.mark.parametrize("subset", [40, 41, 99])
+@pytest.mark.parametrize("official", [False, True])
+def test_subset(subset: int, official: bool) -> None:
+    counts = [50, 40, 30, 20]
+    parts = split(toy(counts, [2, 2, 2, 2] if official else None), subset=subset, seed=3)
+    train, validation = indices(parts.train), indices(parts.validation)
+    assert len(set(train + validation)) == len(train + validation) == subset
+    assert official or not set(train + validation) & set(indices(parts.test))
+    drawn = [sum(pair) for pair in zip(*(shares(p, 4) for p in parts[:2]), strict=True)]
+    assert_stratified(drawn, counts, subset / sum(counts))
+    assert_stratified(shares(parts.validation, 4), drawn, 0.5)
+
+
+def test_test_images_are_the_same_for_every_search() -> None:
+    dataset = toy([30, 40, 50])
+    reference = indices(split(dataset).test)
+    searches = [split(dataset, seed=seed) for seed in range(5)]
+    searches += [split(dataset, subset=20), split(dataset, validation=0.2, seed=9)]
+    assert all(indices(parts.test) == reference for parts in searches)
+    assert len({tuple(indices(parts.train)) for parts in searches}) == len(searches)
+
+
+# --- Batches ---------------------------------------------------------------------------------
+
+
+def batches(count: int, size: int, seed: int = 0) -> tuple[Batches, torch.Generator]:
+    generator = torch.Generator().manual_seed(seed)
+    images = Images(
+        torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 8, 8),
+        torch.arange(count),
+    )
+    return Batches(images, size, generator), generator
+
+
+@pytest.mark.parametrize("count, size", [(12, 4), (13, 4), (7, 7), (9, 5), (3, 1)])
+def test_batches_are_full_and_repeat_nothing_in_an_epoch(count: int, size: int) -> None:
+    stream, _ = batches(count, size)
+    epochs = [torch.cat([next(stream)[1] for _ in range(count // size)]) for _ in range(3)]
+    for seen in epochs:
+        assert len(seen) == len(set(seen.tolist())) == count // size * size
+    assert len({tuple(seen.tolist()) for seen in epochs}) > 1  # shuffled anew
+
+
+def test_a_batch() -> None:
+    stream, _ = batches(256, 32)
+    x, y = next(iter(stream))
+    assert x.shape == (32, 3, 8, 8) and x.dtype == torch.float32 and y.dtype == torch.int64
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(x[:, 0, 0, 0], y / 255)  # the pixels of image i are i
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 5])
+def test_batches_resume_exactly(steps: int) -> None:
+    stream, generator = batches(13, 4)
+    for _ in range(steps):
+        next(stream)
+    saved, random_state = stream.state_dict(), generator.get_state()
+    expected = [next(stream)[1].tolist() for _ in range(8)]
+    resumed, other = batches(13, 4, seed=99)
+    next(resumed)
+    resumed.load_state_dict(saved)
+    other.set_state(random_state)
+    assert [next(resumed)[1].tolist() for _ in range(8)] == expected
+
+
+def test_batches_complain() -> None:
+    for size in (0, 6):
+        with pytest.raises(UserError, match=f"batch size {size} does not fit 5 images; use 1 to"):
+            batches(5, size)
+    stream, _ = batches(6, 2)
+    next(stream)
+    with pytest.raises(UserError, match="not one of 5 images"):
+        batches(5, 2)[0].load_state_dict(stream.state_dict())
+
+
+def test_evaluation_batches() -> None:
+    images = batches(10, 1)[0].images
+    parts = list(evaluation_batches(images, 4))
+    assert [len(y) for _, y in parts] == [4, 4, 2]
+    assert torch.cat([y for _, y in parts]).tolist() == list(range(10))
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x, _ in parts)
+    assert torch.equal(torch.cat([x for x, _ in parts]), images.pixels.float() / 255)
+
+
+def test_images() -> None:
+    images = toy([4, 4]).train
+    assert images.count == 8
+    assert indices(images.select(torch.tensor([5, 2]))) == [5, 2]
+    assert torch.equal(images.to("cpu").pixels, images.pixels)

@@ -1,0 +1,276 @@
+"""Optimisers: step for step against torch.optim, derivatives by gradcheck and closed forms."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from darts_lite.optimizers import SGD, Adam, Optimizer, OptimizerState
+
+DECAY = (0.03, 0.0)  # of the two tensors of every problem here: the second is spared
+
+OPTIMIZERS: dict[str, tuple[Optimizer, Callable[[list], torch.optim.Optimizer]]] = {
+    "sgd": (SGD(0.0), lambda g: torch.optim.SGD(g, 0.05)),
+    "momentum": (SGD(0.9), lambda g: torch.optim.SGD(g, 0.05, 0.9)),
+    "nesterov": (SGD(0.8, True), lambda g: torch.optim.SGD(g, 0.05, 0.8, nesterov=True)),
+    "adam": (
+        Adam((0.85, 0.98), 1e-6, decoupled=False),
+        lambda g: torch.optim.Adam(g, 0.05, (0.85, 0.98), 1e-6),
+    ),
+    "adamw": (Adam(), lambda g: torch.optim.AdamW(g, 0.05)),
+}
+every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def start() -> tuple[Tensor, ...]:
+    return normal(3, 2, seed=1), normal(2, seed=2)
+
+
+def loss(params: Sequence[Tensor]) -> Tensor:
+    """Smooth and far from quadratic."""
+    x = normal(7, 3)
+    return (x @ params[0] + params[1]).sin().square().mean() + 0.1 * params[1].exp().mean()
+
+
+def gradients(params: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    leaves = [p.detach().requires_grad_() for p in params]
+    return torch.autograd.grad(loss(leaves), leaves)
+
+
+def advanced(optimizer: Optimizer, steps: int = 3) -> tuple[tuple[Tensor, ...], OptimizerState]:
+    """Parameters and state in the middle of a training."""
+    params, state = start(), optimizer.init(start())
+    for _ in range(steps):
+        params, state = optimizer.update(params, gradients(params), state, 0.05, DECAY)
+    return params, state
+
+
+# --- Values ----------------------------------------------------------------------------------
+
+
+@every_optimizer
+@pytest.mark.parametrize("tensors", [False, True], ids=["floats", "tensors"])
+def test_twenty_steps_of_torch(name: str, tensors: bool) -> None:
+    ours, theirs = OPTIMIZERS[name]
+    reference = [p.clone().requires_grad_() for p in start()]
+    groups = [{"params": [p], "weight_decay": d} for p, d in zip(reference, DECAY)]
+    torchs = theirs(groups)
+    lr = torch.tensor(0.05, dtype=torch.float64) if tensors else 0.05
+    decay = [torch.tensor(d, dtype=torch.float64) if tensors else d for d in DECAY]
+
+    params, state = start(), ours.init(start())
+    for step in range(20):
+        torchs.zero_grad()
+        loss(reference).backward()
+        torchs.step()
+        params, state = ours.update(params, gradients(params), state, lr, decay)
+        assert state.step == step + 1
+        for p, expected in zip(params, reference):
+            torch.testing.assert_close(p, expected.detach(), rtol=1e-12, atol=1e-14)
+
+
+@every_optimizer
+def test_modifies_nothing(name: str) -> None:
+    optimizer, _ = OPTIMIZERS[name]
+    params, state = advanced(optimizer)
+    grads = gradients(params)
+    inputs = [*params, *grads, *(t for m in state.moments for t in m)]
+    before = [(t.clone(), t._version) for t in inputs]
+    optimizer.update(params, grads, state, 0.05, DECAY)
+    for tensor, (value, version) in zip(inputs, before):
+        assert torch.equal(tensor, value) and tensor._version == version
+
+
+@every_optimizer
+def test_float32_stays_float32(name: str) -> None:
+    optimizer, _ = OPTIMIZERS[name]
+    params = tuple(p.float() for p in start())
+    new, state = optimizer.update(params, params, optimizer.init(params), 0.05, DECAY)
+    assert {t.dtype for t in (*new, *(t for m in state.moments for t in m))} == {torch.float32}
+
+
+# --- Derivatives -----------------------------------------------------------------------------
+
+
+@every_optimizer
+def test_gradcheck_of_one_update(name: str) -> None:
+    """In lr, weight decay, momentum, parameters, gradients and state; of parameters and state."""
+    optimizer, _ = OPTIMIZERS[name]
+    params, state = advanced(optimizer)
+    count = len(params)
+    grads = [normal(*p.shape, seed=3) for p in params]
+    moments = [0.5 + normal(*t.shape, seed=4).square() for m in state.moments for t in m]
+
+    def update(lr: Tensor, decay: Tensor, momentum: Tensor, *tensors: Tensor) -> tuple:
+        p, g, *m = (tensors[i : i + count] for i in range(0, len(tensors), count))
+        rule = SGD(momentum, optimizer.nesterov) if isinstance(optimizer, SGD) else optimizer
+        new, after = rule.update(p, g, OptimizerState(state.step, tuple(m)), lr, decay.unbind())
+        return (*new, *(t for m in after.moments for t in m))
+
+    scalars = [torch.tensor(v, dtype=torch.float64) for v in (0.05, (0.03, 0.0), 0.7)]
+    inputs = [t.clone().requires_grad_() for t in (*scalars, *params, *grads, *moments)]
+    assert gradcheck(update, inputs, eps=1e-6, atol=1e-8, rtol=1e-6)
+
+
+@every_optimizer
+def test_gradcheck_through_three_steps(name: str) -> None:
+    """The whole trajectory, gradients included, from a fresh state."""
+    optimizer, _ = OPTIMIZERS[name]
+
+    def trajectory(lr: Tensor, decay: Tensor) -> tuple[Tensor, ...]:
+        params = tuple(p.requires_grad_() for p in start())
+        state = optimizer.init(params)
+        for _ in range(3):
+            grads = torch.autograd.grad(loss(params), params, create_graph=True)
+            params, state = optimizer.update(params, grads, state, lr, decay.unbind())
+        return params
+
+    lr = torch.tensor(0.05, dtype=torch.float64, requires_grad=True)
+    decay = torch.tensor(DECAY, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(trajectory, (lr, decay), eps=1e-6, atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_zero_gradient_has_finite_derivatives(decoupled: bool, dtype: torch.dtype) -> None:
+    """The root of a zero second moment has an infinite slope of its own."""
+    adam = Adam(decoupled=decoupled)
+    w = (torch.ones(2, dtype=dtype),)
+    g = torch.zeros(2, dtype=dtype, requires_grad=True)
+    lr = torch.tensor(0.1, dtype=dtype, requires_grad=True)
+    (new,), _ = adam.update(w, (g,), adam.init(w), lr, [0.0])
+    for derivative in torch.autograd.grad(new.sum(), (g, lr)):
+        assert derivative.isfinite().all()
+
+
+@pytest.mark.parametrize("optimizer", [SGD(), Adam(), Adam(decoupled=False, eps=0.1)])
+def test_weight_decay_of_zero_has_a_derivative(optimizer: Optimizer) -> None:
+    """A float 0 is a shortcut; a tensor 0 is a variable."""
+    w, g = (normal(3),), (normal(3, seed=1),)
+    decay = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (new,), _ = optimizer.update(w, g, optimizer.init(w), 0.1, [decay])
+    (derivative,) = torch.autograd.grad(new.square().sum(), decay)
+    assert derivative.abs() > 1e-3
+
+
+# --- Closed forms, in the names of the derivations: curvature a, u = w - w*, r = w_K - c ------
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_momentum_closed_form(nesterov: bool, steps: int) -> None:
+    """s = (u, v), s_K = B^K s_0: ds_K = sum_j B^(K-1-j) dB B^j s_0; moving at the start."""
+    a, lr, mu, u0, v0 = 1.3, 0.17, 0.6, 0.8, -0.5
+    if nesterov:
+        b = [[1 - lr * a * (1 + mu), -lr * mu**2], [a, mu]]
+        by_lr = [[-a * (1 + mu), -(mu**2)], [0, 0]]
+        by_mu = [[-lr * a, -2 * lr * mu], [0, 1]]
+    else:
+        b = [[1 - lr * a, -lr * mu], [a, mu]]
+        by_lr = [[-a, -mu], [0, 0]]
+        by_mu = [[0, -lr], [0, 1]]
+    B = torch.tensor(b, dtype=torch.float64)
+    dB = [torch.tensor(d, dtype=torch.float64) for d in (by_lr, by_mu)]
+    s0 = torch.tensor([u0, v0], dtype=torch.float64)
+    power = torch.linalg.matrix_power
+    expected = [
+        sum(power(B, steps - 1 - j) @ d @ power(B, j) @ s0 for j in range(steps)) for d in dB
+    ]
+
+    leaves = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (lr, mu)]
+    sgd = SGD(leaves[1], nesterov)
+    u: tuple[Tensor, ...] = (s0[:1],)
+    state = OptimizerState(0, ((s0[1:],),))
+    for _ in range(steps):
+        u, state = sgd.update(u, (a * u[0],), state, leaves[0], [0.0])
+    end = torch.cat([u[0], state.moments[0][0]])
+    torch.testing.assert_close(end.detach(), power(B, steps) @ s0, rtol=1e-12, atol=1e-14)
+    rows = [torch.autograd.grad(e, leaves, retain_graph=True) for e in end]
+    jacobian = torch.stack([torch.stack(row) for row in rows])
+    torch.testing.assert_close(jacobian, torch.stack(expected, 1), rtol=1e-12, atol=1e-14)
+
+
+def test_momentum_by_hand() -> None:
+    """Heavy ball, two steps from rest."""
+    a, u0 = 1.3, 0.8
+    lr, mu = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.17, 0.6))
+    u: tuple[Tensor, ...] = (torch.tensor(u0, dtype=torch.float64),)
+    state = SGD().init(u)
+    for _ in range(2):
+        u, state = SGD(mu).update(u, (a * u[0],), state, lr, [0.0])
+    by_lr, by_mu = torch.autograd.grad(u[0], (lr, mu))
+    torch.testing.assert_close(by_lr, -a * u0 * (2 + mu - 2 * lr * a).detach())
+    torch.testing.assert_close(by_mu, (-lr * a * u0).detach())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_adam_on_a_linear_loss(steps: int, decay: float) -> None:
+    """A constant gradient g, s = g / (|g| + eps): any number of steps, Adam and AdamW."""
+    eps, lr0 = 1e-3, 0.05
+    g, w0, c = normal(4), normal(4, seed=1), normal(4, seed=2)
+    lr = torch.tensor(lr0, dtype=torch.float64, requires_grad=True)
+    weight_decay = torch.tensor(decay, dtype=torch.float64, requires_grad=True)
+    adam = Adam(eps=eps)
+    w: tuple[Tensor, ...] = (w0,)
+    state = adam.init(w)
+    for _ in range(steps):
+        w, state = adam.update(w, (g,), state, lr, [weight_decay if decay else 0.0])
+
+    s, q = g / (g.abs() + eps), 1 - lr0 * decay
+    if decay:
+        wK = q**steps * w0 - s * (1 - q**steps) / decay
+        by_lr = -decay * steps * q ** (steps - 1) * w0 - steps * q ** (steps - 1) * s
+        by_decay = -lr0 * steps * q ** (steps - 1) * w0 - s * (
+            lr0 * steps * q ** (steps - 1) / decay - (1 - q**steps) / decay**2
+        )
+    else:
+        wK, by_lr, by_decay = w0 - lr0 * steps * s, -steps * s, None
+    r = wK - c
+    torch.testing.assert_close(w[0].detach(), wK, rtol=1e-12, atol=1e-14)
+    outer = 0.5 * (w[0] - c).square().sum()
+    got = torch.autograd.grad(outer, (lr, weight_decay), allow_unused=True)
+    torch.testing.assert_close(got[0], r @ by_lr, rtol=1e-11, atol=1e-13)
+    if by_decay is not None:
+        torch.testing.assert_close(got[1], r @ by_decay, rtol=1e-11, atol=1e-13)
+
+
+def test_adam_with_curvature() -> None:
+    """Two steps on a u^2 / 2: the second gradient depends on the first step's rate."""
+    a, u0, lr0, b1, b2, eps = 1.7, 0.6, 0.11, 0.8, 0.95, 1e-2
+    lr = torch.tensor(lr0, dtype=torch.float64, requires_grad=True)
+    adam = Adam((b1, b2), eps)
+    u: tuple[Tensor, ...] = (torch.tensor(u0, dtype=torch.float64),)
+    state = adam.init(u)
+    for _ in range(2):
+        u, state = adam.update(u, (a * u[0],), state, lr, [0.0])
+
+    g1 = a * u0
+    s1 = g1 / (abs(g1) + eps)
+    g2 = a * (u0 - lr0 * s1)
+    m = (b1 * g1 + g2) / (1 + b1)
+    v = (b2 * g1**2 + g2**2) / (1 + b2)
+    D = v**0.5 + eps
+    dm, dv = -a * s1 / (1 + b1), -2 * a * g2 * s1 / (1 + b2)
+    expected = -s1 - m / D - lr0 * (dm / D - m * dv / (2 * v**0.5 * D**2))
+    (got,) = torch.autograd.grad(u[0], lr)
+    assert got.item() == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("eps", [1e-8, 0.1])
+def test_coupled_decay_almost_cancels_in_adam(eps: float) -> None:
+    """The first step has length lr whatever the decay: dw/d decay = -lr eps w / (|g| + eps)^2."""
+    adam = Adam(eps=eps, decoupled=False)
+    w, g = normal(4), normal(4, seed=1)
+    decay = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (new,), _ = adam.update((w,), (g,), adam.init((w,)), 0.05, [decay])
+    got = torch.stack([torch.autograd.grad(e, decay, retain_graph=True)[0] for e in new])
+    expected = -0.05 * eps * w / (g.abs() + eps) ** 2
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-12)
