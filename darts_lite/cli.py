@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 import darts_lite
 from darts_lite import runs
+from darts_lite.allocator import keep_freed_memory
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import ESTIMATORS
 from darts_lite.loop import Interrupted
@@ -130,6 +131,7 @@ def _given(context: click.Context) -> set[str]:
 
 
 def _run(action: Callable[[], object]) -> None:
+    keep_freed_memory()
     try:
         action()
     except UserError as error:

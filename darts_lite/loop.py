@@ -23,7 +23,8 @@ from darts_lite.record import Recorder
 
 CLOSING = 4.0  # seconds kept for pictures and files
 LOG_EVERY = 10  # steps between two synchronisations with the device
-EVALUATIONS = 10  # in a run
+EVALUATIONS = 10  # in a run, unless they take more than
+LOOKING = 0.05  # of its time
 
 
 class Task(Protocol):
@@ -103,13 +104,15 @@ def run(
     finite, leaving the last good checkpoint as it is.
     """
     began = saved = time.monotonic()
-    step, evaluated = start, _due(budget, start)
+    step, evaluated, looking = start, _due(budget, start), 0.0
     with _Signals() as signals, _Progress(name, budget, start) as progress:
         while not budget.exhausted(step):
             fraction = budget.fraction(step)
-            if _due(budget, step) > evaluated:
+            now = time.monotonic()
+            if _due(budget, step) > evaluated and looking <= LOOKING * (now - began):
                 evaluated = _due(budget, step)
                 recorder.scalars(step, task.evaluate(step, recorder))
+                looking += time.monotonic() - now
             task.step(fraction)
             step += 1
             late = time.monotonic() - saved > store.every
@@ -118,7 +121,7 @@ def run(
                 _check_finite(values, step, store)
                 recorder.scalars(step, values)
                 progress.show(step, task.status(values))
-                pace = (time.monotonic() - began) / (step - start)
+                pace = (time.monotonic() - began - looking) / (step - start)
                 budget.reserve = CLOSING + task.closing_steps * pace
             if late or signals.received:
                 store.save(task, step, budget)

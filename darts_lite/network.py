@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +88,8 @@ class CellModule(nn.Module):
         nodes = inputs[-1:]
         if cell.inputs == 2:
             nodes = [project(x) for project, x in zip(self.project, inputs)]
-        activated = [F.silu(x) for x in nodes]
+        sources = {edge.source for edge in cell.edges}
+        activated = {i: F.silu(x) for i, x in enumerate(nodes) if i in sources}
         for node in range(cell.inputs, cell.inputs + cell.nodes):
             terms = [
                 self.edges[i](
@@ -101,8 +103,8 @@ class CellModule(nn.Module):
             for term in terms[1:]:
                 total = total + term
             nodes.append(total)
-            if any(edge.source == node for edge in cell.edges):
-                activated.append(F.silu(total))
+            if node in sources:
+                activated[node] = F.silu(total)
         return nodes[-1] if cell.nodes == 1 else torch.cat(nodes[cell.inputs :], 1)
 
 
@@ -186,7 +188,7 @@ class Network(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, weights: Weights | None = None) -> Tensor:
-        """Logits [B, classes] of images [B, C, H, W] in [0, 1]; a discrete network needs no weights."""
+        """Logits [B, classes] of images [B, C, H, W] in [0, 1]; discrete: without weights."""
         rows = None if weights is None else {n: w.edges() for n, w in weights.items()}
         h = self.norm(self.stem(x - 0.5))
         states = [h, h]
@@ -300,8 +302,8 @@ class CostTable:
     def expected(self, weights: Weights) -> tuple[Tensor, Tensor]:
         """Differentiable expected parameters and MACs under mixing weights.
 
-        E[cost] = constant + sum_e P(e kept) sum_o p_o cost(e, o), with P approximated by the
-        edge's weight, at most one.
+        E[cost] = constant + sum_e P(e kept) sum_o p_o cost(e, o): exact, if edges and options are
+        drawn independently.
         """
         first = next(iter(weights.values())).operation
         totals = [first.new_tensor(float(value)) for value in self.constant]
@@ -309,7 +311,7 @@ class CostTable:
             p = option_probabilities(cell, weights[cell.name])
             edge = weights[cell.name].edge
             if edge is not None:
-                p = p * edge.clamp_max(1)[:, None]
+                p = p * edge[:, None]
             for i, table in enumerate(self.options[cell.name]):
                 totals[i] = totals[i] + (p * table).sum()
         return totals[0], totals[1]
@@ -322,8 +324,6 @@ def _kept(cell: Cell) -> list:
 
 def _cheapest(space: SearchSpace) -> SearchSpace:
     """Any discrete member of the space: the last option of the first edges of each node."""
-    from dataclasses import replace
-
     return replace(
         space,
         cells=tuple(

@@ -15,7 +15,7 @@ map absorbs the mixing weight: p * BN(h) costs nothing and saves no activation o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -41,7 +41,8 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """Gives `scale * BN(x)`, x [B, C, H, W]."""
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if scale is not None:
             weight, bias = weight * scale, bias * scale
         if self.training and not self.momentum:
@@ -216,7 +217,7 @@ def count(module: nn.Module, *inputs: Tensor) -> Cost:
     return Cost(sum(p.numel() for p in module.parameters()), counter.get_total_flops() // 2)
 
 
-@lru_cache(maxsize=None)
+@cache
 def option_cost(
     option: Operation, in_channels: int, out_channels: int, stride: int, size: tuple[int, int]
 ) -> Cost:

@@ -107,5 +107,6 @@ def _truncate(path: Path, step: int) -> None:
 
 def _plain(value: object) -> str | int | float | None:
     """A setting as the table takes it: a number, nothing, or text (True too, lest it become 1)."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if number or value is None else str(value)
+    if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None if value is None else str(value)
+    return value

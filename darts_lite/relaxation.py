@@ -28,7 +28,7 @@ class EdgeWeights(NamedTuple):
 class CellWeights(NamedTuple):
     """The mixing weights of one cell with E edges and O operations per edge."""
 
-    edge: Tensor | None  # [E], the edges into a node sum to the number kept; None: all are kept
+    edge: Tensor | None  # [E], chances to be kept; None: all are
     operation: Tensor  # [E, O], rows sum to one
     choices: dict[str, dict[str, Tensor]]  # operation -> choice -> [E, n], rows sum to one
 
@@ -84,23 +84,18 @@ def _edges_compete(cell: Cell) -> bool:
 def relax(space: SearchSpace, logits: Mapping[str, Tensor], temperature: float = 1.0) -> Weights:
     """Mixing weights softmax(logits / temperature) for every cell of a space.
 
-    The edges into a node that keeps m of its n edges weigh min(m, n) * softmax, so that the sum
-    that enters a node has the scale of the discrete network's.
+    A node that keeps k of its n edges draws a set S of k of them with probability proportional to
+    exp(sum of the logits of S); an edge weighs its chance to be in S. These weights lie in [0, 1],
+    sum to k, and tend to the discrete network's as the temperature falls (softmax is k = 1).
     """
     weights: Weights = {}
     for cell in space.cells:
         edge = None
         if _edges_compete(cell):
             beta = logits[f"{cell.name}.edge"] / temperature
-            groups = [cell.into(node) for node in _nodes(cell)]
-            parts = {
-                index: value
-                for group in groups
-                for index, value in zip(
-                    group, (beta[group].softmax(0) * min(cell.keep, len(group))).unbind()
-                )
-            }
-            edge = torch.stack([parts[i] for i in range(len(cell.edges))])
+            parts = [_kept_weights(beta[cell.into(node)], cell.keep) for node in _nodes(cell)]
+            order = [i for node in _nodes(cell) for i in cell.into(node)]
+            edge = torch.cat(parts)[torch.tensor(order, device=beta.device).argsort()]
         choices: dict[str, dict[str, Tensor]] = {}
         for operation in cell.edges[0].operations:
             choices[operation.name] = {
@@ -111,6 +106,16 @@ def relax(space: SearchSpace, logits: Mapping[str, Tensor], temperature: float =
         operation_weights = (logits[f"{cell.name}.operation"] / temperature).softmax(1)
         weights[cell.name] = CellWeights(edge, operation_weights, choices)
     return weights
+
+
+def _kept_weights(beta: Tensor, keep: int) -> Tensor:
+    """[n]: the probability of each of n edges to be among the `keep` that stay."""
+    if len(beta) <= keep:
+        return torch.ones_like(beta)
+    sets = torch.combinations(torch.arange(len(beta)), keep).to(beta.device)
+    members = torch.zeros(len(sets), len(beta), dtype=beta.dtype, device=beta.device)
+    members = members.scatter(1, sets, 1.0)
+    return (members @ beta).softmax(0) @ members
 
 
 def option_probabilities(cell: Cell, weights: CellWeights) -> Tensor:
@@ -129,7 +134,8 @@ def option_probabilities(cell: Cell, weights: CellWeights) -> Tensor:
 def entropy(weights: Weights) -> Tensor:
     """Mean entropy of the operation distributions, as a fraction of the uniform one's (0 to 1)."""
     rows = torch.cat([w.operation for w in weights.values()])
-    return -(rows * rows.clamp_min(1e-12).log()).sum(1).mean() / math.log(rows.shape[1])
+    uniform = math.log(max(rows.shape[1], 2))  # a single operation has no entropy at all
+    return -(rows * rows.clamp_min(1e-12).log()).sum(1).mean() / uniform
 
 
 def beta_decay(logits: Mapping[str, Tensor]) -> Tensor:

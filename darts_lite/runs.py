@@ -284,9 +284,7 @@ def _search_config(
         search_channels=options.search_channels or narrow,
         stem_stride=options.stem_stride,
         max_params=cap,
-        batch_size=min(options.batch_size, splits.train.count, splits.validation.count)
-        if options.batch_size == SearchOptions.batch_size
-        else options.batch_size,
+        batch_size=options.batch_size,
         estimator=options.estimator,
         protect=options.protect,
         seed=options.seed,

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
 
 import darts_lite
 from darts_lite import loop, pictures
 from darts_lite.augment import LearnedMagnitudes
-from darts_lite.budget import Budget
 from darts_lite.data import Batches, Dataset, Images, Splits, evaluation_batches
 from darts_lite.derive import discretise
-from darts_lite.errors import UserError
 from darts_lite.functional import FlatNetwork
 from darts_lite.hypergradient import ESTIMATORS, Estimator, InnerState, Lookahead, check_supported
 from darts_lite.hypergradient.problem import detach
@@ -235,7 +231,7 @@ class SearchTask:
             yield f"options/{cell.name}", f"{cell.name}: options", rows, columns, options
             edge = weights[cell.name].edge
             if edge is not None:
-                values = edge[:, None].cpu().numpy() / cell.keep
+                values = edge[:, None].cpu().numpy()
                 yield f"edges/{cell.name}", f"{cell.name}: edges", rows, ["edge"], values
 
     def _augmented(self) -> Tensor:
@@ -297,7 +293,7 @@ class SearchTask:
                 "darts_lite": darts_lite.__version__,
                 "python": platform.python_version(),
                 "torch": torch.__version__,
-                "torchvision": torchvision.__version__,
+                "torchvision": version("torchvision"),
             },
         )
 

@@ -258,8 +258,9 @@ class Genotype:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the file"
+            what = first["msg"].removeprefix("Value error, ")
             raise UserError(
-                f"{path} is no genotype of this version: {where}: {first['msg'].removeprefix('Value error, ')}; "
+                f"{path} is no genotype of this version: {where}: {what}; "
                 "make it again with `search` or `derive`"
             ) from None
 

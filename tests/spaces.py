@@ -15,7 +15,7 @@ from darts_lite.relaxation import CellWeights, Weights, logit_shapes
 from darts_lite.space import Cell, Operation, SearchSpace
 
 
-def discretise(space: SearchSpace, seed: int) -> SearchSpace:
+def random_member(space: SearchSpace, seed: int) -> SearchSpace:
     """A random discrete member: `keep` edges per node, one option per edge."""
     rng = random.Random(seed)
     return replace(space, cells=tuple(_discrete_cell(cell, rng) for cell in space.cells))
@@ -39,15 +39,17 @@ def one_hot(space: SearchSpace, member: SearchSpace) -> Weights:
 def _one_hot_cell(cell: Cell, member: Cell) -> CellWeights:
     chosen = {(edge.source, edge.target): edge.operations[0] for edge in member.edges}
     options = [chosen.get((edge.source, edge.target)) for edge in cell.edges]
-    operations = cell.edges[0].operations
-    rows = [[_is(option, operation.name) for operation in operations] for option in options]
+    rows = [
+        [_is(option, operation.name) for operation in edge.operations]
+        for option, edge in zip(options, cell.edges)
+    ]
     choices = {
         operation.name: {
             choice: torch.stack([_size(option, operation, choice) for option in options])
             for choice, sizes in operation.choices.items()
             if len(sizes) > 1
         }
-        for operation in operations
+        for operation in cell.edges[0].operations
     }
     edge = torch.tensor([float(option is not None) for option in options], dtype=torch.float64)
     return CellWeights(edge, torch.tensor(rows, dtype=torch.float64), choices)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from spaces import discretise, one_hot, random_logits
+from spaces import one_hot, random_logits, random_member
 from torch import Tensor
 
 from darts_lite.relaxation import (
@@ -33,6 +33,7 @@ SPACES = {
     "blocks": blocks(4, 3),
     "keep one": dense(3, 1),
     "keep two": dense(3, 2),
+    "keep three": dense(3, 3),
     "keep all": dense(2, 3),
 }
 every_space = pytest.mark.parametrize("name", SPACES)
@@ -59,13 +60,14 @@ def test_logits_of_the_presets() -> None:
         "inverted_residual.kernel": 2,
         "inverted_residual.expansion": 3,
     }
-    shapes = {"edge": (5,), "operation": (5, 4)} | {k: (5, n) for k, n in choices.items()}
+    shapes: dict[str, tuple[int, ...]] = {k: (5, n) for k, n in choices.items()}
+    shapes |= {"edge": (5,), "operation": (5, 4)}
     assert logit_shapes(cells()) == {
         f"{cell}.{key}": shape for cell in ("normal", "reduction") for key, shape in shapes.items()
     }
-    shapes = {"operation": (1, 4)} | {k: (1, n) for k, n in choices.items()}
+    sizes = {"operation": 4} | choices
     assert logit_shapes(blocks(length=2)) == {
-        f"block{i}.{key}": shape for i in (1, 2) for key, shape in shapes.items()
+        f"block{i}.{key}": (1, size) for i in (1, 2) for key, size in sizes.items()
     }
 
 
@@ -138,15 +140,31 @@ def test_cold_weights_are_one_hot_at_the_largest_logit(name: str) -> None:
         if w.edge is not None:
             for node in range(cell.inputs, cell.inputs + cell.nodes):
                 into = cell.into(node)
-                best = logits[f"{cell.name}.edge"][into].argmax()
-                expected = torch.eye(len(into)).double()[best] * min(cell.keep, len(into))
+                best = logits[f"{cell.name}.edge"][into].topk(min(cell.keep, len(into))).indices
+                expected = torch.zeros(len(into)).double().index_fill(0, best, 1.0)
                 torch.testing.assert_close(w.edge[into], expected)
+
+
+def test_edge_weights_are_the_marginals_of_a_draw_of_sets() -> None:
+    """Against enumeration, with one logit an edge and two of three edges kept."""
+    space = SPACES["cells"]
+    logits = random_logits(space)
+    for cell in space.cells:
+        into = cell.into(3)
+        e = logits[f"{cell.name}.edge"][into].exp()
+        pairs = {(0, 1): e[0] * e[1], (0, 2): e[0] * e[2], (1, 2): e[1] * e[2]}
+        total = sum(pairs.values())
+        expected = [sum(p for s, p in pairs.items() if i in s) / total for i in range(3)]
+        edge = relax(space, logits)[cell.name].edge
+        assert edge is not None
+        torch.testing.assert_close(edge[into], torch.stack(expected))
+        assert (edge <= 1).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_large_logits_reach_any_member_of_a_chain(seed: int) -> None:
     space = SPACES["blocks"]
-    target = one_hot(space, discretise(space, seed))
+    target = one_hot(space, random_member(space, seed))
     logits = {}
     for cell in space.cells:
         w = target[cell.name]
@@ -207,7 +225,7 @@ def test_entropy_is_a_fraction_of_the_largest(name: str) -> None:
     assert entropy(relax(space, zeros)).item() == pytest.approx(1)
     assert entropy(relax(space, logits, 1e-4)).item() == pytest.approx(0, abs=1e-9)
     values = [entropy(relax(space, logits, t)).item() for t in (0.1, 0.3, 1.0, 3.0, 10.0)]
-    assert values == sorted(values) and 0 < values[0] and values[-1] < 1
+    assert values == sorted(values) and values[0] > 0 and values[-1] < 1
     rows = torch.cat([w.operation for w in relax(space, logits).values()])
     exact = torch.distributions.Categorical(rows).entropy().mean() / math.log(rows.shape[1])
     torch.testing.assert_close(entropy(relax(space, logits)), exact)
@@ -215,7 +233,7 @@ def test_entropy_is_a_fraction_of_the_largest(name: str) -> None:
 
 def test_the_entropy_of_one_hot_weights_is_zero() -> None:
     space = cells(4, 3)
-    assert entropy(one_hot(space, discretise(space, 0))).item() == 0
+    assert entropy(one_hot(space, random_member(space, 0))).item() == 0
 
 
 def test_a_single_operation_has_no_entropy() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spaces import discretise
+from spaces import random_member
 
 from darts_lite.errors import UserError
 from darts_lite.space import (
@@ -26,7 +26,7 @@ from darts_lite.space import (
 def genotype(preset: str = "cells", seed: int = 0, **changes: Any) -> Genotype:
     """A genotype in which every field has something to lose."""
     values: dict[str, Any] = {
-        "space": discretise(PRESETS[preset](8, 4, 2), seed),
+        "space": random_member(PRESETS[preset](8, 4, 2), seed),
         "image": (3, 28, 30),
         "classes": ("Kätzchen", 'a "dog"', "bird\n"),
         "parameters": 123,
@@ -52,7 +52,7 @@ def test_presets_of_any_length_reduce_at_thirds(preset: str, length: int) -> Non
     at = [i for i, name in enumerate(space.sequence) if space.cell(name).reduction]
     assert at == sorted({length // 3, 2 * length // 3})
     assert not space.is_discrete
-    assert discretise(space, length).is_discrete
+    assert random_member(space, length).is_discrete
 
 
 def test_the_default_presets() -> None:

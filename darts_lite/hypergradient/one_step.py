@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -49,16 +49,16 @@ class OneStep:
     second_order: bool = False
     radius: float = 0.01
 
-    steps = 1
-    supports: frozenset[Kind] = frozenset({"architecture", "loss", "optimizer"})
+    steps: ClassVar[int] = 1
+    supports: ClassVar[frozenset[Kind]] = frozenset({"architecture", "loss", "optimizer"})
 
     def __call__(
         self, problem: Bilevel, state: InnerState, hyper: Hyper, kinds: Mapping[str, Kind]
     ) -> Lookahead:
+        state = detach(state)
         names = list(kinds)
-        needs_mixed = [
-            n for n in names if kinds[n] == "loss" or (kinds[n], self.second_order) == _SECOND
-        ]
+        with_mixed = {"loss", "architecture"} if self.second_order else {"loss"}
+        needs_mixed = [n for n in names if kinds[n] in with_mixed]
         exact = bool(needs_mixed) and self.mixed == "double_backward"
 
         params = tuple(p.detach().requires_grad_() for p in state.params)
@@ -105,15 +105,16 @@ class OneStep:
         norm = torch.stack([part.square().sum() for part in u]).sum().sqrt()
         radius = self.radius / (norm + torch.finfo(norm.dtype).tiny)
         targets = [hyper[n] for n in names]
+        hyper = {n: h if n in names else h.detach() for n, h in hyper.items()}
         sides = []
         for sign in (1, -1):
             shifted = tuple((p + sign * radius * part).detach() for p, part in zip(params, u))
             loss, _ = problem.inner_loss(shifted, hyper, 0)
+            if not loss.requires_grad:
+                return {}  # it depends on no outer variable at all
             sides.append(torch.autograd.grad(loss, targets, allow_unused=True))
         return {
             name: None if plus is None or minus is None else (plus - minus) / (2 * radius)
             for name, plus, minus in zip(names, *sides)
         }
 
-
-_SECOND = ("architecture", True)

@@ -63,12 +63,12 @@ class Bilevel:
             params = tuple(p.detach().requires_grad_() for p in params)
         loss, report = self.inner_loss(params, hyper, t)
         grads = torch.autograd.grad(loss, params, create_graph=create_graph)
-        if not create_graph:
-            params, loss = tuple(p.detach() for p in params), loss.detach()
-        new, optimizer = self.optimizer.update(
-            params, grads, state.optimizer, **self.settings(hyper)._asdict()
+        new = InnerState(
+            *self.optimizer.update(params, grads, state.optimizer, **self.settings(hyper)._asdict())
         )
-        return InnerState(new, optimizer), (loss, report)
+        if create_graph:
+            return new, (loss, report)
+        return detach(new), (loss.detach(), report)
 
 
 class Lookahead(NamedTuple):

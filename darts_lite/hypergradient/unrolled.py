@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import higher
 import torch
@@ -37,7 +38,7 @@ class Unrolled:
     """
 
     steps: int = 3
-    supports: frozenset[Kind] = frozenset({"architecture", "loss", "optimizer"})
+    supports: ClassVar[frozenset[Kind]] = frozenset({"architecture", "loss", "optimizer"})
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -84,9 +85,9 @@ def _differentiable(
     torchs = torch.optim.SGD(
         [{"params": [p]} for p in params],
         lr=1.0,
-        momentum=float(ours.momentum),
+        momentum=1.0,  # like lr: overridden, because torch's own would lose a tensor's gradient
         nesterov=ours.nesterov,
     )
     for p, velocity in zip(params, state.moments[0]):
         torchs.state[p]["momentum_buffer"] = velocity
-    return higher.optim.DifferentiableSGD(torchs, params)
+    return higher.optim.DifferentiableSGD(torchs, params, override={"momentum": [ours.momentum]})

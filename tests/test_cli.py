@@ -1,0 +1,284 @@
+"""The real command line: the whole job, exact resuming after kill -9, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from darts_lite.cli import main
+from darts_lite.loop import Interrupted
+from darts_lite.space import Genotype
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--dataset", "digits", "--space", "blocks", "--cells", "3", "--channels", "4",
+         "--batch-size", "16", "--max-params", "3000"]  # fmt: skip
+SEARCH = ["search", *SMALL, "--steps", "24"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def refuse(*arguments: object) -> str:
+    """Runs a command that must fail as bad input does; returns its one line."""
+    result = call(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    lines = [line for line in result.stderr.splitlines() if line.startswith(("error:", "Error:"))]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished search, made by the real command in a process of its own."""
+    out = tmp_path_factory.mktemp("cli") / "out"
+    command = [sys.executable, str(ROOT / "run.py"), *SEARCH, "--out", str(out)]
+    subprocess.run(command, check=True, env=ENVIRONMENT, capture_output=True)
+    return out
+
+
+def test_the_whole_job(searched: Path) -> None:
+    genotype = Genotype.load(searched / "g.json")
+    assert genotype.parameters <= 3000
+    names = {p.name for p in (searched / "search").iterdir()}
+    assert {"checkpoint.pt", "config.json", "metrics.jsonl", "pictures"} < names
+    result = call("derive", "--genotype", searched / "g.json", "--epochs", 2, "--data-dir", searched)
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((searched / "derive" / "metrics.json").read_text())
+    assert metrics["parameters"] == genotype.parameters
+    state = torch.load(searched / "derive" / "model.pt", weights_only=True)
+    learned = sum(v.numel() for n, v in state.items() if "running" not in n)
+    assert learned == genotype.parameters
+    assert 0 <= metrics["test_accuracy"] <= 1
+    assert "test accuracy" in result.output
+    assert refuse("derive", "--genotype", searched / "g.json", "--epochs", 2).count("--resume")
+    assert refuse(*SEARCH, "--out", searched).count("--resume")
+
+
+def test_default_hyperparameters_and_selection_of_the_best(searched: Path, tmp_path: Path) -> None:
+    result = call("derive", "--genotype", searched / "g.json", "--epochs", 2, "--select", "best",
+                  "--hyperparameters", "default", "--out", tmp_path / "d")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((tmp_path / "d" / "metrics.json").read_text())
+    assert metrics["validation_held_out"] is True
+    assert "trained on" not in result.output
+
+
+def test_derive_discretises_a_search_checkpoint_when_there_is_no_genotype(
+    searched: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "search").mkdir()
+    saved = (searched / "search" / "checkpoint.pt").read_bytes()
+    (tmp_path / "search" / "checkpoint.pt").write_bytes(saved)
+    result = call("derive", "--genotype", tmp_path / "g.json", "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    assert "does not exist" in result.output
+    assert Genotype.load(tmp_path / "g.json") == Genotype.load(searched / "g.json")
+
+
+def test_the_cap_of_derive_is_hard(searched: Path, tmp_path: Path) -> None:
+    free = Genotype.load(searched / "g.json").parameters
+    cap = (free + 700) // 2
+    result = call("derive", "--genotype", searched / "g.json", "--epochs", 1, "--max-params", cap,
+                  "--out", tmp_path / "d")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "d" / "metrics.json").read_text())["parameters"] <= cap
+    line = refuse("derive", "--genotype", searched / "g.json", "--epochs", 1, "--max-params", 10,
+                  "--out", tmp_path / "e")  # fmt: skip
+    assert "smallest possible" in line
+
+
+def kill_when(out: Path, command: list[str], seconds: float) -> None:
+    """Starts a command, waits for a checkpoint and a little more, and kills it."""
+    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while not (out / "search" / "checkpoint.pt").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+
+
+def test_kill_nine_anywhere_and_resume_gives_the_same_bytes(
+    searched: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run = [sys.executable, str(ROOT / "run.py")]
+    start = [*run, *SEARCH, "--out", str(out), "--checkpoint-seconds", "0"]
+    resume = [*run, "search", "--resume", "--out", str(out)]
+    kill_when(out, start, 0.05)
+    step = _step(out)
+    assert 0 < step < 24, "killed after the end: nothing is tested"
+    kill_when(out, resume, 6.0)
+    assert step <= _step(out)
+    if not (out / "g.json").exists():
+        done = subprocess.run(resume, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert Genotype.load(out / "g.json") == Genotype.load(searched / "g.json")
+    assert _logits(out) == _logits(searched)
+    lines = (out / "search" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == sorted(steps)
+
+
+def _state(out: Path) -> dict:
+    return torch.load(out / "search" / "checkpoint.pt", weights_only=True)["state"]
+
+
+def _step(out: Path) -> int:
+    return int(_state(out)["step"])
+
+
+def _logits(out: Path) -> dict[str, bytes]:
+    raw = _state(out)["task"]["variables"]["raw"]
+    return {name: value.numpy().tobytes() for name, value in raw.items()}
+
+
+def test_an_interrupt_exits_with_its_signal_and_derive_resumes(
+    searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from darts_lite.train import TrainTask
+
+    arguments = ["derive", "--genotype", searched / "g.json", "--epochs", 2, "--out", tmp_path / "d"]
+    plain = call(*arguments[:-1], tmp_path / "plain")
+    assert plain.exit_code == 0
+    original = TrainTask.step
+
+    def step(self: TrainTask, fraction: float) -> None:
+        original(self, fraction)
+        if 0.4 < fraction < 0.42:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(TrainTask, "step", step)
+    stopped = call(*arguments)
+    assert stopped.exit_code == 130, stopped.output
+    assert "--resume" in stopped.stderr
+    monkeypatch.undo()
+    assert call("derive", "--resume", "--out", tmp_path / "d").exit_code == 0
+    states = [torch.load(tmp_path / n / "model.pt", weights_only=True) for n in ("plain", "d")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert issubclass(Interrupted, Exception)
+
+
+def test_resuming_with_other_settings_is_refused(searched: Path) -> None:
+    line = refuse("search", "--resume", "--out", searched, "--seed", 3)
+    assert "seed=0, not 3" in line
+
+
+def corrupt(folder: Path) -> Path:
+    for name in "ab":
+        (folder / name).mkdir(parents=True)
+        for i in range(8):
+            Image.new("L", (8, 8), 30 * i).save(folder / name / f"{i}.png")
+    (folder / "b" / "3.png").write_bytes(b"\x89PNG torn")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dataset", "imagenet"], "unknown data set 'imagenet'"),
+        (["--dataset", "cifar10"], "--download"),
+        (["--dataset", "folder:nowhere"], "nowhere"),
+        (["--dataset", "folder:broken"], "3.png"),
+        (["--dataset", "digits", "--subset", "15"], "15"),
+        (["--dataset", "digits", "--subset", "60", "--batch-size", "64"], "batch size 64"),
+        (["--dataset", "digits", "--max-params", "50"], "smallest possible"),
+        (["--dataset", "digits", "--device", "abacus"], "abacus"),
+        (["--dataset", "digits", "--steps", "3", "--budget-hours", "1"], "not both"),
+        (["--dataset", "digits", "--out", "file/out"], "file/out"),
+        (["--dataset", "digits", "--resume"], "no out/search/checkpoint.pt"),
+        (["--dataset", "digits", "--budget-hours", "-1"], "budget-hours"),
+        (["--space", "maze"], "maze"),
+    ],
+)  # fmt: skip
+def test_bad_input_of_search_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    corrupt(tmp_path / "broken")
+    small = [] if "--steps" in arguments or "--resume" in arguments else ["--cells", "3"]
+    assert said in refuse("search", *small, *arguments)
+    assert not (tmp_path / "out" / "g.json").exists()
+
+
+def _edited(**changes: object) -> object:
+    def edit(content: dict) -> str:
+        return json.dumps({**content, **changes})
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda _: "{torn", "JSON"),
+        (_edited(version=99), "version 99"),
+        (_edited(parameters="many"), "parameters"),
+        (lambda c: json.dumps({k: v for k, v in c.items() if k != "space"}), "space"),
+        (lambda c: json.dumps(c).replace('"block1"', '"block9"', 1), "sequence"),
+        (
+            lambda c: json.dumps(c).replace('"inverted_residual"', '"transformer"')
+            .replace('"conv"', '"transformer"').replace('"bottleneck"', '"transformer"')
+            .replace('"skip"', '"transformer"'),
+            "unknown operation",
+        ),
+        (_edited(dataset={"name": "digits", "sha256": "0"}), "not the one"),
+        (_edited(hyperparameters={"lr": [[0.0, 0.1]]}), "weight_decay"),
+        (_edited(settings={}), "settings"),
+    ],
+)  # fmt: skip
+def test_a_bad_genotype_is_one_line(
+    searched: Path, tmp_path: Path, edit: object, said: str
+) -> None:
+    content = json.loads((searched / "g.json").read_text())
+    path = tmp_path / "g.json"
+    path.write_text(edit(content))  # type: ignore[operator]
+    line = refuse("derive", "--genotype", path, "--epochs", 1)
+    assert said in line
+    assert not (tmp_path / "derive" / "metrics.json").exists()
+
+
+def test_a_missing_genotype_and_a_foreign_checkpoint(searched: Path, tmp_path: Path) -> None:
+    assert "nowhere.json" in refuse("derive", "--genotype", tmp_path / "nowhere.json")
+    (tmp_path / "search").mkdir()
+    path = tmp_path / "search" / "checkpoint.pt"
+    content = torch.load(searched / "search" / "checkpoint.pt", weights_only=True)
+    content["config"] = {**content["config"], "cells": 4}
+    torch.save(content, path)
+    assert "another space" in refuse("search", "--resume", "--out", tmp_path)
+    path.write_bytes(b"nonsense")
+    assert "checkpoint" in refuse("search", "--resume", "--out", tmp_path)
+
+
+def test_flags_are_what_they_were() -> None:
+    """A change of the command line is a decision, not an accident."""
+    flags = {
+        name: sorted(o for p in command.params for o in p.opts)
+        for name, command in main.commands.items()
+    }
+    assert flags == {
+        "search": sorted(
+            "--out --dataset --subset --image-size --budget-hours --steps --max-params --space "
+            "--cells --channels --search-channels --stem-stride --estimator --protect --data-dir "
+            "--download --device --batch-size --seed --resume --checkpoint-seconds".split()
+        ),
+        "derive": sorted(
+            "--genotype --out --budget-hours --epochs --max-params --hyperparameters --select "
+            "--data-dir --download --device --batch-size --seed --resume "
+            "--checkpoint-seconds".split()
+        ),
+    }

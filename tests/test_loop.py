@@ -1,0 +1,96 @@
+"""The loop on a task that only counts: checkpoints, signals, non-finite losses."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darts_lite import checkpoint, loop
+from darts_lite.budget import Budget
+from darts_lite.errors import UserError
+from darts_lite.record import Recorder
+
+
+class Counter:
+    """Its state is the number of its steps; at step `at` it does `what`."""
+
+    closing_steps = 0.0
+
+    def __init__(self, at: int = -1, what: Any = None):
+        self.count, self.at, self.what, self.evaluations = 0, at, what, 0
+        self.loss = 1.0
+
+    def step(self, fraction: float) -> None:
+        self.count += 1
+        if self.count == self.at:
+            self.what(self)
+
+    def report(self) -> dict[str, float]:
+        return {"loss/train": self.loss, "count": self.count}
+
+    def evaluate(self, step: int, recorder: Recorder) -> dict[str, float]:
+        self.evaluations += 1
+        return {"evaluations": self.evaluations}
+
+    def status(self, values: dict[str, float]) -> str:
+        return f"count {values['count']}"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count = state["count"]
+
+
+def run(task: Counter, folder: Path, steps: int = 30, start: int = 0, every: float = 60.0) -> int:
+    store = loop.Store(folder / "c.pt", "count", {}, every)
+    with Recorder(folder, start or None) as recorder:
+        return loop.run(task, Budget(steps=steps), recorder, store, start=start)
+
+
+def test_it_runs_its_budget_evaluates_and_saves(tmp_path: Path) -> None:
+    task = Counter()
+    assert run(task, tmp_path) == 30
+    assert task.count == 30
+    assert task.evaluations == loop.EVALUATIONS - 1
+    assert checkpoint.load(tmp_path / "c.pt", "count")["state"]["task"] == {"count": 30}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_run_resumes(tmp_path: Path, number: int) -> None:
+    task = Counter(7, lambda _: os.kill(os.getpid(), number))
+    with pytest.raises(loop.Interrupted) as stop:
+        run(task, tmp_path)
+    assert stop.value.signum == number
+    content = checkpoint.load(tmp_path / "c.pt", "count")
+    assert content["state"]["task"] == {"count": 7}
+    again, budget = Counter(), Budget(steps=30)
+    start = loop.restore(again, content, tmp_path / "c.pt", budget)
+    assert start == 7
+    assert budget.spent > 0
+    run(again, tmp_path, start=start)
+    assert again.count == 30
+
+
+def test_the_old_handlers_come_back(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    run(Counter(), tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
+    tmp_path: Path, bad: float
+) -> None:
+    task = Counter(15, lambda t: setattr(t, "loss", bad))
+    with pytest.raises(UserError, match="last good state") as error:
+        run(task, tmp_path, every=0.0)
+    assert "\n" not in str(error.value)
+    assert checkpoint.load(tmp_path / "c.pt", "count")["state"]["task"] == {"count": 14}
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not fit this run"):
+        loop.restore(Counter(), {"state": {"task": {}}}, tmp_path / "c.pt", Budget(steps=1))

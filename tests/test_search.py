@@ -1,0 +1,174 @@
+"""The joint search in process: exact resuming, phases, learned values, warnings, both estimators."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from darts_lite import loop
+from darts_lite.data import Dataset, Splits, load, split
+from darts_lite.joint import MAGNITUDE_START, START, cosine
+from darts_lite.record import Recorder
+from darts_lite.search import WARM_UP, SearchConfig, SearchTask, default_channels
+from darts_lite.space import Genotype, cells
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def digits() -> Iterator[tuple[Dataset, Splits]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    dataset = load("digits", Path("data"))
+    yield dataset, split(dataset, subset=400)
+    torch.set_num_threads(threads)
+
+
+def small(**changes: object) -> SearchConfig:
+    settings: dict = {
+        "space": "blocks", "cells": 3, "channels": 4, "search_channels": 4,
+        "max_params": 3000, "batch_size": 16,
+    }  # fmt: skip
+    return SearchConfig(**{**settings, **changes})
+
+
+def task(digits: tuple[Dataset, Splits], **changes: object) -> SearchTask:
+    return SearchTask(small(**changes), *digits, CPU)
+
+
+def advance(search: SearchTask, first: int, last: int, total: int = 40) -> None:
+    for i in range(first, last):
+        search.step(i / total)
+
+
+def bits(search: SearchTask) -> dict[str, bytes]:
+    tensors = {**search.variables.raw, **dict(zip("wb", search.inner.params))}
+    return {name: t.numpy().tobytes() for name, t in tensors.items()}
+
+
+@pytest.mark.parametrize("space", ["cells", "blocks"])
+def test_it_resumes_to_the_same_bytes_from_any_step(
+    digits: tuple[Dataset, Splits], tmp_path: Path, space: str
+) -> None:
+    whole = task(digits, space=space)
+    advance(whole, 0, 14, 20)
+    for stop in (2, 5, 9):
+        part = task(digits, space=space)
+        advance(part, 0, stop, 20)
+        torch.save(part.state_dict(), tmp_path / "s.pt")
+        again = task(digits, space=space)
+        again.load_state_dict(torch.load(tmp_path / "s.pt", weights_only=True))
+        advance(again, stop, 14, 20)
+        assert bits(again) == bits(whole)
+
+
+def test_global_randomness_and_looking_change_nothing(
+    digits: tuple[Dataset, Splits], tmp_path: Path
+) -> None:
+    plain, watched = task(digits), task(digits)
+    advance(plain, 0, 12)
+    with Recorder(tmp_path) as recorder:
+        for i in range(12):
+            torch.rand(7)
+            watched.step(i / 40)
+            if i % 5 == 0:
+                watched.evaluate(i, recorder)
+                watched.report()
+    assert bits(plain) == bits(watched)
+
+
+def test_warm_up_moves_the_weights_only_and_then_everything_moves(
+    digits: tuple[Dataset, Splits],
+) -> None:
+    search = task(digits)
+    before, weights = bits(search), search.inner.params[0].clone()
+    last = int(WARM_UP * 40)
+    advance(search, 0, last)
+    during = bits(search)
+    assert all(during[n] == before[n] for n in search.variables.raw)
+    assert not torch.equal(search.inner.params[0], weights)
+    advance(search, last, 40)
+    after = bits(search)
+    assert all(after[n] != during[n] for n in search.variables.raw)
+
+
+@pytest.mark.parametrize("estimator", ["one_step", "unrolled"])
+def test_it_learns_and_says_what_it_learned(
+    digits: tuple[Dataset, Splits], tmp_path: Path, estimator: str
+) -> None:
+    search = task(digits, estimator=estimator)
+    advance(search, 0, 30, 30)
+    values = search.report()
+    assert values["skipped_hypergradients"] == 0
+    assert values["learned/lr"] != pytest.approx(START["lr"], rel=1e-3)
+    found = search.genotype({"dataset": "digits"})
+    found.save(tmp_path / "g.json")
+    assert Genotype.load(tmp_path / "g.json") == found
+    assert found.parameters <= 3000
+    assert found.hyperparameters["magnitude.rotate"][0] == (0.0, pytest.approx(MAGNITUDE_START))
+    assert {*START} < {*found.hyperparameters}
+
+
+def test_training_reduces_the_loss(digits: tuple[Dataset, Splits]) -> None:
+    search = task(digits)
+    advance(search, 0, 10, 120)
+    early = search.report()["loss/train"]
+    advance(search, 10, 120, 120)
+    assert search.report()["loss/train"] < 0.9 * early
+
+
+def test_the_target_pulls_the_expected_parameters_down(digits: tuple[Dataset, Splits]) -> None:
+    free, bound = task(digits, max_params=10**7), task(digits, max_params=2500)
+    for search in (free, bound):
+        advance(search, 0, 40)
+    parameters = [s.costs.expected(s.weights(1.0))[0] for s in (free, bound)]
+    assert parameters[1] < parameters[0]
+
+
+def test_collapse_is_warned_of(
+    digits: tuple[Dataset, Splits], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = task(digits)
+    for name, raw in search.variables.raw.items():
+        if name.endswith(".operation"):
+            raw[:, 3] = 10.0
+    with Recorder(tmp_path) as recorder:
+        search.evaluate(0, recorder)
+        search.evaluate(1, recorder)
+    assert capsys.readouterr().err.count("skip holds 3 of 3 edges") == 1
+
+
+def test_the_schedule_warms_up_and_falls_to_zero() -> None:
+    values = [cosine(i / 200) for i in range(201)]
+    peak = values.index(max(values))
+    assert values[: peak + 1] == sorted(values[: peak + 1])
+    assert values[peak:] == sorted(values[peak:], reverse=True)
+    assert values[0] > 0
+    assert values[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_default_width_is_the_widest_that_fits_on_average() -> None:
+    def average(channels: int) -> float:
+        search_space = cells(channels)
+        from darts_lite.network import CostTable
+        from darts_lite.relaxation import logit_shapes, relax
+
+        zeros = {n: torch.zeros(s) for n, s in logit_shapes(search_space).items()}
+        table = CostTable(search_space, (1, 8, 8), 10)
+        return float(table.expected(relax(search_space, zeros))[0])
+
+    width = default_channels("cells", 7, (1, 8, 8), 10, 100_000)
+    assert average(width) <= 100_000 < average(width + 2)
+
+
+def test_a_loss_of_nan_stops_with_advice(digits: tuple[Dataset, Splits], tmp_path: Path) -> None:
+    from darts_lite.budget import Budget
+    from darts_lite.errors import UserError
+
+    search = task(digits)
+    search.inner.params[0].fill_(float("nan"))
+    store = loop.Store(tmp_path / "c.pt", "search", {})
+    with Recorder(tmp_path) as recorder, pytest.raises(UserError, match="loss/train is nan"):
+        loop.run(search, Budget(steps=20), recorder, store)
+    assert not (tmp_path / "c.pt").exists()
