@@ -29,8 +29,9 @@ from darts_lite.space import SearchSpace
 
 OPTIMIZER = SGD(momentum=0.9, nesterov=True)
 LABEL_SMOOTHING = 0.1
-START = {"lr": 0.02, "weight_decay": 1e-4}  # deliberately plain; the search moves them
+START = {"lr": 0.02, "weight_decay": 3e-4}  # deliberately plain; the search moves them
 LEARNED = {"lr": LogInterval(1e-3, 0.5), "weight_decay": LogInterval(1e-6, 1e-2)}
+TRAVEL = {"lr": 4.0, "weight_decay": 1.0}  # one step says little of a decay under BatchNorm
 MAGNITUDE_START = 0.05
 
 
@@ -65,11 +66,11 @@ def cosine(fraction: float, warmup: float = 0.03) -> float:
 def outer_variables(space: SearchSpace, augment: LearnedMagnitudes) -> HyperParameters:
     """Everything that a search learns beside the weights, at its starting value."""
     specs = [
-        HyperSpec(f"alpha.{name}", torch.zeros(shape), Identity(), "architecture", travel=6.0)
+        HyperSpec(f"alpha.{name}", torch.zeros(shape), Identity(), "architecture", 4.0)
         for name, shape in logit_shapes(space).items()
     ]
     specs += [
-        HyperSpec(name, torch.tensor(START[name]), LEARNED[name], "optimizer", travel=4.0)
+        HyperSpec(name, torch.tensor(START[name]), LEARNED[name], "optimizer", TRAVEL[name])
         for name in START
     ]
     specs += [

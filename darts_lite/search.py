@@ -30,10 +30,10 @@ from darts_lite.record import Recorder
 from darts_lite.relaxation import Weights, entropy, logit_shapes, option_probabilities, relax
 from darts_lite.space import PRESETS, Genotype, SearchSpace
 
-WARM_UP = 0.15  # of the budget
+WARM_UP = 0.25  # of the budget
 HARDENING = 0.75  # where it begins
 FINAL_TEMPERATURE = 0.2
-BETA_DECAY = 0.05  # final weight, reached linearly
+BETA_DECAY = 1.0  # final weight, reached linearly
 MIXED_EVERY = 4  # steps between two hypergradients of the magnitudes
 KNOTS = 50  # of a learned schedule
 EVALUATED = 1024  # validation images in an evaluation during the search

@@ -43,6 +43,7 @@ ONLY = {  # parts that import less than what lies below: they know nothing of ne
     "hyperparameters": {"errors"},
     "optimizers": {"errors", "hyperparameters"},
     "hypergradient": {"hyperparameters", "optimizers"},
+    "data": {"errors"},
 }
 SOLE_IMPORTER = {  # library -> the one module that may import it
     "tensorboard": "darts_lite.record",
@@ -183,6 +184,8 @@ def test_torch_is_not_loaded(name: str) -> None:
         ("hypergradient.problem", "from darts_lite.errors import UserError"),
         ("hypergradient.problem", "from darts_lite.network import Network"),
         ("augment.policy", "from darts_lite.data import load"),
+        ("data.images", "from darts_lite.network import Network"),
+        ("data", "from darts_lite.augment import Draws"),
         ("augment.policy", "import higher"),
         ("hypergradient.one_step", "from higher import innerloop_ctx"),
         ("search", "from torch.utils.tensorboard import SummaryWriter"),
@@ -206,6 +209,7 @@ def test_a_forbidden_import_is_found(module: str, source: str) -> None:
         ("augment", "from darts_lite.augment.policy import Draws"),
         ("hypergradient.unrolled", "import higher\nfrom darts_lite.optimizers import SGD"),
         ("hypergradient.one_step", "from darts_lite.hypergradient.problem import Bilevel"),
+        ("data.batches", "from darts_lite.data.images import Images"),
         ("record", "from torch.utils.tensorboard import SummaryWriter"),
         ("cli", "import click\nfrom darts_lite import search, train"),
     ],

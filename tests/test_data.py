@@ -6,6 +6,8 @@ import os
 import pickle
 import random
 import struct
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +20,20 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
+from torchvision.transforms.v2.functional import resize
 
-from darts_lite import data
-from darts_lite.data import Batches, Dataset, Images, evaluation_batches, load, split
+from darts_lite.data import (
+    Batches,
+    Dataset,
+    Images,
+    evaluation_batches,
+    first_available,
+    known,
+    load,
+    published,
+    split,
+)
+from darts_lite.data import folder as own_folder
 from darts_lite.errors import UserError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -34,9 +47,9 @@ def rng() -> np.random.Generator:
 @pytest.fixture(autouse=True)
 def no_system_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see only what they write themselves."""
-    source = data._SOURCES["fashion-mnist"]
+    source = published.SOURCES["fashion-mnist"]
     monkeypatch.setitem(
-        data._SOURCES, "fashion-mnist", source._replace(folders=source.folders[:-1])
+        published.SOURCES, "fashion-mnist", source._replace(folders=source.folders[:-1])
     )
 
 
@@ -144,6 +157,17 @@ def toy(counts: list[int], test: list[int] | None = None) -> Dataset:
     )
 
 
+# --- Start-up --------------------------------------------------------------------------------
+
+
+def test_slow_libraries_are_not_loaded_at_the_start() -> None:
+    code = (
+        "import sys, darts_lite.data; print({'torchvision', 'sklearn', 'scipy'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
 # --- Readers ---------------------------------------------------------------------------------
 
 
@@ -182,10 +206,18 @@ def test_idx_agrees_with_torchvision(tmp_path: Path, rng: np.random.Generator) -
     assert torch.equal(train.labels, read_label_file(f"{prefix}-labels-idx1-ubyte"))
 
 
+def test_classes_of_fashion_mnist_agree_with_torchvision(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    write_mnist(tmp_path / "fashion-mnist", rng)
+    theirs = tuple(datasets.FashionMNIST.classes)
+    assert load("fashion-mnist", tmp_path).classes == theirs
+
+
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="the package dataset-fashion-mnist is missing")
 def test_debian_fashion_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = data._SOURCES["fashion-mnist"]
-    monkeypatch.setitem(data._SOURCES, "fashion-mnist", source._replace(folders=(str(DEBIAN),)))
+    source = published.SOURCES["fashion-mnist"]
+    monkeypatch.setitem(published.SOURCES, "fashion-mnist", source._replace(folders=(str(DEBIAN),)))
     dataset = load(None, tmp_path)
     assert dataset.name == "fashion-mnist" and dataset.train.count == 60_000
     assert dataset.test is not None and dataset.test.count == 10_000
@@ -242,7 +274,7 @@ def test_svhn(tmp_path: Path, rng: np.random.Generator, folder: str) -> None:
 
 
 def test_first_available(tmp_path: Path, rng: np.random.Generator) -> None:
-    assert load(None, tmp_path).name == data.first_available(tmp_path) == "digits"
+    assert load(None, tmp_path).name == first_available(tmp_path) == "digits"
     write_mnist(tmp_path / "fashion-mnist", rng)
     assert load(None, tmp_path).name == "fashion-mnist"
     write_cifar(tmp_path, rng, 10)
@@ -265,24 +297,51 @@ def test_resize(tmp_path: Path, rng: np.random.Generator) -> None:
     assert dataset.test is not None and dataset.test.pixels.shape == (10, 1, 16, 16)
 
 
+def test_resize_agrees_with_torchvision(tmp_path: Path, rng: np.random.Generator) -> None:
+    pixels = torch.from_numpy(write_mnist(tmp_path / "mnist", rng))
+    for size in (16, 28, 40):
+        ours = load("mnist", tmp_path, image_size=size).train.pixels[:, 0]
+        theirs = resize(pixels.float(), [size, size], antialias=True).round()
+        assert torch.equal(ours.float(), theirs)
+
+
 def test_download(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def use(download: Callable[[Path], object]) -> None:
         monkeypatch.setitem(
-            data._SOURCES, "mnist", data._SOURCES["mnist"]._replace(download=download)
+            published.SOURCES, "mnist", published.SOURCES["mnist"]._replace(download=download)
         )
 
     def fail(root: Path) -> None:
         raise OSError("no\nnetwork")
 
     use(fail)
-    with pytest.raises(UserError, match="cannot download mnist .*no network"):
+    with pytest.raises(UserError, match=r"cannot download mnist .*no network"):
         load("mnist", tmp_path, download=True)
     use(lambda root: write_mnist(root / "MNIST" / "raw", rng))
     assert load("mnist", tmp_path, download=True).train.count == 20
     use(fail)  # what is there is not fetched again
     assert load("mnist", tmp_path, download=True).train.count == 20
+
+
+def test_download_asks_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    for name in ("FashionMNIST", "MNIST", "CIFAR10", "CIFAR100", "SVHN"):
+        monkeypatch.setattr(
+            datasets, name, lambda *a, name=name, **options: asked.append((name, *a, options))
+        )
+    for name in known()[1:-1]:  # all but digits and folder:PATH
+        with pytest.raises(UserError, match=f"{name} not found"):
+            load(name, tmp_path, download=True)
+    assert asked == [
+        ("FashionMNIST", tmp_path, {"download": True}),
+        ("MNIST", tmp_path, {"download": True}),
+        ("CIFAR10", tmp_path, {"download": True}),
+        ("CIFAR100", tmp_path, {"download": True}),
+        ("SVHN", tmp_path, {"download": True, "split": "train"}),
+        ("SVHN", tmp_path, {"download": True, "split": "test"}),
+    ]
 
 
 # --- A folder of images ----------------------------------------------------------------------
@@ -345,8 +404,8 @@ def test_folder_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"folder:{write_folder(tmp_path / 'pets')}"
     first = load(name, tmp_path / "new" / "data")
     decoded: list[object] = []
-    decode = data._decoded
-    monkeypatch.setattr(data, "_decoded", lambda *a: decoded.append(a) or decode(*a))  # type: ignore
+    decode = own_folder._decoded
+    monkeypatch.setattr(own_folder, "_decoded", lambda *a: decoded.append(a) or decode(*a))  # type: ignore
     again = load(name, tmp_path / "new" / "data")
     assert not decoded and again.fingerprint == first.fingerprint
     write_image(tmp_path / "pets" / "dog" / "new.png")

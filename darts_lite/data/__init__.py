@@ -1,0 +1,22 @@
+"""Image data sets resident in memory, three disjoint stratified splits, and mini-batches.
+
+`load` reads a data set, `split` cuts it into training, validation and test images, `Batches` and
+`evaluation_batches` turn images into float tensors on the device where the images live.
+"""
+
+from darts_lite.data.batches import Batches, evaluation_batches
+from darts_lite.data.images import Dataset, Images
+from darts_lite.data.loading import first_available, known, load
+from darts_lite.data.splits import Splits, split
+
+__all__ = [
+    "Batches",
+    "Dataset",
+    "Images",
+    "Splits",
+    "evaluation_batches",
+    "first_available",
+    "known",
+    "load",
+    "split",
+]

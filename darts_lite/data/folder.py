@@ -1,0 +1,142 @@
+"""`folder:PATH`: one's own images, a sub-folder a class, and the cache of their pixels.
+
+The cache is a plain array, which cannot run code when it is read.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from darts_lite.data.checks import checked_images, reading
+from darts_lite.data.images import MIN_SIZE, Dataset, Images
+from darts_lite.errors import UserError
+
+
+def load_folder(name: str, data_dir: Path, size: int) -> Dataset:
+    """Read `name`, folder:PATH, at `size` pixels a side; the cache is in `data_dir`."""
+    folder = Path(name.removeprefix("folder:")).expanduser()
+    if name == "folder:" or not folder.is_dir():
+        raise UserError(f"{name} is not a folder; give folder:PATH with one sub-folder a class")
+    with reading(folder):
+        parts = {part: folder / part for part in ("train", "val", "test")}
+        parts = {part: path for part, path in parts.items() if _subfolders(path)}
+        root = parts.pop("train", folder)
+        classes = tuple(p.name for p in _subfolders(root) if p not in parts.values())
+        if not classes:
+            raise UserError(f"{root} has no sub-folders; give it one sub-folder of images a class")
+        for path in parts.values():
+            if extra := sorted({p.name for p in _subfolders(path)} - set(classes)):
+                raise UserError(f"{path / extra[0]} is no class of {root}; add it there or drop it")
+        test_root = parts.pop("test", None) or parts.pop("val", None)
+        train = [pair for path in (root, *parts.values()) for pair in _labelled(path, classes)]
+        test = _labelled(test_root, classes) if test_root is not None else []
+    pixels = _cached([path for path, _ in train + test], folder, data_dir / "cache", size)
+    labels = np.array([label for _, label in train + test])
+    images = checked_images(pixels, labels, len(classes), folder)
+    cut = len(train)
+    return Dataset(
+        name,
+        Images(images.pixels[:cut], images.labels[:cut]),
+        Images(images.pixels[cut:], images.labels[cut:]) if test else None,
+        classes,
+        flips=True,
+    )
+
+
+def _subfolders(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return []
+    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _labelled(root: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    """Every image below `root` with its label; files that PIL has no decoder for are passed by."""
+    formats = _formats()
+    extensions = {e for e, kind in Image.registered_extensions().items() if kind in formats}
+    pairs: list[tuple[Path, int]] = []
+    for label, name in enumerate(classes):
+        files = sorted(
+            path
+            for path in (root / name).rglob("*")
+            if path.suffix.lower() in extensions
+            and path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        )
+        if not files:
+            raise UserError(f"class {name!r} has no images in {root}; add some or drop the class")
+        pairs += [(path, label) for path in files]
+    return pairs
+
+
+def _formats() -> tuple[str, ...]:
+    """What PIL decodes itself; for EPS it would run Ghostscript, and with it the file's code."""
+    Image.init()
+    return tuple(kind for kind in Image.OPEN if kind != "EPS")
+
+
+def _cached(files: Sequence[Path], folder: Path, cache: Path, size: int) -> np.ndarray:
+    """Pixels uint8 [N, C, size, size] of `files`, decoded when they or `size` have changed."""
+    key = hashlib.sha256(repr((str(folder.resolve()), size)).encode())
+    for path in files:
+        stat = path.stat()
+        row = (str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns)
+        key.update(repr(row).encode())
+    target = cache / f"folder-{key.hexdigest()[:32]}.npy"
+    if target.is_file():
+        with reading(target):
+            pixels: np.ndarray = np.load(target, allow_pickle=False)
+            if pixels.dtype != np.uint8 or pixels.shape[::2] != (len(files), size):
+                raise ValueError(f"holds {pixels.dtype} {pixels.shape}")
+            return pixels
+    pixels = _decoded(files, size)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.save(file, pixels, allow_pickle=False)
+        temporary.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise UserError(
+            f"cannot write {target} ({error.strerror}); choose another --data-dir"
+        ) from error
+    return pixels
+
+
+def _decoded(files: Sequence[Path], size: int) -> np.ndarray:
+    """Pixels uint8 [N, C, size, size]; C is 1 if every image is greyscale, otherwise 3."""
+    mode = "L" if all(map(_is_grey, files)) else "RGB"
+    with ThreadPoolExecutor() as pool:  # PIL decodes without the interpreter lock
+        rows = list(pool.map(partial(_decode, mode=mode, size=size), files))
+    pixels = np.stack(rows)
+    return pixels[:, None] if mode == "L" else pixels.transpose(0, 3, 1, 2)
+
+
+def _is_grey(path: Path) -> bool:
+    """Whether the header says greyscale."""
+    with reading(path), Image.open(path, formats=_formats()) as image:
+        return Image.getmodebase(image.mode) == "L"
+
+
+def _decode(path: Path, mode: str, size: int) -> np.ndarray:
+    """One image, uint8 [size, size] or [size, size, 3]: upright, centre-cropped, resized."""
+    with reading(path), Image.open(path, formats=_formats()) as image:
+        width, height = image.size
+        if min(image.size) < MIN_SIZE:
+            raise UserError(
+                f"{path} has {height}x{width} pixels; use images of at least {MIN_SIZE}x{MIN_SIZE}"
+            )
+        image.draft(None, (2 * size, 2 * size))  # lets a large JPEG decode at reduced scale
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits, which `convert` would clip
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        square = ImageOps.fit(upright.convert(mode), (size, size), Image.Resampling.BICUBIC)
+        return np.asarray(square)
