@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from darts_lite.errors import UserError
 
@@ -25,10 +26,10 @@ def save(path: Path, kind: str, config: Mapping[str, object], state: Mapping[str
     os.replace(temporary, path)
 
 
-def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The `config` and `state` of a checkpoint; `UserError` if it is not one of this kind."""
+def load(path: Path, kind: str) -> dict[str, Any]:
+    """The `config` and `state` of a checkpoint, on the CPU; `UserError` if it is another kind."""
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from None
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
@@ -41,6 +42,17 @@ def load(path: Path, kind: str, device: torch.device | str = "cpu") -> dict[str,
             f"{path} has checkpoint version {content['version']}, this darts_lite reads {VERSION}"
         )
     return content
+
+
+def move(tree: Any, device: torch.device) -> Any:
+    """The same tuples, lists and dictionaries with every tensor on `device`."""
+    if isinstance(tree, Tensor):
+        return tree.to(device)
+    if isinstance(tree, dict):
+        return {name: move(value, device) for name, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        return type(tree)(move(value, device) for value in tree)
+    return tree
 
 
 def check_config(

@@ -1,20 +1,22 @@
-"""The command line: flags to options, errors to one line. No logic of its own."""
+"""The command line: flags to options, errors to one line. No logic of its own.
+
+`darts_lite.runs`, and with it torch, is imported when a command runs, so that `--help` and a
+mistyped flag are answered at once.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 import darts_lite
-from darts_lite import runs
 from darts_lite.allocator import keep_freed_memory
-from darts_lite.errors import UserError
-from darts_lite.hypergradient import ESTIMATORS
-from darts_lite.loop import Interrupted
+from darts_lite.errors import Interrupted, UserError
 from darts_lite.space import PRESETS
 
 POSITIVE = click.IntRange(min=1)
@@ -77,10 +79,9 @@ def main() -> None:
 )
 @click.option(
     "--estimator",
-    type=click.Choice(list(ESTIMATORS)),
     default="one_step",
     show_default=True,
-    help="Of the hypergradient.",
+    help="Of the hypergradient: one_step or unrolled.",
 )
 @click.option(
     "--protect/--no-protect",
@@ -92,8 +93,11 @@ def main() -> None:
 @click.pass_context
 def search(context: click.Context, /, resume: bool, **flags: Any) -> None:
     """Learn architecture, learning rate, weight decay and augmentation; write OUT/g.json."""
-    given = _given(context) if resume else None
-    _run(lambda: runs.search(runs.SearchOptions(**flags), resume=given, say=click.echo))
+    with _clear_errors():
+        from darts_lite import runs
+
+        given = _given(context) if resume else None
+        runs.search(runs.SearchOptions(**flags), resume=given, say=click.echo)
 
 
 @main.command()
@@ -120,8 +124,11 @@ def search(context: click.Context, /, resume: bool, **flags: Any) -> None:
 @click.pass_context
 def derive(context: click.Context, /, resume: bool, **flags: Any) -> None:
     """Train the network of a genotype and test it once."""
-    given = _given(context) if resume else None
-    _run(lambda: runs.derive(runs.DeriveOptions(**flags), resume=given, say=click.echo))
+    with _clear_errors():
+        from darts_lite import runs
+
+        given = _given(context) if resume else None
+        runs.derive(runs.DeriveOptions(**flags), resume=given, say=click.echo)
 
 
 def _given(context: click.Context) -> set[str]:
@@ -130,10 +137,11 @@ def _given(context: click.Context) -> set[str]:
     return {name for name in context.params if context.get_parameter_source(name) in typed}
 
 
-def _run(action: Callable[[], object]) -> None:
+@contextmanager
+def _clear_errors() -> Iterator[None]:
     keep_freed_memory()
     try:
-        action()
+        yield
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -1,4 +1,9 @@
-"""The one exception that a person is meant to read. Imports nothing of darts_lite."""
+"""The two exceptions that a person is meant to read. Imports nothing of darts_lite."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -6,3 +11,11 @@ class UserError(Exception):
 
     The command line prints it and exits with status 2; the library lets it pass.
     """
+
+
+class Interrupted(Exception):
+    """A run was asked to stop; its checkpoint is on disk."""
+
+    def __init__(self, signum: int, path: Path):
+        super().__init__(f"stopped by {signal.Signals(signum).name}; {path} holds the run")
+        self.signum = signum

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from darts_lite import checkpoint
 from darts_lite.budget import Budget
-from darts_lite.errors import UserError
+from darts_lite.errors import Interrupted, UserError
 from darts_lite.record import Recorder
 
 CLOSING = 4.0  # seconds kept for pictures and files
@@ -49,14 +49,6 @@ class Task(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is on disk."""
-
-    def __init__(self, signum: int, path: Path):
-        super().__init__(f"stopped by {signal.Signals(signum).name}; {path} holds the run")
-        self.signum = signum
 
 
 @dataclass(frozen=True)

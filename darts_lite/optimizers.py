@@ -64,7 +64,8 @@ class SGD:
 class Adam:
     """Adam (Kingma & Ba 2015), or AdamW (Loshchilov & Hutter 2019) with `decoupled` decay.
 
-    m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  w <- w - lr m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps)
+    m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2
+    w <- w - lr m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps)
 
     Bias corrections are Python floats: in float32 tensors they would cost 1e-5 of accuracy.
     """

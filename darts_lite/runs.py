@@ -19,6 +19,7 @@ from darts_lite import checkpoint, loop, pictures
 from darts_lite.budget import Budget
 from darts_lite.data import Dataset, Splits, load, split
 from darts_lite.errors import UserError
+from darts_lite.network import network_cost
 from darts_lite.record import Recorder
 from darts_lite.search import SearchConfig, SearchTask, default_channels
 from darts_lite.space import Genotype, write_json
@@ -84,19 +85,19 @@ def search(
 
     Arguments: `resume`, the names of the options that the user gave beside the wish to resume;
     all others come from the checkpoint. None starts anew.
-    Raises: `UserError`; `darts_lite.loop.Interrupted`.
+    Raises: `UserError`; `darts_lite.errors.Interrupted`.
     """
     out = Path(options.out)
     folder = out / "search"
     content = None
     if resume is None:
-        _require_free(out, ["g.json", "search"], "search")
+        _require_free(out, ["g.json", "search/checkpoint.pt"], "search")
     else:
         content, options = _saved(folder, "search", options, resume)
     dataset, splits, device = _prepare(options, options, options.seed, say)
     config, budget = _search_config(options, dataset, splits, device)
-    _make(folder)
     task = SearchTask(config, dataset, splits, device)
+    _make(folder)
     say(
         f"searching {config.space} on {dataset.name}: {splits.train.count} training and "
         f"{splits.validation.count} validation images, at most {config.max_params} parameters, "
@@ -137,9 +138,7 @@ def derive(
         content, options = _saved(folder, "derive", options, resume)
         path = Path(options.genotype)
     genotype = load_genotype(path, options.max_params, say)
-    searched = SearchOptions(
-        **{n: genotype.settings[n] for n in ("dataset", "image_size", "subset")}  # type: ignore[arg-type]
-    )
+    searched = _searched(genotype, path)
     dataset, splits, device = _prepare(searched, options, genotype.seed, say)
     if dict(dataset.fingerprint) != genotype.dataset:
         raise UserError(
@@ -208,6 +207,13 @@ def load_genotype(path: Path, max_params: int | None, say: Say = print) -> Genot
     """
     saved = path.parent / "search" / "checkpoint.pt"
     genotype = Genotype.load(path) if path.exists() or not saved.exists() else None
+    if genotype is not None:
+        counted = network_cost(genotype.space, genotype.image, len(genotype.classes))
+        if counted != (genotype.parameters, genotype.macs):
+            raise UserError(
+                f"{path}: parameters and macs are {genotype.parameters} and {genotype.macs}, but "
+                f"its network has {counted.parameters} and {counted.macs}; search again"
+            )
     if genotype is not None and (max_params is None or genotype.parameters <= max_params):
         return genotype
     if not saved.exists():
@@ -235,6 +241,20 @@ def _discretised(saved: Path, max_params: int | None, say: Say) -> Genotype:
     task = SearchTask(config, dataset, splits, device)
     loop.restore(task, content, saved, Budget(steps=1))
     return task.genotype(_settings(options))
+
+
+def _searched(genotype: Genotype, path: Path) -> SearchOptions:
+    """Which data a genotype was searched on."""
+    wanted: dict[str, Any] = {"dataset": str, "image_size": int, "subset": int}
+    for name, kind in wanted.items():
+        if (
+            not isinstance(genotype.settings.get(name), kind | None)
+            or name not in genotype.settings
+        ):
+            raise UserError(
+                f"{path}: settings.{name} is missing or of the wrong type; search again"
+            )
+    return SearchOptions(**{name: genotype.settings[name] for name in wanted})  # type: ignore[arg-type]
 
 
 # --- pieces ------------------------------------------------------------------------------------

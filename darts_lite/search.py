@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 import darts_lite
-from darts_lite import loop, pictures
+from darts_lite import checkpoint, loop, pictures
 from darts_lite.augment import LearnedMagnitudes
 from darts_lite.data import Batches, Dataset, Images, Splits, evaluation_batches
 from darts_lite.derive import discretise
+from darts_lite.errors import UserError
 from darts_lite.functional import FlatNetwork
 from darts_lite.hypergradient import ESTIMATORS, Estimator, InnerState, Lookahead, check_supported
 from darts_lite.hypergradient.problem import detach
@@ -77,6 +78,10 @@ class SearchTask:
         self.network = FlatNetwork(network)
         self.augment = default_augmentation(dataset)
         self.variables = outer_variables(self.space, self.augment).to(device)
+        if config.estimator not in ESTIMATORS:
+            raise UserError(
+                f"unknown estimator {config.estimator!r}; use one of {', '.join(ESTIMATORS)}"
+            )
         self.estimator: Estimator = ESTIMATORS[config.estimator]()
         check_supported(config.estimator, self.estimator.supports, self.variables.kinds)
         self.joint = Joint(
@@ -140,7 +145,7 @@ class SearchTask:
         train = [self._batch(self.train, augmented=True) for _ in range(self.estimator.steps)]
         problem = self.joint.bind(train, self._batch(self.validation), phase)
         kinds = self.variables.kinds
-        if self.steps % MIXED_EVERY:
+        if self.estimator.steps == 1 and self.steps % MIXED_EVERY:  # unrolling has them for free
             kinds = {name: kind for name, kind in kinds.items() if kind != "loss"}
         return self.estimator(problem, self.inner, self.variables.leaves(), kinds)
 
@@ -311,9 +316,10 @@ class SearchTask:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"])
+        state = checkpoint.move(state, self.device)
         self.inner = InnerState(state["params"], OptimizerState(*state["optimizer"]))
         self.variables.load_state_dict(state["variables"])
-        self.generator.set_state(state["generator"].cpu())
         self.train.load_state_dict(state["train"])
         self.validation.load_state_dict(state["validation"])
         self.steps, self.fraction = state["steps"], state["fraction"]
@@ -330,7 +336,7 @@ def default_augmentation(dataset: Dataset) -> LearnedMagnitudes:
 def default_channels(
     space: str, cells: int, image: tuple[int, int, int], classes: int, cap: int
 ) -> int:
-    """The largest even width at which the average network of the space has at most `cap` parameters."""
+    """The largest even width at which the space's average network has at most `cap` parameters."""
 
     def average(channels: int) -> float:
         candidate = PRESETS[space](channels, cells)

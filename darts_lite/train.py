@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import confusion_matrix, f1_score
 from torch import Tensor
 
-from darts_lite import pictures
+from darts_lite import checkpoint, pictures
 from darts_lite.data import Batches, Dataset, Images, Splits, evaluation_batches
 from darts_lite.errors import UserError
 from darts_lite.functional import FlatNetwork, Params
@@ -166,8 +166,9 @@ class TrainTask:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["generator"])
+        state = checkpoint.move(state, self.device)
         self.inner = InnerState(state["params"], OptimizerState(*state["optimizer"]))
-        self.generator.set_state(state["generator"].cpu())
         self.batches.load_state_dict(state["batches"])
         self.fraction, self.best = state["fraction"], state["best"]
 

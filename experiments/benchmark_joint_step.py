@@ -46,14 +46,22 @@ def group(task: SearchTask, fraction: float, steps: int) -> float:
 @click.option("--pairs", default=7, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
 def main(
-    space: str, channels: int, size: int, image_channels: int, batch_size: int, pairs: int,
+    space: str,
+    channels: int,
+    size: int,
+    image_channels: int,
+    batch_size: int,
+    pairs: int,
     device: str,
 ) -> None:
     keep_freed_memory()
     dataset, splits = random_data(image_channels, size)
     where = torch.device(device)
     config = SearchConfig(
-        space=space, channels=channels, search_channels=channels, max_params=10**9,
+        space=space,
+        channels=channels,
+        search_channels=channels,
+        max_params=10**9,
         batch_size=batch_size,
     )
     task = SearchTask(config, dataset, Splits(*(s.to(where) for s in splits)), where)

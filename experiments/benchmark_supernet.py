@@ -150,9 +150,11 @@ def main(channels: int, batch_size: int, pairs: int, device: str, memory_of: str
         timed(step, where)
     rows = [{name: timed(step, where) for name, step in steps.items()} for _ in range(pairs)]
     ratio = statistics.median(row["one by one"] / row["entangled"] for row in rows)
-    print(f"chain of {len(space.sequence)} mixed edges, {len(space.cells[0].edges[0].options)} "
-          f"candidates each, {channels} channels, {IMAGE}, batch {batch_size}, {device}, "
-          f"{torch.get_num_threads()} threads, torch {torch.__version__}, {pairs} pairs\n")
+    print(
+        f"chain of {len(space.sequence)} mixed edges, {len(space.cells[0].edges[0].options)} "
+        f"candidates each, {channels} channels, {IMAGE}, batch {batch_size}, {device}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {pairs} pairs\n"
+    )
     print("| | images/s | peak memory, MiB |\n|---|---|---|")
     for name in STEPS:
         speed = batch_size / statistics.median(row[name] for row in rows)

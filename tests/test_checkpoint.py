@@ -54,7 +54,7 @@ def test_loading_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_wrong_kind_or_version(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "c.pt"
     torch.save({"kind": "search", "version": 99, "config": {}, "state": {}}, path)
-    with pytest.raises(UserError, match="no checkpoint of `derive`|version 99"):
+    with pytest.raises(UserError, match=r"no checkpoint of `derive`|version 99"):
         checkpoint.load(path, kind)
 
 

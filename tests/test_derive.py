@@ -18,9 +18,7 @@ IMAGE, CLASSES = (1, 8, 8), 10
 
 def random_weights(space: SearchSpace, seed: int) -> Weights:
     generator = torch.Generator().manual_seed(seed)
-    logits = {
-        n: 2 * torch.randn(s, generator=generator) for n, s in logit_shapes(space).items()
-    }
+    logits = {n: 2 * torch.randn(s, generator=generator) for n, s in logit_shapes(space).items()}
     return relax(space, logits)
 
 

@@ -103,7 +103,7 @@ def test_far_away_is_still_in_range(name: str, dtype: torch.dtype) -> None:
 )
 def test_a_start_at_a_bound_or_beyond_is_refused(bijection: Bijection, value: float) -> None:
     """Its raw value is infinite or NaN: it could never move."""
-    with pytest.raises(ValueError, match="'shift'.*strictly inside"):
+    with pytest.raises(ValueError, match=r"'shift'.*strictly inside"):
         HyperParameters((HyperSpec("shift", torch.tensor(value), bijection, "loss"),))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from darts_lite import checkpoint, loop
 from darts_lite.budget import Budget
-from darts_lite.errors import UserError
+from darts_lite.errors import Interrupted, UserError
 from darts_lite.record import Recorder
 
 
@@ -61,7 +61,7 @@ def test_it_runs_its_budget_evaluates_and_saves(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_run_resumes(tmp_path: Path, number: int) -> None:
     task = Counter(7, lambda _: os.kill(os.getpid(), number))
-    with pytest.raises(loop.Interrupted) as stop:
+    with pytest.raises(Interrupted) as stop:
         run(task, tmp_path)
     assert stop.value.signum == number
     content = checkpoint.load(tmp_path / "c.pt", "count")

@@ -1,4 +1,4 @@
-"""The joint search in process: exact resuming, phases, learned values, warnings, both estimators."""
+"""The joint search in process: exact resuming, phases, learned values, warnings."""
 
 from collections.abc import Iterator
 from pathlib import Path

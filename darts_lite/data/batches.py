@@ -53,7 +53,7 @@ class Batches:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was called, once the generator's owner has restored it."""
-        order, position = state["order"], int(state["position"])
+        order, position = state["order"].cpu(), int(state["position"])
         whole = torch.equal(order.sort().values, torch.arange(self.images.count))
         if not (whole or len(order) == 0) or not 0 <= position <= len(order):
             raise UserError(

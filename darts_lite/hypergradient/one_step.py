@@ -117,4 +117,3 @@ class OneStep:
             name: None if plus is None or minus is None else (plus - minus) / (2 * radius)
             for name, plus, minus in zip(names, *sides)
         }
-

@@ -1,0 +1,17 @@
+"""Every experiment starts, and says what it does."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+FOLDER = Path(__file__).parent.parent / "experiments"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda p: p.name)
+def test_an_experiment_has_help_and_is_listed(path: Path) -> None:
+    main = runpy.run_path(str(path))["main"]
+    result = CliRunner().invoke(main, ["--help"])
+    assert result.exit_code == 0
+    assert path.name in (FOLDER / "README.md").read_text()
