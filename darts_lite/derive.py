@@ -1,4 +1,4 @@
-"""From mixing weights to a discrete space: the most probable architecture under a hard cap."""
+"""From mixing weights to a discrete space: the best architecture under a hard cap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from darts_lite.errors import UserError
 from darts_lite.network import CostTable
-from darts_lite.relaxation import Weights, option_probabilities
+from darts_lite.relaxation import Weights, option_scores
 from darts_lite.space import Cell, Edge, SearchSpace
 
 
@@ -25,9 +25,10 @@ class _Partial(NamedTuple):
 def discretise(
     space: SearchSpace, weights: Weights, costs: CostTable, max_parameters: int | None = None
 ) -> SearchSpace:
-    """The discrete space with the largest sum of log probabilities and at most `max_parameters`.
+    """The discrete space with the largest total score and at most `max_parameters`.
 
-    Every node keeps its `keep` best edges, every edge one option. Parameters are additive over
+    Every node keeps its `keep` best edges, every edge one option; the score of an edge is the log
+    of its chance to be kept plus `option_scores`. Parameters are additive over
     edges, so this is a multiple-choice knapsack; it is solved exactly by merging the Pareto fronts
     (parameters, score) of the nodes. Without a cap it is the argmax of each decision (DARTS).
 
@@ -35,11 +36,11 @@ def discretise(
     """
     front = [_Partial(costs.constant.parameters, 0.0, ())]
     for cell in space.cells:
-        log_options = option_probabilities(cell, weights[cell.name]).clamp_min(1e-30).log().tolist()
+        scores = option_scores(cell, weights[cell.name]).tolist()
         edge = weights[cell.name].edge
         log_edges = None if edge is None else edge.clamp_min(1e-30).log().tolist()
         for node in range(cell.inputs, cell.inputs + cell.nodes):
-            choices = _node(cell, node, log_options, log_edges, costs)
+            choices = _node(cell, node, scores, log_edges, costs)
             merged = (_join(a, b) for a, b in itertools.product(front, choices))
             front = _pareto(merged)
     fitting = [p for p in front if max_parameters is None or p.parameters <= max_parameters]
@@ -62,7 +63,7 @@ def discretise(
 def _node(
     cell: Cell,
     node: int,
-    log_options: list[list[float]],
+    scores: list[list[float]],
     log_edges: list[float] | None,
     costs: CostTable,
 ) -> list[_Partial]:
@@ -78,7 +79,7 @@ def _node(
                 ((cell.name, replace(edge, operations=(option,))),),
             )
             for option, score, cost in zip(
-                edge.options, log_options[i], costs.costs[cell.name][i], strict=True
+                edge.options, scores[i], costs.costs[cell.name][i], strict=True
             )
         )
     keep = min(cell.keep, len(fronts))

@@ -30,7 +30,7 @@ from darts_lite.space import SearchSpace
 OPTIMIZER = SGD(momentum=0.9, nesterov=True)
 LABEL_SMOOTHING = 0.1
 START = {"lr": 0.02, "weight_decay": 3e-4}  # deliberately plain; the search moves them
-LEARNED = {"lr": LogInterval(1e-3, 0.5), "weight_decay": LogInterval(1e-6, 1e-2)}
+LEARNED = {"lr": LogInterval(1e-2, 0.5), "weight_decay": LogInterval(1e-6, 1e-2)}
 TRAVEL = {"lr": 4.0, "weight_decay": 1.0}  # one step says little of a decay under BatchNorm
 MAGNITUDE_START = 0.05
 

@@ -120,12 +120,33 @@ def _kept_weights(beta: Tensor, keep: int) -> Tensor:
 
 def option_probabilities(cell: Cell, weights: CellWeights) -> Tensor:
     """[E, options]: the probability of every concrete option of every edge, in `Edge.options`."""
+    return _per_option(cell, weights.operation, weights.choices)
+
+
+def option_scores(cell: Cell, weights: CellWeights) -> Tensor:
+    """[E, options]: log p(operation) + sum over its choices of log(p(size) / max p).
+
+    How good an option is as the one that stays. The best option of an operation scores the log
+    probability of the operation itself; by its plain probability, an operation would lose to
+    another (above all to skip, which has no choices) for merely offering more sizes.
+    """
+    relative = {
+        name: {choice: p / p.amax(1, keepdim=True) for choice, p in choices.items()}
+        for name, choices in weights.choices.items()
+    }
+    return _per_option(cell, weights.operation, relative).clamp_min(1e-30).log()
+
+
+def _per_option(
+    cell: Cell, operation: Tensor, choices: Mapping[str, Mapping[str, Tensor]]
+) -> Tensor:
+    """[E, options]: the products of one value per operation [E, O] and choice [E, n]."""
     columns = []
-    for index, operation in enumerate(cell.edges[0].operations):
-        block = weights.operation[:, index, None]
-        for choice, sizes in operation.choices.items():
+    for index, each in enumerate(cell.edges[0].operations):
+        block = operation[:, index, None]
+        for choice, sizes in each.choices.items():
             if len(sizes) > 1:
-                p = weights.choices[operation.name][choice]
+                p = choices[each.name][choice]
                 block = (block[:, :, None] * p[:, None, :]).flatten(1)
         columns.append(block)
     return torch.cat(columns, 1)

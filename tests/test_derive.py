@@ -10,7 +10,7 @@ import torch
 from darts_lite.derive import discretise, uniform_random
 from darts_lite.errors import UserError
 from darts_lite.network import CostTable, network_cost
-from darts_lite.relaxation import Weights, logit_shapes, option_probabilities, relax
+from darts_lite.relaxation import Weights, logit_shapes, option_scores, relax
 from darts_lite.space import SearchSpace, blocks, cells
 
 IMAGE, CLASSES = (1, 8, 8), 10
@@ -28,7 +28,7 @@ def test_it_is_the_best_of_all_by_enumeration(seed: int, cap: int | None) -> Non
     space = blocks(6, 3)
     weights, costs = random_weights(space, seed), CostTable(space, IMAGE, CLASSES)
     best = (-math.inf, ())
-    scores = [option_probabilities(c, weights[c.name])[0].log().tolist() for c in space.cells]
+    scores = [option_scores(c, weights[c.name])[0].tolist() for c in space.cells]
     for choice in itertools.product(range(13), repeat=3):
         parameters = costs.constant.parameters + sum(
             costs.costs[c.name][0][i].parameters for c, i in zip(space.cells, choice)
@@ -48,7 +48,7 @@ def test_without_a_cap_it_is_the_argmax_of_each_decision(preset: object, seed: i
     weights = random_weights(space, seed)
     found = discretise(space, weights, CostTable(space, IMAGE, CLASSES))
     for cell, result in zip(space.cells, found.cells):
-        p = option_probabilities(cell, weights[cell.name])
+        p = option_scores(cell, weights[cell.name]).exp()
         edge = weights[cell.name].edge
         strength = p.max(1).values * (1 if edge is None else edge)
         for node in range(cell.inputs, cell.inputs + cell.nodes):
@@ -90,3 +90,16 @@ def test_random_genotypes_are_members_of_the_space_and_differ() -> None:
     assert all(s.is_discrete for s in drawn)
     assert len(set(map(repr, drawn))) > 15
     assert replace(drawn[0], cells=space.cells) == space
+
+
+def test_an_operation_does_not_lose_for_offering_more_sizes() -> None:
+    """inverted_residual leads by operation; its six options share its probability."""
+    space = blocks(8, 3)
+    logits = {n: torch.zeros(s) for n, s in logit_shapes(space).items()}
+    for cell in space.cells:
+        logits[f"{cell.name}.operation"][:, 2] = 0.1
+        logits[f"{cell.name}.inverted_residual.expansion"][:, 1] = 0.1
+    found = discretise(space, relax(space, logits), CostTable(space, IMAGE, CLASSES))
+    chosen = {edge.operations[0].label for _, edge in found.edges}
+    assert {label.split()[0] for label in chosen} == {"inverted_residual"}
+    assert all(label.endswith("e4") for label in chosen)
