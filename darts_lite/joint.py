@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from darts_lite.augment import Draws, LearnedMagnitudes
+from darts_lite.data import Dataset
 from darts_lite.functional import DECAYED, FlatNetwork
 from darts_lite.hypergradient.problem import Bilevel, Hyper, Loss, Params, Settings
 from darts_lite.hyperparameters import (
@@ -66,7 +67,7 @@ def cosine(fraction: float, warmup: float = 0.03) -> float:
 def outer_variables(space: SearchSpace, augment: LearnedMagnitudes) -> HyperParameters:
     """Everything that a search learns beside the weights, at its starting value."""
     specs = [
-        HyperSpec(f"alpha.{name}", torch.zeros(shape), Identity(), "architecture", 4.0)
+        HyperSpec(f"alpha.{name}", torch.zeros(shape), Identity(), "architecture", 6.0)
         for name, shape in logit_shapes(space).items()
     ]
     specs += [
@@ -80,6 +81,13 @@ def outer_variables(space: SearchSpace, augment: LearnedMagnitudes) -> HyperPara
         for name in augment.names
     ]
     return HyperParameters(tuple(specs))
+
+
+def default_augmentation(dataset: Dataset) -> LearnedMagnitudes:
+    """Flips where the data allow, shifts of a fourteenth of the side, and every learned operation."""
+    return LearnedMagnitudes(
+        dataset.channels, flips=dataset.flips, crop=max(1, min(dataset.image_size) // 14)
+    )
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from darts_lite import checkpoint, loop, pictures
 from darts_lite.budget import Budget
 from darts_lite.data import Dataset, Splits, load, split
 from darts_lite.errors import UserError
+from darts_lite.evaluation import evaluate, picture_of
 from darts_lite.network import network_cost
 from darts_lite.record import Recorder
 from darts_lite.search import SearchConfig, SearchTask, default_channels
 from darts_lite.space import Genotype, write_json
-from darts_lite.train import TrainConfig, TrainTask, evaluate, picture_of
+from darts_lite.train import TrainConfig, TrainTask
 
 SMALL = 16  # pixels; below, the defaults are those of a small problem
 Say = Callable[[str], None]

@@ -17,15 +17,23 @@ from torch import Tensor
 
 import darts_lite
 from darts_lite import checkpoint, loop, pictures
-from darts_lite.augment import LearnedMagnitudes
-from darts_lite.data import Batches, Dataset, Images, Splits, evaluation_batches
+from darts_lite.data import Batches, Dataset, Splits, evaluation_batches
 from darts_lite.derive import discretise
 from darts_lite.errors import UserError
+from darts_lite.evaluation import accuracy, sample
 from darts_lite.functional import FlatNetwork
 from darts_lite.hypergradient import ESTIMATORS, Estimator, InnerState, Lookahead, check_supported
 from darts_lite.hypergradient.problem import detach
-from darts_lite.joint import OPTIMIZER, Batch, Joint, Phase, cosine, outer_variables
-from darts_lite.network import CostTable, Network, calibrate, network_cost
+from darts_lite.joint import (
+    OPTIMIZER,
+    Batch,
+    Joint,
+    Phase,
+    cosine,
+    default_augmentation,
+    outer_variables,
+)
+from darts_lite.network import CostTable, Network, network_cost
 from darts_lite.optimizers import OptimizerState
 from darts_lite.record import Recorder
 from darts_lite.relaxation import Weights, entropy, logit_shapes, option_probabilities, relax
@@ -34,7 +42,7 @@ from darts_lite.space import PRESETS, Genotype, SearchSpace
 WARM_UP = 0.25  # of the budget
 HARDENING = 0.75  # where it begins
 FINAL_TEMPERATURE = 0.2
-BETA_DECAY = 1.0  # final weight, reached linearly
+BETA_DECAY = 0.2  # final weight, reached linearly
 MIXED_EVERY = 4  # steps between two hypergradients of the magnitudes
 KNOTS = 50  # of a learned schedule
 EVALUATED = 1024  # validation images in an evaluation during the search
@@ -255,7 +263,7 @@ class SearchTask:
         late = self.fraction > 0.5
         found = {
             "skip": (
-                chosen.count("skip") > len(chosen) / 2,
+                late and chosen.count("skip") > len(chosen) / 2,
                 f"skip holds {chosen.count('skip')} of {len(chosen)} edges: the architecture may "
                 "be collapsing; give a larger --max-params or a longer budget",
             ),
@@ -326,13 +334,6 @@ class SearchTask:
         self.history = state["history"]
 
 
-def default_augmentation(dataset: Dataset) -> LearnedMagnitudes:
-    """Flips where the data allow, crops of an eighth of the side, and every learned operation."""
-    return LearnedMagnitudes(
-        dataset.channels, flips=dataset.flips, crop=max(1, min(dataset.image_size) // 14)
-    )
-
-
 def default_channels(
     space: str, cells: int, image: tuple[int, int, int], classes: int, cap: int
 ) -> int:
@@ -352,28 +353,3 @@ def default_channels(
         middle = (low + high) // 4 * 2
         low, high = (middle, high) if average(middle) <= cap else (low, middle)
     return low
-
-
-def sample(images: Images, count: int) -> Images:
-    """At most `count` images, evenly spread (a folder's images come sorted by class)."""
-    if images.count <= count:
-        return images
-    index = torch.linspace(0, images.count - 1, count, device=images.labels.device)
-    return images.select(index.long())
-
-
-@torch.no_grad()
-def accuracy(
-    network: Network,
-    images: Images,
-    statistics: Iterable[tuple[Tensor, Tensor]],
-    weights: Weights | None = None,
-) -> float:
-    """Accuracy with BatchNorm statistics re-estimated on `statistics`."""
-    calibrate(network, statistics, weights)
-    network.eval()
-    correct = [
-        (network(x, weights).argmax(1) == y).float().sum()
-        for x, y in evaluation_batches(images, 256)
-    ]
-    return float(torch.stack(correct).sum()) / images.count

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
-from sklearn.metrics import confusion_matrix, f1_score
 from torch import Tensor
 
-from darts_lite import checkpoint, pictures
+from darts_lite import checkpoint
 from darts_lite.data import Batches, Dataset, Images, Splits, evaluation_batches
 from darts_lite.errors import UserError
+from darts_lite.evaluation import accuracy, sample
 from darts_lite.functional import FlatNetwork, Params
 from darts_lite.hypergradient import InnerState
 from darts_lite.hypergradient.problem import detach
-from darts_lite.joint import OPTIMIZER, Batch, Joint, Phase, cosine
+from darts_lite.joint import OPTIMIZER, Batch, Joint, Phase, cosine, default_augmentation
 from darts_lite.network import Network, calibrate
 from darts_lite.optimizers import OptimizerState
 from darts_lite.record import Recorder
-from darts_lite.search import accuracy, default_augmentation, sample
 from darts_lite.space import Genotype, Schedule
 
 DEFAULTS: dict[str, Schedule] = {  # the usual recipe by hand: no augmentation but flips and crops
@@ -42,14 +41,6 @@ class TrainConfig:
     hyperparameters: Literal["learned", "default"] = "learned"
     select: Literal["last", "best"] = "last"
     seed: int = 0
-
-
-class Evaluation(NamedTuple):
-    """What a network does on a split."""
-
-    accuracy: float
-    macro_f1: float
-    confusion: Any  # [K, K] counts, rows true, columns predicted
 
 
 class TrainTask:
@@ -184,22 +175,3 @@ def interpolate(schedule: Schedule, fraction: float) -> float:
         return schedule[min(at, len(schedule) - 1)][1]
     (f0, v0), (f1, v1) = schedule[at - 1], schedule[at]
     return v0 + (v1 - v0) * (fraction - f0) / (f1 - f0)
-
-
-@torch.no_grad()
-def evaluate(network: Network, images: Images) -> Evaluation:
-    """Accuracy, macro F1 and confusion matrix of a network in evaluation mode."""
-    predicted = torch.cat([network(x).argmax(1) for x, _ in evaluation_batches(images, 256)]).cpu()
-    labels = images.labels.cpu()
-    classes = range(network.classifier.out_features)
-    return Evaluation(
-        float((predicted == labels).float().mean()),
-        float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0)),
-        confusion_matrix(labels, predicted, labels=classes),
-    )
-
-
-def picture_of(evaluation: Evaluation, classes: tuple[str, ...], split: str) -> pictures.Image:
-    """The confusion matrix as a picture."""
-    title = f"{split}: accuracy {evaluation.accuracy:.2%}, macro F1 {evaluation.macro_f1:.2%}"
-    return pictures.confusion_matrix(evaluation.confusion, classes, title)

@@ -32,6 +32,7 @@ ORDER = (  # a part may import from itself and from the parts before it
     "record",
     "checkpoint",
     "loop",
+    "evaluation",
     "joint",
     "derive",
     "search",

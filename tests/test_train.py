@@ -10,11 +10,12 @@ import torch
 from darts_lite.data import Dataset, Splits, load, split
 from darts_lite.derive import uniform_random
 from darts_lite.errors import UserError
+from darts_lite.evaluation import evaluate
 from darts_lite.joint import cosine
 from darts_lite.network import network_cost
 from darts_lite.record import Recorder
 from darts_lite.space import Genotype, blocks
-from darts_lite.train import DEFAULTS, TrainConfig, TrainTask, evaluate, interpolate
+from darts_lite.train import DEFAULTS, TrainConfig, TrainTask, interpolate
 
 CPU = torch.device("cpu")
 
