@@ -17,10 +17,15 @@ VERSION = 1
 
 
 def save(path: Path, kind: str, config: Mapping[str, object], state: Mapping[str, Any]) -> None:
+    """Writes the state of a run of a `kind` with its configuration."""
+    write(path, {"version": VERSION, "kind": kind, "config": dict(config), "state": state})
+
+
+def write(path: Path, content: Any) -> None:
     """Writes under a temporary name, flushes to disk, then renames: there is always a whole one."""
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
-        torch.save({"version": VERSION, "kind": kind, "config": dict(config), "state": state}, file)
+        torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -37,6 +42,8 @@ def load(path: Path, kind: str) -> dict[str, Any]:
         raise UserError(f"{path} is no readable checkpoint ({reason}); start without it") from None
     if not isinstance(content, dict) or content.get("kind") != kind:
         raise UserError(f"{path} is no checkpoint of `{kind}`; choose another --out")
+    if not {"version", "config", "state"} <= set(content):
+        raise UserError(f"{path} is no whole checkpoint; choose another --out")
     if content["version"] != VERSION:
         raise UserError(
             f"{path} has checkpoint version {content['version']}, this darts_lite reads {VERSION}"
@@ -53,6 +60,33 @@ def move(tree: Any, device: torch.device) -> Any:
     if isinstance(tree, tuple | list):
         return type(tree)(move(value, device) for value in tree)
     return tree
+
+
+def require_like(template: Any, found: Any, where: str) -> None:
+    """Raises `ValueError` unless both have the same names, lengths and tensor shapes."""
+    if isinstance(template, Tensor):
+        if not isinstance(found, Tensor) or found.shape != template.shape:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"{where} has shape {shape}, not {tuple(template.shape)}")
+    elif isinstance(template, dict):
+        if not isinstance(found, dict) or set(found) != set(template):
+            raise ValueError(f"{where} names other values")
+        for name, value in template.items():
+            require_like(value, found[name], f"{where}.{name}")
+    elif isinstance(template, tuple | list):
+        if not isinstance(found, tuple | list) or len(found) != len(template):
+            raise ValueError(f"{where} has another length")
+        for i, value in enumerate(template):
+            require_like(value, found[i], f"{where}[{i}]")
+
+
+def is_finite(tree: Any) -> bool:
+    """Whether every floating tensor in nested tuples, lists and dictionaries is finite."""
+    if isinstance(tree, Tensor):
+        return not tree.is_floating_point() or bool(torch.isfinite(tree).all())
+    if isinstance(tree, dict):
+        return all(map(is_finite, tree.values()))
+    return all(map(is_finite, tree)) if isinstance(tree, tuple | list) else True
 
 
 def check_config(

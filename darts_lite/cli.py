@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 import darts_lite
 from darts_lite.allocator import keep_freed_memory
+from darts_lite.budget import PROCESS_START
 from darts_lite.errors import Interrupted, UserError
 from darts_lite.space import PRESETS
 
@@ -34,16 +35,17 @@ def _options(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
 
 
 _where = _options(
-    click.option("--data-dir", default="data", show_default=True, help="Where data sets lie."),
     click.option("--download", is_flag=True, help="Fetch the data set if it is not there."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1."),
-    click.option("--batch-size", type=POSITIVE, default=64, show_default=True, help="Images."),
+    click.option(
+        "--batch-size", type=click.IntRange(min=2), default=64, show_default=True, help="Images."
+    ),
     click.option("--seed", type=int, default=0, show_default=True, help="Of all randomness."),
     click.option("--resume", is_flag=True, help="Continue the run; its settings are remembered."),
     click.option(
         "--checkpoint-seconds",
         type=click.FloatRange(min=0),
-        default=60.0,
+        default=50.0,
         show_default=True,
         help="Longest time between two checkpoints.",
     ),
@@ -54,6 +56,7 @@ _where = _options(
 @click.version_option(darts_lite.__version__)
 def main() -> None:
     """Learn an architecture and its hyperparameters in one training run."""
+    keep_freed_memory()
 
 
 @main.command()
@@ -63,11 +66,21 @@ def main() -> None:
     help="digits, fashion-mnist, mnist, cifar10, cifar100, svhn or folder:PATH.  "
     "[default: the first of cifar10, fashion-mnist, digits that is on this machine]",
 )
+@click.option("--data-dir", default="data", show_default=True, help="Where data sets lie.")
 @click.option("--subset", type=POSITIVE, help="Images for training and validation together.")
 @click.option("--image-size", type=POSITIVE, help="Resize images to so many pixels a side.")
-@click.option("--budget-hours", type=HOURS, help="Wall clock, from process start to g.json.")
+@click.option(
+    "--budget-hours",
+    type=HOURS,
+    help="Wall clock, from process start to g.json.  [default: 0.025 below 16 pixels, else 1]",
+)
 @click.option("--steps", type=POSITIVE, help="Steps instead of hours: exactly reproducible.")
-@click.option("--max-params", type=POSITIVE, help="Target of the search and cap of its result.")
+@click.option(
+    "--max-params",
+    type=POSITIVE,
+    help="Parameters: target of the search and cap of its result.  "
+    "[default: 60000 below 16 pixels, else 150000]",
+)
 @click.option(
     "--space", type=click.Choice(list(PRESETS)), default="cells", show_default=True, help="Preset."
 )
@@ -97,13 +110,20 @@ def search(context: click.Context, /, resume: bool, **flags: Any) -> None:
         from darts_lite import runs
 
         given = _given(context) if resume else None
-        runs.search(runs.SearchOptions(**flags), resume=given, say=click.echo)
+        runs.search(
+            runs.SearchOptions(**flags), resume=given, started=PROCESS_START, say=click.echo
+        )
 
 
 @main.command()
 @click.option("--genotype", default="out/g.json", show_default=True, help="What a search wrote.")
 @click.option("--out", help="Folder of the run.  [default: derive, beside the genotype]")
-@click.option("--budget-hours", type=HOURS, help="Wall clock, from process start to the result.")
+@click.option(
+    "--budget-hours",
+    type=HOURS,
+    help="Wall clock, from process start to the result.  [default: 0.035 below 16 pixels, else 1]",
+)
+@click.option("--data-dir", help="Where data sets lie.  [default: where the search found them]")
 @click.option("--epochs", type=POSITIVE, help="Epochs instead of hours: exactly reproducible.")
 @click.option("--max-params", type=POSITIVE, help="Hard cap on the network's parameters.")
 @click.option(
@@ -128,22 +148,27 @@ def derive(context: click.Context, /, resume: bool, **flags: Any) -> None:
         from darts_lite import runs
 
         given = _given(context) if resume else None
-        runs.derive(runs.DeriveOptions(**flags), resume=given, say=click.echo)
+        runs.derive(
+            runs.DeriveOptions(**flags), resume=given, started=PROCESS_START, say=click.echo
+        )
 
 
 def _given(context: click.Context) -> set[str]:
     """Names of the flags that the user typed."""
-    typed = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
-    return {name for name in context.params if context.get_parameter_source(name) in typed}
+    typed = ParameterSource.COMMANDLINE
+    return {name for name in context.params if context.get_parameter_source(name) is typed}
 
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
-    keep_freed_memory()
     try:
         yield
     except UserError as error:
         click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        click.echo(f"error: cannot read or write{where}: {error.strerror or error}", err=True)
         sys.exit(2)
     except Interrupted as stop:
         click.echo(f"{stop}; continue it with --resume", err=True)

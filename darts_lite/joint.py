@@ -84,7 +84,7 @@ def outer_variables(space: SearchSpace, augment: LearnedMagnitudes) -> HyperPara
 
 
 def default_augmentation(dataset: Dataset) -> LearnedMagnitudes:
-    """Flips where the data allow, shifts of a fourteenth of the side, and every learned operation."""
+    """Flips where the data allow, shifts by a fourteenth of the side, and what is learned."""
     return LearnedMagnitudes(
         dataset.channels, flips=dataset.flips, crop=max(1, min(dataset.image_size) // 14)
     )
@@ -96,7 +96,7 @@ class Joint:
 
     `constrain` gives meaning to the raw outer values: `alpha.*`, `lr`, `weight_decay` and
     `magnitude.*`. With `costs` the network is a supernet; above `target` parameters the expected
-    ones are penalised: cost_weight * max(0, log(E[parameters] / target)).
+    ones are penalised: max(0, log(E[parameters] / target)).
     """
 
     network: FlatNetwork
@@ -105,7 +105,6 @@ class Joint:
     constrain: Callable[[Hyper], Hyper]
     costs: CostTable | None = None
     target: float | None = None
-    cost_weight: float = 1.0
 
     def bind(self, train: Sequence[Batch], validation: Batch | None, phase: Phase) -> Bilevel:
         """The pure functions of one window of `len(train)` steps."""
@@ -152,5 +151,5 @@ class Joint:
         if self.target is not None:
             weights = relax(self.space, alpha, phase.temperature)
             expected, _ = self.costs.expected(weights)
-            total = total + self.cost_weight * F.relu((expected / self.target).log())
+            total = total + F.relu((expected / self.target).log())
         return total

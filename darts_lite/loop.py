@@ -9,10 +9,11 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tqdm import tqdm
 
@@ -28,7 +29,7 @@ LOOKING = 0.05  # of its time
 
 
 class Task(Protocol):
-    """What the loop drives. Its state is everything that the next step depends on."""
+    """What the loop drives. Its state is everything that its next steps depend on."""
 
     @property
     def closing_steps(self) -> float:
@@ -41,7 +42,7 @@ class Task(Protocol):
         """Means since the last call; the only place that waits for the device."""
 
     def evaluate(self, step: int, recorder: Recorder) -> dict[str, float]:
-        """Measures and pictures; must not change the state."""
+        """Measures and pictures; later steps must not depend on it."""
 
     def status(self, values: dict[str, float]) -> str:
         """One short line for the progress bar."""
@@ -57,28 +58,49 @@ class Store:
 
     path: Path
     kind: str
-    config: dict[str, object]
+    config: Mapping[str, object]
     every: float = 60.0  # seconds
 
-    def save(self, task: Task, step: int, budget: Budget) -> None:
-        state = {"task": task.state_dict(), "step": step, "elapsed": budget.elapsed}
-        checkpoint.save(self.path, self.kind, self.config, state)
+    def save(self, task: Task, step: int, evaluations: int, budget: Budget) -> None:
+        """Writes a checkpoint; raises `UserError` rather than keep a state that is not finite."""
+        state = task.state_dict()
+        if not checkpoint.is_finite(state["params"]):
+            raise self.not_finite("a weight", step)
+        progress = {"step": step, "evaluations": evaluations, "budget": budget.state_dict()}
+        checkpoint.save(self.path, self.kind, self.config, {"task": state, **progress})
+
+    def not_finite(self, name: str, step: int) -> UserError:
+        kept = f"; {self.path} holds the last good state" if self.path.exists() else ""
+        return UserError(
+            f"{name} is NaN or infinite at step {step}: try a larger --batch-size, another --seed "
+            f"or, in derive, --hyperparameters default{kept}"
+        )
 
 
-def restore(task: Task, content: dict[str, Any] | None, path: Path, budget: Budget) -> int:
-    """Puts a loaded checkpoint into a task and a budget; returns the step to go on from."""
+class Start(NamedTuple):
+    """Where a run goes on."""
+
+    step: int = 0
+    evaluations: int = 0
+
+
+BEGINNING = Start()
+
+
+def restore(task: Task, content: dict[str, Any] | None, path: Path, budget: Budget) -> Start:
+    """Puts a loaded checkpoint into a task and a budget; returns where to go on."""
     if content is None:
-        return 0
-    state = content["state"]
+        return BEGINNING
     try:
+        state = content["state"]
         task.load_state_dict(state["task"])
-        budget.spent, step = float(state["elapsed"]), int(state["step"])
+        budget.load_state_dict(state["budget"])
+        return Start(int(state["step"]), int(state["evaluations"]))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(
             f"{path} does not fit this run ({type(error).__name__}: {error}); it comes from "
             "another space or version: choose another --out"
         ) from None
-    return step
 
 
 def run(
@@ -87,58 +109,56 @@ def run(
     recorder: Recorder,
     store: Store,
     *,
-    start: int = 0,
+    start: Start = BEGINNING,
     name: str = "",
 ) -> int:
     """Steps until the budget is exhausted; returns the number of steps.
 
-    Raises: `Interrupted` at Ctrl-C or SIGTERM, after saving; `UserError` if a loss stops being
-    finite, leaving the last good checkpoint as it is.
+    Raises: `Interrupted` at Ctrl-C or SIGTERM, after saving; `UserError` if a loss or a weight
+    stops being finite, leaving the last good checkpoint as it is.
     """
     began = saved = time.monotonic()
-    step, evaluated, looking = start, _due(budget, start), 0.0
-    with _Signals() as signals, _Progress(name, budget, start) as progress:
+    step, evaluations = start
+    looking, reported = 0.0, step
+
+    def report() -> dict[str, float]:
+        nonlocal reported
+        values = task.report()
+        reported = step
+        for key, value in values.items():
+            if key.startswith("loss") and not math.isfinite(value):
+                raise store.not_finite(key, step)
+        recorder.scalars(step, values)
+        return values
+
+    with _Signals() as signals, _Progress(name, budget, step) as progress:
         while not budget.exhausted(step):
-            fraction = budget.fraction(step)
-            now = time.monotonic()
-            if _due(budget, step) > evaluated and looking <= LOOKING * (now - began):
-                evaluated = _due(budget, step)
+            fraction, now = budget.fraction(step), time.monotonic()
+            # By the clock, looking takes a bounded share; by steps, it must be reproducible.
+            affordable = budget.steps is not None or looking <= LOOKING * (now - began)
+            if fraction * EVALUATIONS >= evaluations + 1 and affordable:
+                evaluations = int(fraction * EVALUATIONS)
                 recorder.scalars(step, task.evaluate(step, recorder))
                 looking += time.monotonic() - now
             task.step(fraction)
             step += 1
             late = time.monotonic() - saved > store.every
             if step % LOG_EVERY == 0 or late or signals.received:
-                values = task.report()
-                _check_finite(values, step, store)
-                recorder.scalars(step, values)
-                progress.show(step, task.status(values))
-                pace = (time.monotonic() - began - looking) / (step - start)
+                progress.show(step, task.status(report()))
+                pace = (time.monotonic() - began - looking) / (step - start.step)
                 budget.reserve = CLOSING + task.closing_steps * pace
             if late or signals.received:
-                store.save(task, step, budget)
+                store.save(task, step, evaluations, budget)
                 saved = time.monotonic()
             if signals.received:
                 raise Interrupted(signals.received, store.path)
-        if step > start:
-            values = task.report()
-            _check_finite(values, step, store)
-            recorder.scalars(step, values)
-    store.save(task, step, budget)
+        if step > reported:
+            report()
+        if step > start.step or not store.path.exists():
+            store.save(task, step, evaluations, budget)
+        if signals.received:
+            raise Interrupted(signals.received, store.path)
     return step
-
-
-def _due(budget: Budget, step: int) -> int:
-    return int(budget.fraction(step) * EVALUATIONS)
-
-
-def _check_finite(values: dict[str, float], step: int, store: Store) -> None:
-    for name, value in values.items():
-        if name.startswith("loss") and not math.isfinite(value):
-            kept = f"; {store.path} holds the last good state" if store.path.exists() else ""
-            raise UserError(
-                f"{name} is {value} at step {step}: try a lower --lr or a larger --batch-size{kept}"
-            )
 
 
 class _Signals:

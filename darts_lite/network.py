@@ -236,7 +236,8 @@ def calibrate(
     """Estimates the running statistics of every BatchNorm as the average over `batches`."""
     norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
     network.train()
-    for i, (x, _) in enumerate(batches):
+    several = ((x, y) for x, y in batches if len(x) > 1)  # one image may have no variance
+    for i, (x, _) in enumerate(several):
         for norm in norms:
             norm.momentum = 1 / (i + 1)
         network(x, weights)
@@ -276,16 +277,16 @@ class CostTable:
             )
         self.costs = sums
         with torch.device("meta"):
-            network = Network(_cheapest(space), image, classes)
+            network = Network(_any_member(space), image, classes)
             whole = count(network, torch.empty(1, *image))
-        cheapest = [
+        chosen = [
             sums[cell.name][cell.edges.index(edge)][-1]
             for cell in space.cells
             for edge in _kept(cell)
         ]
         self.constant = Cost(
-            whole.parameters - sum(c.parameters for c in cheapest),
-            whole.macs - sum(c.macs for c in cheapest),
+            whole.parameters - sum(c.parameters for c in chosen),
+            whole.macs - sum(c.macs for c in chosen),
         )
         self.options = {
             name: (
@@ -305,8 +306,7 @@ class CostTable:
         E[cost] = constant + sum_e P(e kept) sum_o p_o cost(e, o): exact, if edges and options are
         drawn independently.
         """
-        first = next(iter(weights.values())).operation
-        totals = [first.new_tensor(float(value)) for value in self.constant]
+        totals: list[Tensor | int] = list(self.constant)
         for cell in self.space.cells:
             p = option_probabilities(cell, weights[cell.name])
             edge = weights[cell.name].edge
@@ -314,7 +314,9 @@ class CostTable:
                 p = p * edge[:, None]
             for i, table in enumerate(self.options[cell.name]):
                 totals[i] = totals[i] + (p * table).sum()
-        return totals[0], totals[1]
+        parameters, macs = totals
+        assert isinstance(parameters, Tensor) and isinstance(macs, Tensor)
+        return parameters, macs
 
 
 def _kept(cell: Cell) -> list:
@@ -322,7 +324,7 @@ def _kept(cell: Cell) -> list:
     return [cell.edges[i] for node in nodes for i in cell.into(node)[: cell.keep]]
 
 
-def _cheapest(space: SearchSpace) -> SearchSpace:
+def _any_member(space: SearchSpace) -> SearchSpace:
     """Any discrete member of the space: the last option of the first edges of each node."""
     return replace(
         space,

@@ -19,6 +19,8 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from darts_lite.errors import UserError
+
 FLUSH_SECONDS = 30
 
 
@@ -43,6 +45,8 @@ class Recorder(AbstractContextManager["Recorder"]):
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers of one step: a line {"step": ..., name: value}, null for what is not finite."""
         self._step = step
+        if not values:
+            return
         numbers = {name: float(value) for name, value in values.items()}
         for name, number in numbers.items():
             self._writer.add_scalar(name, number, step)
@@ -100,7 +104,10 @@ def _truncate(path: Path, step: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     whole = (line for line in lines if line.endswith("\n"))
     temporary = path.with_name(path.name + ".tmp")
-    kept = "".join(line for line in whole if json.loads(line)["step"] <= step)
+    try:
+        kept = "".join(line for line in whole if json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} has a damaged line; move it away and resume again") from None
     temporary.write_text(kept, encoding="utf-8")
     os.replace(temporary, path)
 

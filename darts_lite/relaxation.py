@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -92,10 +94,7 @@ def relax(space: SearchSpace, logits: Mapping[str, Tensor], temperature: float =
     for cell in space.cells:
         edge = None
         if _edges_compete(cell):
-            beta = logits[f"{cell.name}.edge"] / temperature
-            parts = [_kept_weights(beta[cell.into(node)], cell.keep) for node in _nodes(cell)]
-            order = [i for node in _nodes(cell) for i in cell.into(node)]
-            edge = torch.cat(parts)[torch.tensor(order, device=beta.device).argsort()]
+            edge = _kept_weights(cell, logits[f"{cell.name}.edge"] / temperature)
         choices: dict[str, dict[str, Tensor]] = {}
         for operation in cell.edges[0].operations:
             choices[operation.name] = {
@@ -108,14 +107,27 @@ def relax(space: SearchSpace, logits: Mapping[str, Tensor], temperature: float =
     return weights
 
 
-def _kept_weights(beta: Tensor, keep: int) -> Tensor:
-    """[n]: the probability of each of n edges to be among the `keep` that stay."""
-    if len(beta) <= keep:
-        return torch.ones_like(beta)
-    sets = torch.combinations(torch.arange(len(beta)), keep).to(beta.device)
-    members = torch.zeros(len(sets), len(beta), dtype=beta.dtype, device=beta.device)
-    members = members.scatter(1, sets, 1.0)
-    return (members @ beta).softmax(0) @ members
+def _kept_weights(cell: Cell, beta: Tensor) -> Tensor:
+    """[E]: the probability of each edge to be among those that its node keeps."""
+    chances = torch.zeros_like(beta)
+    for members in _sets(cell, beta.device):
+        members = members.to(beta.dtype)
+        chances = chances + (members @ beta).softmax(0) @ members
+    return chances
+
+
+@cache
+def _sets(cell: Cell, device: torch.device) -> list[Tensor]:
+    """For each node [sets, E]: the sets of edges that it may keep, as rows of zeros and ones."""
+    tables = []
+    for node in _nodes(cell):
+        into = cell.into(node)
+        sets = list(combinations(into, min(cell.keep, len(into))))
+        table = torch.zeros(len(sets), len(cell.edges))
+        for row, chosen in zip(table, sets):
+            row[list(chosen)] = 1
+        tables.append(table.to(device))
+    return tables
 
 
 def option_probabilities(cell: Cell, weights: CellWeights) -> Tensor:

@@ -7,7 +7,7 @@ out/derive/                also model.pt and metrics.json
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -53,16 +53,16 @@ class SearchOptions:
     protect: bool = True
     seed: int = 0
     device: str = "auto"
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = 50.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeriveOptions:
-    """What a user may say of a retraining."""
+    """What a user may say of a retraining; `data_dir` None means that of the search."""
 
     genotype: str = "out/g.json"
     out: str | None = None
-    data_dir: str = "data"
+    data_dir: str | None = None
     download: bool = False
     budget_hours: float | None = None
     epochs: int | None = None
@@ -72,7 +72,7 @@ class DeriveOptions:
     batch_size: int = 64
     seed: int = 0
     device: str = "auto"
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = 50.0
 
 
 FREE = {"out", "data_dir", "download", "device", "checkpoint_seconds"}  # may change on resuming
@@ -80,71 +80,87 @@ Options = TypeVar("Options", SearchOptions, DeriveOptions)
 
 
 def search(
-    options: SearchOptions, *, resume: Collection[str] | None = None, say: Say = print
+    options: SearchOptions,
+    *,
+    resume: Collection[str] | None = None,
+    started: float | None = None,
+    say: Say = print,
 ) -> Genotype:
     """Runs a search and writes `g.json`.
 
-    Arguments: `resume`, the names of the options that the user gave beside the wish to resume;
-    all others come from the checkpoint. None starts anew.
+    Arguments: `resume`, the names of the options that the user gave beside the wish to resume; all
+    others come from the checkpoint, and None starts anew; `started`, when the budget began, on the
+    clock of `time.monotonic` (default: now).
     Raises: `UserError`; `darts_lite.errors.Interrupted`.
     """
     out = Path(options.out)
-    folder = out / "search"
+    folder, result = out / "search", out / "g.json"
     content = None
     if resume is None:
         _require_free(out, ["g.json", "search/checkpoint.pt"], "search")
     else:
         content, options = _saved(folder, "search", options, resume)
-    dataset, splits, device = _prepare(options, options, options.seed, say)
-    config, budget = _search_config(options, dataset, splits, device)
-    task = SearchTask(config, dataset, splits, device)
+        if result.exists() and (done := Genotype.load(result)).settings.get("finished"):
+            say(f"{result} is finished")
+            return done
+    device = _device(options.device)
+    dataset, splits = _data(options, options.seed, say)
+    options, config = _resolved(options, dataset, device)
+    budget = _budget(options.budget_hours, options.steps, started)
+    task = SearchTask(config, dataset, _on(device, splits), device)
+    _make(out)
     _make(folder)
+    store = _store(folder, "search", options, dataset, content)
+    start = loop.restore(task, content, store.path, budget)
     say(
         f"searching {config.space} on {dataset.name}: {splits.train.count} training and "
         f"{splits.validation.count} validation images, at most {config.max_params} parameters, "
         f"{config.channels} channels ({config.search_channels} while searching), on {device}"
     )
-    stored = asdict(options)
-    store = loop.Store(folder / "checkpoint.pt", "search", stored, options.checkpoint_seconds)
-    start = loop.restore(task, content, store.path, budget)
-    write_json(folder / "config.json", {**stored, **asdict(config)})
-    with Recorder(folder, start if content else None) as recorder:
+    with Recorder(folder, start.step if content else None) as recorder:
         step = loop.run(task, budget, recorder, store, start=start, name="search")
         recorder.scalars(step, task.evaluate(step, recorder))
-        genotype = task.genotype(_settings(options))
+        genotype = task.genotype(_settings(options, finished=True))
         recorder.picture(
             step, "learned", pictures.parameter_plot(genotype.hyperparameters, "learned schedules")
         )
-    genotype.save(out / "g.json")
+    genotype.save(result)
     say(
-        f"{out / 'g.json'}: {genotype.parameters} parameters, {genotype.macs} MACs, "
-        f"{step} steps, {budget.elapsed:.0f} s"
+        f"{result}: {genotype.parameters} parameters, {genotype.macs} MACs, {step} steps, "
+        f"{budget.elapsed:.0f} s"
     )
     return genotype
 
 
 def derive(
-    options: DeriveOptions, *, resume: Collection[str] | None = None, say: Say = print
+    options: DeriveOptions,
+    *,
+    resume: Collection[str] | None = None,
+    started: float | None = None,
+    say: Say = print,
 ) -> dict[str, Any]:
     """Retrains a genotype, tests it once, and writes `metrics.json`; returns its content.
 
-    Arguments and errors as of `search`.
+    Arguments and errors as of `search`. What is trained is kept as `genotype.json`.
     """
-    path = Path(options.genotype)
-    folder = Path(options.out) if options.out else path.parent / "derive"
+    folder = Path(options.out) if options.out else Path(options.genotype).parent / "derive"
+    result, kept = folder / "metrics.json", folder / "genotype.json"
     content = None
     if resume is None:
         _require_free(folder, ["checkpoint.pt", "metrics.json"], "derive")
+        genotype = load_genotype(Path(options.genotype), options.max_params, options.data_dir, say)
     else:
         content, options = _saved(folder, "derive", options, resume)
-        path = Path(options.genotype)
-    genotype = load_genotype(path, options.max_params, say)
-    searched = _searched(genotype, path)
-    dataset, splits, device = _prepare(searched, options, genotype.seed, say)
+        if result.exists():
+            say(f"{result} is finished")
+            return json.loads(result.read_text())
+        genotype = load_genotype(kept, None, options.data_dir, say)
+    device = _device(options.device)
+    dataset, splits = _data(_searched(genotype, options), genotype.seed, say)
     if dict(dataset.fingerprint) != genotype.dataset:
         raise UserError(
-            f"the data set {dataset.name} in {options.data_dir} is not the one that {path} was "
-            "searched on; give its --data-dir"
+            f"the data set {dataset.name} is not the one that {options.genotype} was searched on; "
+            "give its --data-dir"
         )
     config = TrainConfig(
         batch_size=options.batch_size,
@@ -152,56 +168,58 @@ def derive(
         select=options.select,
         seed=options.seed,
     )
-    task = TrainTask(config, genotype, dataset, splits, device)
-    budget = _derive_budget(options, dataset, task)
+    task = TrainTask(config, genotype, dataset, _on(device, splits), device)
+    options = _with_budget(options, dataset)
+    epoch = task.images.count // config.batch_size
+    steps = None if options.epochs is None else options.epochs * epoch
+    budget = _budget(options.budget_hours, steps, started)
     _make(folder)
+    genotype.save(kept)
+    store = _store(folder, "derive", options, dataset, content)
+    start = loop.restore(task, content, store.path, budget)
     say(
         f"training {genotype.parameters} parameters, {genotype.macs} MACs on {task.images.count} "
         f"images of {dataset.name} with {config.hyperparameters} hyperparameters, on {device}"
     )
-    stored = asdict(options)
-    store = loop.Store(folder / "checkpoint.pt", "derive", stored, options.checkpoint_seconds)
-    start = loop.restore(task, content, store.path, budget)
-    write_json(folder / "config.json", stored)
-    with Recorder(folder, start if content else None) as recorder:
-        recorder.picture(start, "genotype", pictures.draw_genotype(genotype.space, folder.name))
+    size = {"parameters": genotype.parameters, "macs": genotype.macs}
+    with Recorder(folder, start.step if content else None) as recorder:
+        recorder.picture(start.step, "genotype", pictures.draw_genotype(genotype.space))
+        recorder.scalars(start.step, size)
         step = loop.run(task, budget, recorder, store, start=start, name="derive")
         network = task.finish(step, recorder)
-        validation = evaluate(network, splits.validation)
-        test = evaluate(network, splits.test)
+        validation, test = (evaluate(network, s.to(device)) for s in splits[1:])
         recorder.picture(step, "confusion", picture_of(test, genotype.classes, "test"))
-        temporary = folder / "model.pt.tmp"
-        torch.save(network.state_dict(), temporary)
-        os.replace(temporary, folder / "model.pt")
         metrics: dict[str, float] = {
-            "parameters": genotype.parameters,
-            "macs": genotype.macs,
+            **size,
             "validation_accuracy": validation.accuracy,
             "test_accuracy": test.accuracy,
             "test_macro_f1": test.macro_f1,
             "seconds": round(budget.elapsed, 1),
         }
         recorder.hparams(_hparams(options, genotype), metrics)
-    result = {
+    checkpoint.write(folder / "model.pt", network.state_dict())
+    account = {
         **metrics,
         "validation_held_out": config.select == "best",
         "steps": step,
-        "epochs": round(step / max(1, task.images.count // config.batch_size), 2),
+        "epochs": round(step / epoch, 2),
         "hyperparameters": config.hyperparameters,
         "seed": config.seed,
-        "genotype": str(path),
+        "genotype": options.genotype,
     }
-    write_json(folder / "metrics.json", result)
+    write_json(result, account)
     trained_on = "" if config.select == "best" else " (trained on)"
     say(
         f"parameters {genotype.parameters}, MACs {genotype.macs}, validation accuracy "
         f"{validation.accuracy:.2%}{trained_on}, test accuracy {test.accuracy:.2%}, "
         f"test macro F1 {test.macro_f1:.2%}, {budget.elapsed:.0f} s"
     )
-    return result
+    return account
 
 
-def load_genotype(path: Path, max_params: int | None, say: Say = print) -> Genotype:
+def load_genotype(
+    path: Path, max_params: int | None, data_dir: str | None = None, say: Say = print
+) -> Genotype:
     """Reads a genotype, or makes it from the search checkpoint beside it, under a hard cap.
 
     A genotype above the cap is derived anew from that checkpoint and left on disk as it is.
@@ -215,64 +233,54 @@ def load_genotype(path: Path, max_params: int | None, say: Say = print) -> Genot
                 f"{path}: parameters and macs are {genotype.parameters} and {genotype.macs}, but "
                 f"its network has {counted.parameters} and {counted.macs}; search again"
             )
-    if genotype is not None and (max_params is None or genotype.parameters <= max_params):
-        return genotype
-    if not saved.exists():
-        assert genotype is not None and max_params is not None
-        raise UserError(
-            f"{path} has {genotype.parameters} parameters, more than {max_params}, and no search "
-            f"checkpoint lies beside it to derive a smaller one from; the smallest possible is "
-            "this one: raise --max-params or search again"
-        )
+        if max_params is None or genotype.parameters <= max_params:
+            return genotype
+        if not saved.exists():
+            raise UserError(
+                f"{path} has {genotype.parameters} parameters, more than {max_params}; without "
+                f"{saved} nothing smaller can be derived from it: this is the smallest possible, "
+                "raise --max-params or search again"
+            )
     say(f"deriving from {saved}" + ("" if genotype else f": {path} does not exist"))
-    made = _discretised(saved, max_params, say)
+    made = _discretised(saved, max_params, data_dir, say)
     if genotype is None:
         made.save(path)
     return made
 
 
-def _discretised(saved: Path, max_params: int | None, say: Say) -> Genotype:
+def _discretised(saved: Path, max_params: int | None, data_dir: str | None, say: Say) -> Genotype:
     """The genotype of a search checkpoint as it stands."""
     content = checkpoint.load(saved, "search")
     options = _options(SearchOptions, content["config"], saved)
-    dataset, splits, device = _prepare(options, replace(options, device="cpu"), options.seed, say)
-    config, _ = _search_config(options, dataset, splits, device)
+    options = replace(options, data_dir=data_dir or options.data_dir)
+    device = torch.device("cpu")
+    dataset, splits = _data(options, options.seed, say)
+    _require_same_data(content, dataset, saved)
+    options, config = _resolved(options, dataset, device)
     if max_params is not None:
         config = replace(config, max_params=min(max_params, config.max_params))
     task = SearchTask(config, dataset, splits, device)
     loop.restore(task, content, saved, Budget(steps=1))
-    return task.genotype(_settings(options))
-
-
-def _searched(genotype: Genotype, path: Path) -> SearchOptions:
-    """Which data a genotype was searched on."""
-    wanted: dict[str, Any] = {"dataset": str, "image_size": int, "subset": int}
-    for name, kind in wanted.items():
-        if (
-            not isinstance(genotype.settings.get(name), kind | None)
-            or name not in genotype.settings
-        ):
-            raise UserError(
-                f"{path}: settings.{name} is missing or of the wrong type; search again"
-            )
-    return SearchOptions(**{name: genotype.settings[name] for name in wanted})  # type: ignore[arg-type]
+    return task.genotype(_settings(options, finished=False))
 
 
 # --- pieces ------------------------------------------------------------------------------------
 
 
-def _prepare(
-    what: SearchOptions, where: SearchOptions | DeriveOptions, seed: int, say: Say
-) -> tuple[Dataset, Splits, torch.device]:
-    """The data that `what` names, found as `where` says, on the device."""
-    device = _device(where.device)
+def _data(options: SearchOptions, seed: int, say: Say) -> tuple[Dataset, Splits]:
     dataset = load(
-        what.dataset, Path(where.data_dir), download=where.download, image_size=what.image_size
+        options.dataset,
+        Path(options.data_dir),
+        download=options.download,
+        image_size=options.image_size,
     )
-    if what.dataset is None:
+    if options.dataset is None:
         say(f"no --dataset given: using {dataset.name}, the first that is on this machine")
-    parts = split(dataset, subset=what.subset, seed=seed)
-    return dataset, Splits(*(part.to(device) for part in parts)), device
+    return dataset, split(dataset, subset=options.subset, seed=seed)
+
+
+def _on(device: torch.device, splits: Splits) -> Splits:
+    return Splits(*(part.to(device) for part in splits))
 
 
 def _device(name: str) -> torch.device:
@@ -287,52 +295,69 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _search_config(
-    options: SearchOptions, dataset: Dataset, splits: Splits, device: torch.device
-) -> tuple[SearchConfig, Budget]:
-    """Fills in what the user left open."""
-    small = min(dataset.image_size) < SMALL
-    image = (dataset.channels, *dataset.image_size)
+def _is_small(dataset: Dataset) -> bool:
+    return min(dataset.image_size) < SMALL
+
+
+def _resolved(
+    options: SearchOptions, dataset: Dataset, device: torch.device
+) -> tuple[SearchOptions, SearchConfig]:
+    """Fills in what the user left open, so that a resumed run is the same run."""
+    small = _is_small(dataset)
     cap = options.max_params or (60_000 if small else 150_000)
+    image = (dataset.channels, *dataset.image_size)
     channels = options.channels or default_channels(
         options.space, options.cells, image, len(dataset.classes), cap
     )
     narrow = min(channels, 8) if device.type == "cpu" else channels
-    config = SearchConfig(
-        space=options.space,
-        cells=options.cells,
+    hours = options.budget_hours
+    if hours is None and options.steps is None:
+        hours = 0.025 if small else 1.0
+    options = replace(
+        options,
+        dataset=dataset.name,
+        budget_hours=hours,
+        max_params=cap,
         channels=channels,
         search_channels=options.search_channels or narrow,
-        stem_stride=options.stem_stride,
-        max_params=cap,
-        batch_size=options.batch_size,
-        estimator=options.estimator,
-        protect=options.protect,
-        seed=options.seed,
     )
-    return config, _budget(options.budget_hours, options.steps, 0.025 if small else 1.0)
+    names = {field.name for field in fields(SearchConfig)}
+    return options, SearchConfig(**{n: v for n, v in asdict(options).items() if n in names})
 
 
-def _budget(hours: float | None, steps: int | None, default_hours: float) -> Budget:
+def _with_budget(options: DeriveOptions, dataset: Dataset) -> DeriveOptions:
+    if options.budget_hours is None and options.epochs is None:
+        return replace(options, budget_hours=0.035 if _is_small(dataset) else 1.0)
+    return options
+
+
+def _budget(hours: float | None, steps: int | None, started: float | None) -> Budget:
     if hours is not None and steps is not None:
         raise UserError("give a budget in hours or in steps, not both")
     if steps is not None:
         torch.backends.cudnn.deterministic = True  # a budget in steps promises the same result
-        return Budget(steps=steps)
-    return Budget(seconds=3600 * (default_hours if hours is None else hours))
+    budget = Budget(None if hours is None else 3600 * hours, steps)
+    if started is not None:
+        budget.started = started
+    return budget
 
 
-def _derive_budget(options: DeriveOptions, dataset: Dataset, task: TrainTask) -> Budget:
-    small = min(dataset.image_size) < SMALL
-    steps = None
-    if options.epochs is not None:
-        steps = options.epochs * (task.images.count // options.batch_size)
-    return _budget(options.budget_hours, steps, 0.035 if small else 1.0)
+def _searched(genotype: Genotype, options: DeriveOptions) -> SearchOptions:
+    """Which data a genotype was searched on, and where to look for them."""
+    wanted: dict[str, Any] = {"dataset": str, "image_size": int, "subset": int, "data_dir": str}
+    for name, kind in wanted.items():
+        if not isinstance(genotype.settings.get(name, 0.0), kind | None):
+            raise UserError(
+                f"{options.genotype}: settings.{name} is missing or of the wrong type; search again"
+            )
+    found: dict[str, Any] = {name: genotype.settings[name] for name in wanted}
+    found["data_dir"] = options.data_dir or found["data_dir"]
+    return SearchOptions(**found, download=options.download)
 
 
-def _settings(options: SearchOptions) -> dict[str, Any]:
-    kept = ("dataset", "image_size", "subset", "budget_hours", "steps")
-    return {name: value for name, value in asdict(options).items() if name in kept}
+def _settings(options: SearchOptions, finished: bool) -> dict[str, Any]:
+    kept = ("dataset", "data_dir", "image_size", "subset", "budget_hours", "steps")
+    return {**{name: getattr(options, name) for name in kept}, "finished": finished}
 
 
 def _hparams(options: DeriveOptions, genotype: Genotype) -> dict[str, Any]:
@@ -363,6 +388,30 @@ def _make(folder: Path) -> None:
         ) from None
 
 
+def _store(
+    folder: Path,
+    kind: str,
+    options: SearchOptions | DeriveOptions,
+    dataset: Dataset,
+    content: dict[str, Any] | None,
+) -> loop.Store:
+    """Where the run keeps its checkpoint; writes its settings for people."""
+    path = folder / "checkpoint.pt"
+    if content is not None:
+        _require_same_data(content, dataset, path)
+    config = {"options": asdict(options), "data": dict(dataset.fingerprint)}
+    write_json(folder / "config.json", config)
+    return loop.Store(path, kind, config, options.checkpoint_seconds)
+
+
+def _require_same_data(content: dict[str, Any], dataset: Dataset, path: Path) -> None:
+    if content["config"]["data"] != dict(dataset.fingerprint):
+        raise UserError(
+            f"{path} was made with other data than {dataset.name} holds now; restore them or "
+            "choose another --out"
+        )
+
+
 def _saved(
     folder: Path, kind: str, options: Options, given: Collection[str]
 ) -> tuple[dict[str, Any], Options]:
@@ -377,9 +426,9 @@ def _saved(
     return content, replace(stored, **{n: v for n, v in changed.items() if n in FREE})
 
 
-def _options(cls: type[Options], config: dict[str, Any], path: Path) -> Options:
+def _options(cls: type[Options], config: Any, path: Path) -> Options:
     known = {field.name for field in fields(cls)}
-    if set(config) != known:
-        odd = ", ".join(sorted(set(config) ^ known))
-        raise UserError(f"{path} was made by another version of darts_lite ({odd}); start anew")
-    return cls(**config)
+    options = config.get("options") if isinstance(config, dict) else None
+    if not isinstance(options, dict) or set(options) != known or "data" not in config:
+        raise UserError(f"{path} was made by another version of darts_lite; start anew")
+    return cls(**options)

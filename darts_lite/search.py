@@ -181,21 +181,23 @@ class SearchTask:
         return relax(self.space, {n[6:]: v for n, v in logits.items()}, temperature)
 
     def report(self) -> dict[str, float]:
-        values: dict[str, float] = {}
+        found: dict[str, Tensor] = {}
         for split, (total, count) in self._sums.items():
-            values[f"loss/{split}"], values[f"accuracy/{split}"] = (total / count).tolist()
+            found[f"loss/{split}"], found[f"accuracy/{split}"] = (total / count).unbind()
         self._sums.clear()
-        for name, value in self._learned().items():
-            values[f"learned/{name}"] = float(value)
-            if name in self._hypergradient:
-                values[f"hypergradient/{name}"] = float(self._hypergradient[name])
-        values["lr"] = values["learned/lr"] * self.phase(self.fraction).lr_factor
+        learned = self._learned()
+        found |= {f"learned/{name}": value for name, value in learned.items()}
+        found |= {
+            f"hypergradient/{name}": g for name, g in self._hypergradient.items() if name in learned
+        }
         weights = self.weights()
-        parameters, macs = self.costs.expected(weights)
-        values["expected/parameters"], values["expected/macs"] = float(parameters), float(macs)
-        values["entropy"] = float(entropy(weights))
+        found["expected/parameters"], found["expected/macs"] = self.costs.expected(weights)
+        found["entropy"] = entropy(weights)
+        found["skipped_hypergradients"] = self.variables.skipped.double()
+        numbers = torch.stack([value.double() for value in found.values()]).tolist()  # waits once
+        values = dict(zip(found, numbers))
+        values["lr"] = values["learned/lr"] * self.phase(self.fraction).lr_factor
         values["fraction"] = self.fraction
-        values["skipped_hypergradients"] = float(self.variables.skipped)
         return values
 
     def status(self, values: dict[str, float]) -> str:
@@ -326,6 +328,10 @@ class SearchTask:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"])
         state = checkpoint.move(state, self.device)
+        mine = self.state_dict()
+        for name in ("params", "optimizer"):
+            checkpoint.require_like(mine[name], state[name], name)
+        checkpoint.require_like(mine["variables"]["raw"], state["variables"]["raw"], "variables")
         self.inner = InnerState(state["params"], OptimizerState(*state["optimizer"]))
         self.variables.load_state_dict(state["variables"])
         self.train.load_state_dict(state["train"])

@@ -240,6 +240,8 @@ class Genotype:
             )
         if not self.space.is_discrete:
             raise ValueError("a genotype has one option per edge")
+        if min(self.image) < 1 or len(self.classes) < 2:
+            raise ValueError("a genotype needs images of some size and two classes")
         for name, schedule in self.hyperparameters.items():
             if not schedule or any(a[0] > b[0] for a, b in itertools.pairwise(schedule)):
                 raise ValueError(f"the schedule of {name!r} must ascend in the budget fraction")

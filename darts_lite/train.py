@@ -68,24 +68,29 @@ class TrainTask:
         self.augment = default_augmentation(dataset)
         self.schedules = DEFAULTS
         if config.hyperparameters == "learned":
-            self.schedules = genotype.hyperparameters
-        self._check_schedules()
+            self.schedules = self._learned()
         self.joint = Joint(self.network, genotype.space, self.augment, lambda values: values)
         self.inner = InnerState(self.network.params, OPTIMIZER.init(self.network.params))
         self.generator = torch.Generator().manual_seed(config.seed + 1)
         self.batches = Batches(self.images, config.batch_size, self.generator)
         self.fraction = 0.0
-        self.best: tuple[float, Params] = (-1.0, self.network.params)
+        self.best: tuple[float, Params] | None = None
+        if config.select == "best":
+            self.best = (-1.0, self.network.params)
         self._sum: tuple[Tensor, int] = (torch.zeros(2, device=device), 0)
 
-    def _check_schedules(self) -> None:
-        known = {"lr", "weight_decay", *(f"magnitude.{name}" for name in self.augment.names)}
-        missing, unknown = {"lr", "weight_decay"} - set(self.schedules), set(self.schedules) - known
+    def _learned(self) -> dict[str, Schedule]:
+        """The genotype's schedules; a magnitude that it does not name is zero."""
+        found = self.genotype.hyperparameters
+        magnitudes = {f"magnitude.{name}" for name in self.augment.names}
+        missing = {"lr", "weight_decay"} - set(found)
+        unknown = set(found) - {"lr", "weight_decay"} - magnitudes
         if missing or unknown:
             raise UserError(
                 f"the genotype's hyperparameters lack {sorted(missing)} and have the unknown "
                 f"{sorted(unknown)}; use --hyperparameters default or search again"
             )
+        return {**dict.fromkeys(sorted(magnitudes), ((0.0, 0.0),)), **found}
 
     def values(self, fraction: float) -> dict[str, float]:
         """The scheduled hyperparameters at a fraction of the budget."""
@@ -99,7 +104,9 @@ class TrainTask:
     def step(self, fraction: float) -> None:
         x, y = next(self.batches)
         draws = self.augment.sample(len(x), self.dataset.image_size, self.generator, self.device)
-        values = {n: torch.tensor(v, device=self.device) for n, v in self.values(fraction).items()}
+        scheduled = self.values(fraction)
+        vector = torch.tensor(list(scheduled.values())).to(self.device, non_blocking=True)
+        values = dict(zip(scheduled, vector.unbind()))
         problem = self.joint.bind([Batch(x, y, draws)], None, Phase(lr_factor=cosine(fraction)))
         state, (_, report) = problem.inner_step(self.inner, values)
         self.inner = detach(state)
@@ -127,7 +134,7 @@ class TrainTask:
 
     def evaluate(self, step: int, recorder: Recorder) -> dict[str, float]:
         """With select "best": the validation accuracy; remembers the best weights."""
-        if self.config.select == "last":
+        if self.best is None:
             return {}
         network = self.network.export(self.inner.params)
         statistics = evaluation_batches(sample(self.images, 1024), 128)
@@ -139,7 +146,7 @@ class TrainTask:
     def finish(self, step: int, recorder: Recorder) -> Network:
         """The trained network, its BatchNorm statistics calibrated on its training images."""
         params = self.inner.params
-        if self.config.select == "best":
+        if self.best is not None:
             recorder.scalars(step, self.evaluate(step, recorder))
             params = self.best[1]
         network = self.network.export(params)
@@ -153,12 +160,15 @@ class TrainTask:
             "generator": self.generator.get_state(),
             "batches": self.batches.state_dict(),
             "fraction": self.fraction,
-            "best": self.best,
+            "best": self.best if self.config.select == "best" else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["generator"])
         state = checkpoint.move(state, self.device)
+        mine = self.state_dict()
+        for name in ("params", "optimizer", "best"):
+            checkpoint.require_like(mine[name], state[name], name)
         self.inner = InnerState(state["params"], OptimizerState(*state["optimizer"]))
         self.batches.load_state_dict(state["batches"])
         self.fraction, self.best = state["fraction"], state["best"]

@@ -14,19 +14,31 @@ def test_steps_give_exact_fractions() -> None:
     assert budget.exhausted(4)
 
 
-def test_seconds_count_from_the_start_of_the_process_and_include_earlier_ones() -> None:
-    budget = Budget(seconds=1000.0, spent=400.0)
-    assert budget.elapsed > 400.0
-    assert 0.4 < budget.fraction(0) < 1.0
-    assert Budget(seconds=1000.0, spent=1000.0).exhausted(0)
+def test_seconds_count_from_the_start_and_include_earlier_processes() -> None:
+    budget = Budget(seconds=1000.0, started=time.monotonic() - 100.0)
+    budget.load_state_dict({"spent": 400.0, "reserve": 0.0, "reached": 0.1})
+    assert budget.elapsed == pytest.approx(500.0, abs=1)
+    assert 0.5 <= budget.fraction(0) < 0.52
+    budget.load_state_dict({"spent": 900.0, "reserve": 0.0, "reached": 0.1})
+    assert budget.exhausted(0)
 
 
 def test_the_reserve_brings_the_end_forward_and_the_fraction_never_falls() -> None:
-    budget = Budget(seconds=1e6)
+    budget = Budget(seconds=1e6, started=time.monotonic() - 1.0)
     budget.reserve = 1e6 - 1e-3
     assert budget.exhausted(0)
     budget.reserve = 0.0
     assert budget.fraction(0) == 1.0
+
+
+def test_a_resumed_fraction_never_falls() -> None:
+    """The reserve and the fraction reached survive, so what was exhausted stays so."""
+    first = Budget(seconds=100.0, started=time.monotonic() - 90.0)
+    first.reserve = 12.0
+    assert first.exhausted(0)
+    second = Budget(seconds=100.0)
+    second.load_state_dict(first.state_dict())
+    assert second.exhausted(0)
 
 
 def test_the_clock_moves() -> None:

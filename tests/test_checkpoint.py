@@ -63,3 +63,19 @@ def test_other_settings_are_refused_by_name() -> None:
     with pytest.raises(UserError, match="seed=0, not 1"):
         checkpoint.check_config(Path("c.pt"), saved, given, {"out"})
     checkpoint.check_config(Path("c.pt"), saved, {**saved, "out": "b"}, {"out"})
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"w": (torch.zeros(3),), "n": 1},
+        {"w": (torch.zeros(2), torch.zeros(2)), "n": 1},
+        {"v": (torch.zeros(2),), "n": 1},
+        {"w": None, "n": 1},
+    ],
+)
+def test_a_state_of_another_shape_is_told_by_name(found: dict) -> None:
+    template = {"w": (torch.zeros(2),), "n": 0}
+    checkpoint.require_like(template, {"w": (torch.ones(2),), "n": 5}, "state")
+    with pytest.raises(ValueError, match="state"):
+        checkpoint.require_like(template, found, "state")

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,7 +85,9 @@ def test_derive_discretises_a_search_checkpoint_when_there_is_no_genotype(
     result = call("derive", "--genotype", tmp_path / "g.json", "--epochs", 1)
     assert result.exit_code == 0, result.output
     assert "does not exist" in result.output
-    assert Genotype.load(tmp_path / "g.json") == Genotype.load(searched / "g.json")
+    made, finished = (Genotype.load(p / "g.json") for p in (tmp_path, searched))
+    assert made.settings["finished"] is False
+    assert replace(made, settings=finished.settings) == finished
 
 
 def test_the_cap_of_derive_is_hard(searched: Path, tmp_path: Path) -> None:
@@ -100,36 +102,65 @@ def test_the_cap_of_derive_is_hard(searched: Path, tmp_path: Path) -> None:
     assert "smallest possible" in line
 
 
-def kill_when(out: Path, command: list[str], seconds: float) -> None:
-    """Starts a command, waits for a checkpoint and a little more, and kills it."""
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 90
-    while not (out / "search" / "checkpoint.pt").exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(seconds)
-    process.kill()
-    process.wait()
+KILLED = """
+import os, signal, sys
+import {module} as module
+owner, count = module{owner}, 0
+original = owner.{name}
+def killing(*args, **kwargs):
+    global count
+    count += 1
+    if count == {at}:
+        if {after}: original(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+owner.{name} = killing
+from darts_lite.cli import main
+main(sys.argv[1:])
+"""
 
 
-def test_kill_nine_anywhere_and_resume_gives_the_same_bytes(searched: Path, tmp_path: Path) -> None:
+def killed(module: str, owner: str, name: str, at: int, after: bool, *arguments: object) -> None:
+    """Runs a command that kills itself with signal 9 at the `at`-th call of a function."""
+    code = KILLED.format(module=module, owner=owner, name=name, at=at, after=after)
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        # in the warm-up after a whole checkpoint; then between the file and its rename
+        [("darts_lite.search", ".SearchTask", "step", 5, True), ("os", "", "replace", 3, False)],
+        # amid the joint phase; then, all steps done, before g.json
+        [
+            ("darts_lite.search", ".SearchTask", "step", 17, False),
+            ("darts_lite.space", ".Genotype", "save", 1, False),
+        ],
+    ],
+    ids=["early", "late"],
+)
+def test_kill_nine_anywhere_and_resume_gives_the_same_bytes(
+    searched: Path, tmp_path: Path, points: list[tuple]
+) -> None:
     out = tmp_path / "out"
-    run = [sys.executable, str(ROOT / "run.py")]
-    start = [*run, *SEARCH, "--out", str(out), "--checkpoint-seconds", "0"]
-    resume = [*run, "search", "--resume", "--out", str(out)]
-    kill_when(out, start, 0.05)
-    step = _step(out)
-    assert 0 < step < 24, "killed after the end: nothing is tested"
-    kill_when(out, resume, 6.0)
-    assert step <= _step(out)
-    if not (out / "g.json").exists():
-        done = subprocess.run(resume, env=ENVIRONMENT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    assert Genotype.load(out / "g.json") == Genotype.load(searched / "g.json")
+    start = [*SEARCH, "--out", out, "--checkpoint-seconds", 0]
+    resume = ["search", "--resume", "--out", out]
+    killed(*points[0], *start)
+    assert 0 < _step(out) < 24
+    killed(*points[1], *resume)
+    assert not (out / "g.json").exists()
+    assert call(*resume).exit_code == 0
     assert _logits(out) == _logits(searched)
+    made, plain = (Genotype.load(p / "g.json") for p in (out, searched))
+    assert made == plain
     lines = (out / "search" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps == sorted(steps)
+    before = (out / "g.json").read_bytes()
+    assert "finished" in call(*resume).output
+    assert (out / "g.json").read_bytes() == before
 
 
 def _state(out: Path) -> dict:
@@ -174,6 +205,9 @@ def test_an_interrupt_exits_with_its_signal_and_derive_resumes(
     assert "--resume" in stopped.stderr
     monkeypatch.undo()
     assert call("derive", "--resume", "--out", tmp_path / "d").exit_code == 0
+    finished = (tmp_path / "d" / "metrics.json").read_bytes()
+    assert "finished" in call("derive", "--resume", "--out", tmp_path / "d").output
+    assert (tmp_path / "d" / "metrics.json").read_bytes() == finished
     states = [torch.load(tmp_path / n / "model.pt", weights_only=True) for n in ("plain", "d")]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
@@ -264,7 +298,7 @@ def test_a_missing_genotype_and_a_foreign_checkpoint(searched: Path, tmp_path: P
     (tmp_path / "search").mkdir()
     path = tmp_path / "search" / "checkpoint.pt"
     content = torch.load(searched / "search" / "checkpoint.pt", weights_only=True)
-    content["config"] = {**content["config"], "cells": 4}
+    content["config"]["options"]["cells"] = 4
     torch.save(content, path)
     assert "another space" in refuse("search", "--resume", "--out", tmp_path)
     path.write_bytes(b"nonsense")

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from darts_lite import checkpoint, loop
 from darts_lite.budget import Budget
@@ -20,7 +22,7 @@ class Counter:
 
     def __init__(self, at: int = -1, what: Any = None):
         self.count, self.at, self.what, self.evaluations = 0, at, what, 0
-        self.loss = 1.0
+        self.loss = self.weight = 1.0
 
     def step(self, fraction: float) -> None:
         self.count += 1
@@ -38,7 +40,7 @@ class Counter:
         return f"count {values['count']}"
 
     def state_dict(self) -> dict[str, Any]:
-        return {"count": self.count}
+        return {"count": self.count, "params": torch.tensor(self.weight)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.count = state["count"]
@@ -47,7 +49,7 @@ class Counter:
 def run(task: Counter, folder: Path, steps: int = 30, start: int = 0, every: float = 60.0) -> int:
     store = loop.Store(folder / "c.pt", "count", {}, every)
     with Recorder(folder, start or None) as recorder:
-        return loop.run(task, Budget(steps=steps), recorder, store, start=start)
+        return loop.run(task, Budget(steps=steps), recorder, store, start=loop.Start(start))
 
 
 def test_it_runs_its_budget_evaluates_and_saves(tmp_path: Path) -> None:
@@ -55,7 +57,7 @@ def test_it_runs_its_budget_evaluates_and_saves(tmp_path: Path) -> None:
     assert run(task, tmp_path) == 30
     assert task.count == 30
     assert task.evaluations == loop.EVALUATIONS - 1
-    assert checkpoint.load(tmp_path / "c.pt", "count")["state"]["task"] == {"count": 30}
+    assert checkpoint.load(tmp_path / "c.pt", "count")["state"]["task"]["count"] == 30
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -65,12 +67,12 @@ def test_a_signal_saves_and_the_run_resumes(tmp_path: Path, number: int) -> None
         run(task, tmp_path)
     assert stop.value.signum == number
     content = checkpoint.load(tmp_path / "c.pt", "count")
-    assert content["state"]["task"] == {"count": 7}
+    assert content["state"]["task"]["count"] == 7
     again, budget = Counter(), Budget(steps=30)
     start = loop.restore(again, content, tmp_path / "c.pt", budget)
-    assert start == 7
-    assert budget.spent > 0
-    run(again, tmp_path, start=start)
+    assert start == (7, 2)
+    assert budget.elapsed > 0
+    run(again, tmp_path, start=start.step)
     assert again.count == 30
 
 
@@ -88,7 +90,39 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
     with pytest.raises(UserError, match="last good state") as error:
         run(task, tmp_path, every=0.0)
     assert "\n" not in str(error.value)
-    assert checkpoint.load(tmp_path / "c.pt", "count")["state"]["task"] == {"count": 14}
+    assert checkpoint.load(tmp_path / "c.pt", "count")["state"]["task"]["count"] == 14
+
+
+def test_a_weight_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
+    task = Counter(15, lambda t: setattr(t, "weight", float("nan")))
+    with pytest.raises(UserError, match="a weight is NaN"):
+        run(task, tmp_path, every=0.0)
+    assert checkpoint.load(tmp_path / "c.pt", "count")["state"]["task"]["count"] == 14
+
+
+def test_by_the_clock_a_resumed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Interrupted late, resumed: the fraction never falls, and nothing runs twice."""
+    budget, fractions = Budget(seconds=loop.CLOSING + 1), []
+
+    class Slow(Counter):
+        def step(self, fraction: float) -> None:
+            fractions.append(fraction)
+            super().step(fraction)
+            time.sleep(0.02)
+            if fraction > 0.6 and not self.at:
+                self.at = 1
+                os.kill(os.getpid(), signal.SIGINT)
+
+    store = loop.Store(tmp_path / "c.pt", "count", {})
+    with Recorder(tmp_path) as recorder, pytest.raises(Interrupted):
+        loop.run(Slow(at=0), budget, recorder, store)
+    content = checkpoint.load(tmp_path / "c.pt", "count")
+    again, rest = Slow(at=1), Budget(seconds=loop.CLOSING + 1)
+    start = loop.restore(again, content, store.path, rest)
+    with Recorder(tmp_path, start.step) as recorder:
+        loop.run(again, rest, recorder, store, start=start)
+    assert fractions == sorted(fractions)
+    assert rest.exhausted(again.count)
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
