@@ -22,7 +22,7 @@ from darts_lite.budget import Budget
 from darts_lite.errors import Interrupted, UserError
 from darts_lite.record import Recorder
 
-CLOSING = 4.0  # seconds kept for pictures and files
+CLOSING = 6.0  # seconds kept for pictures and files
 LOG_EVERY = 10  # steps between two synchronisations with the device
 EVALUATIONS = 10  # in a run, unless they take more than
 LOOKING = 0.05  # of its time

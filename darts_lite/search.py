@@ -126,7 +126,7 @@ class SearchTask:
 
     @property
     def closing_steps(self) -> float:
-        return 0.6 * (EVALUATED + CALIBRATED) / self.config.batch_size
+        return 1.0 * (EVALUATED + CALIBRATED) / self.config.batch_size
 
     def step(self, fraction: float) -> None:
         if int(fraction * KNOTS) > int(self.fraction * KNOTS) or not self.history:

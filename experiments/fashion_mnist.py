@@ -38,18 +38,19 @@ def main() -> None:
 @click.option("--out", default="out-fashion", show_default=True)
 @click.option("--subset", default="10000", show_default=True, help="0: all images.")
 @click.option("--max-params", default="150000", show_default=True)
-@click.option("--search-hours", default="0.15", show_default=True)
-@click.option("--derive-hours", default="0.45", show_default=True)
+@click.option("--search-hours", default="0.07", show_default=True)
+@click.option("--derive-hours", default="0.38", show_default=True)
+@click.option("--stem-stride", default="2", show_default=True)
 @click.option("--space", default="blocks", show_default=True)
 @click.option("--batch-size", default="64", show_default=True)
 def race(
     out: str, subset: str, max_params: str, search_hours: str, derive_hours: str, space: str,
-    batch_size: str,
+    batch_size: str, stem_stride: str,
 ) -> None:  # fmt: skip
     """Search, then derive."""
     search = ["search", "--dataset", "fashion-mnist", "--space", space, "--out", out]
     search += ["--max-params", max_params, "--budget-hours", search_hours]
-    search += ["--batch-size", batch_size]
+    search += ["--batch-size", batch_size, "--stem-stride", stem_stride]
     search += [] if subset == "0" else ["--subset", subset]
     derive = ["derive", "--genotype", f"{out}/g.json", "--budget-hours", derive_hours]
     derive += ["--batch-size", batch_size]
