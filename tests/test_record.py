@@ -14,6 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from darts_lite import pictures
+from darts_lite.pictures import drawing
 from darts_lite.record import Recorder
 from darts_lite.space import OPERATIONS, Cell, Edge, SearchSpace, blocks, cells
 
@@ -140,7 +141,7 @@ def test_genotypes_are_drawn(space: SearchSpace) -> None:
 def test_lines_of_a_cell_never_share_a_lane() -> None:
     cell = discrete(graph(2, 6, 9)).cells[0]
     taken: set[tuple[int, int]] = set()
-    for (source, target), lane in zip(pictures._links(cell), pictures._lanes(cell), strict=True):
+    for (source, target), lane in zip(drawing._links(cell), drawing._lanes(cell), strict=True):
         gaps = range(max(0, source - 1), target - 1)
         assert lane or len(gaps) == 1, "the line runs through a node"
         assert taken.isdisjoint({(gap, lane) for gap in gaps})
