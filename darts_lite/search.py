@@ -24,6 +24,7 @@ from darts_lite.evaluation import accuracy, sample
 from darts_lite.functional import FlatNetwork
 from darts_lite.hypergradient import ESTIMATORS, Estimator, InnerState, Lookahead, check_supported
 from darts_lite.hypergradient.problem import detach
+from darts_lite.hyperparameters import select
 from darts_lite.joint import (
     OPTIMIZER,
     Batch,
@@ -126,7 +127,7 @@ class SearchTask:
 
     @property
     def closing_steps(self) -> float:
-        return 1.0 * (EVALUATED + CALIBRATED) / self.config.batch_size
+        return (EVALUATED + CALIBRATED) / self.config.batch_size
 
     def step(self, fraction: float) -> None:
         if int(fraction * KNOTS) > int(self.fraction * KNOTS) or not self.history:
@@ -175,10 +176,9 @@ class SearchTask:
 
     def weights(self, temperature: float | None = None) -> Weights:
         """The current mixing weights."""
-        logits = {n: v for n, v in self.variables.raw.items() if n.startswith("alpha.")}
         if temperature is None:
             temperature = self.phase(self.fraction).temperature
-        return relax(self.space, {n[6:]: v for n, v in logits.items()}, temperature)
+        return relax(self.space, select(self.variables.raw, "alpha."), temperature)
 
     def report(self) -> dict[str, float]:
         found: dict[str, Tensor] = {}
@@ -201,9 +201,9 @@ class SearchTask:
         return values
 
     def status(self, values: dict[str, float]) -> str:
-        validation = values.get("loss/validation", float("nan"))
+        losses = [f"{values[n]:.3f}" for n in ("loss/train", "loss/validation") if n in values]
         return (
-            f"loss {values['loss/train']:.3f}/{validation:.3f}, lr {values['lr']:.4f}, "
+            f"loss {'/'.join(losses)}, lr {values['lr']:.4f}, "
             f"~{values['expected/parameters'] / 1e3:.0f}k parameters"
         )
 
@@ -254,9 +254,7 @@ class SearchTask:
         images, _ = next(iter(evaluation_batches(sample(self.splits.train, 32), 32)))
         generator = torch.Generator().manual_seed(0)
         draws = self.augment.sample(len(images), self.dataset.image_size, generator, images.device)
-        values = self._learned()
-        magnitudes = {n: values[f"magnitude.{n}"] for n in self.augment.names}
-        return self.augment.apply(images, draws, magnitudes)
+        return self.augment.apply(images, draws, select(self._learned(), "magnitude."))
 
     def _warn(
         self, step: int, recorder: Recorder, mixed: float, one_hot: float, space: SearchSpace
