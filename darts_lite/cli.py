@@ -107,11 +107,11 @@ def main() -> None:
 def search(context: click.Context, /, resume: bool, **flags: Any) -> None:
     """Learn architecture, learning rate, weight decay and augmentation; write OUT/g.json."""
     with _clear_errors():
-        from darts_lite import runs
+        from darts_lite import options, runs
 
         given = _given(context) if resume else None
         runs.search(
-            runs.SearchOptions(**flags), resume=given, started=PROCESS_START, say=click.echo
+            options.SearchOptions(**flags), resume=given, started=PROCESS_START, say=click.echo
         )
 
 
@@ -145,11 +145,11 @@ def search(context: click.Context, /, resume: bool, **flags: Any) -> None:
 def derive(context: click.Context, /, resume: bool, **flags: Any) -> None:
     """Train the network of a genotype and test it once."""
     with _clear_errors():
-        from darts_lite import runs
+        from darts_lite import options, runs
 
         given = _given(context) if resume else None
         runs.derive(
-            runs.DeriveOptions(**flags), resume=given, started=PROCESS_START, say=click.echo
+            options.DeriveOptions(**flags), resume=given, started=PROCESS_START, say=click.echo
         )
 
 

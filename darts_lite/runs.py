@@ -2,16 +2,16 @@
 
 out/g.json                 what the search found
 out/search/, out/derive/   checkpoint.pt, config.json, events, metrics.jsonl, pictures/
-out/derive/                also model.pt and metrics.json
+out/derive/                also genotype.json, model.pt and metrics.json
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import torch
 
@@ -21,62 +21,21 @@ from darts_lite.data import Dataset, Splits, load, split
 from darts_lite.errors import UserError
 from darts_lite.evaluation import evaluate, picture_of
 from darts_lite.network import network_cost
+from darts_lite.options import (
+    FREE,
+    DeriveOptions,
+    SearchOptions,
+    read_options,
+    resolved,
+    saved_options,
+    with_budget,
+)
 from darts_lite.record import Recorder
-from darts_lite.search import SearchConfig, SearchTask, default_channels
+from darts_lite.search import SearchTask
 from darts_lite.space import Genotype, write_json
 from darts_lite.train import TrainConfig, TrainTask
 
-SMALL = 16  # pixels; below, the defaults are those of a small problem
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """What a user may say of a search; None leaves the choice to the data and the machine."""
-
-    out: str = "out"
-    dataset: str | None = None
-    data_dir: str = "data"
-    download: bool = False
-    image_size: int | None = None
-    subset: int | None = None
-    budget_hours: float | None = None
-    steps: int | None = None
-    space: str = "cells"
-    cells: int = 7
-    channels: int | None = None
-    search_channels: int | None = None
-    stem_stride: int = 1
-    max_params: int | None = None
-    batch_size: int = 64
-    estimator: str = "one_step"
-    protect: bool = True
-    seed: int = 0
-    device: str = "auto"
-    checkpoint_seconds: float = 50.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeriveOptions:
-    """What a user may say of a retraining; `data_dir` None means that of the search."""
-
-    genotype: str = "out/g.json"
-    out: str | None = None
-    data_dir: str | None = None
-    download: bool = False
-    budget_hours: float | None = None
-    epochs: int | None = None
-    max_params: int | None = None
-    hyperparameters: Literal["learned", "default"] = "learned"
-    select: Literal["last", "best"] = "last"
-    batch_size: int = 64
-    seed: int = 0
-    device: str = "auto"
-    checkpoint_seconds: float = 50.0
-
-
-FREE = {"out", "data_dir", "download", "device", "checkpoint_seconds"}  # may change on resuming
-Options = TypeVar("Options", SearchOptions, DeriveOptions)
 
 
 def search(
@@ -99,13 +58,13 @@ def search(
     if resume is None:
         _require_free(out, ["g.json", "search/checkpoint.pt"], "search")
     else:
-        content, options = _saved(folder, "search", options, resume)
+        content, options = saved_options(folder, "search", options, resume)
         if result.exists() and (done := Genotype.load(result)).settings.get("finished"):
             say(f"{result} is finished")
             return done
     device = _device(options.device)
     dataset, splits = _data(options, options.seed, say)
-    options, config = _resolved(options, dataset, device)
+    options, config = resolved(options, dataset, device)
     budget = _budget(options.budget_hours, options.steps, started)
     task = SearchTask(config, dataset, _on(device, splits), device)
     _make(out)
@@ -150,7 +109,7 @@ def derive(
         _require_free(folder, ["checkpoint.pt", "metrics.json"], "derive")
         genotype = load_genotype(Path(options.genotype), options.max_params, options.data_dir, say)
     else:
-        content, options = _saved(folder, "derive", options, resume)
+        content, options = saved_options(folder, "derive", options, resume)
         if result.exists():
             say(f"{result} is finished")
             return json.loads(result.read_text())
@@ -169,7 +128,7 @@ def derive(
         seed=options.seed,
     )
     task = TrainTask(config, genotype, dataset, _on(device, splits), device)
-    options = _with_budget(options, dataset)
+    options = with_budget(options, dataset)
     epoch = task.images.count // config.batch_size
     steps = None if options.epochs is None else options.epochs * epoch
     budget = _budget(options.budget_hours, steps, started)
@@ -251,12 +210,12 @@ def load_genotype(
 def _discretised(saved: Path, max_params: int | None, data_dir: str | None, say: Say) -> Genotype:
     """The genotype of a search checkpoint as it stands."""
     content = checkpoint.load(saved, "search")
-    options = _options(SearchOptions, content["config"], saved)
+    options = read_options(SearchOptions, content["config"], saved)
     options = replace(options, data_dir=data_dir or options.data_dir)
     device = torch.device("cpu")
     dataset, splits = _data(options, options.seed, say)
     _require_same_data(content, dataset, saved)
-    options, config = _resolved(options, dataset, device)
+    options, config = resolved(options, dataset, device)
     if max_params is not None:
         config = replace(config, max_params=min(max_params, config.max_params))
     task = SearchTask(config, dataset, splits, device)
@@ -293,42 +252,6 @@ def _device(name: str) -> torch.device:
         reason = str(error).split("\n")[0][:80]
         raise UserError(f"no device {name!r} here ({reason}); use --device cpu") from None
     return device
-
-
-def _is_small(dataset: Dataset) -> bool:
-    return min(dataset.image_size) < SMALL
-
-
-def _resolved(
-    options: SearchOptions, dataset: Dataset, device: torch.device
-) -> tuple[SearchOptions, SearchConfig]:
-    """Fills in what the user left open, so that a resumed run is the same run."""
-    small = _is_small(dataset)
-    cap = options.max_params or (60_000 if small else 150_000)
-    image = (dataset.channels, *dataset.image_size)
-    channels = options.channels or default_channels(
-        options.space, options.cells, image, len(dataset.classes), cap
-    )
-    narrow = min(channels, 8) if device.type == "cpu" else channels
-    hours = options.budget_hours
-    if hours is None and options.steps is None:
-        hours = 0.025 if small else 1.0
-    options = replace(
-        options,
-        dataset=dataset.name,
-        budget_hours=hours,
-        max_params=cap,
-        channels=channels,
-        search_channels=options.search_channels or narrow,
-    )
-    names = {field.name for field in fields(SearchConfig)}
-    return options, SearchConfig(**{n: v for n, v in asdict(options).items() if n in names})
-
-
-def _with_budget(options: DeriveOptions, dataset: Dataset) -> DeriveOptions:
-    if options.budget_hours is None and options.epochs is None:
-        return replace(options, budget_hours=0.035 if _is_small(dataset) else 1.0)
-    return options
 
 
 def _budget(hours: float | None, steps: int | None, started: float | None) -> Budget:
@@ -410,25 +333,3 @@ def _require_same_data(content: dict[str, Any], dataset: Dataset, path: Path) ->
             f"{path} was made with other data than {dataset.name} holds now; restore them or "
             "choose another --out"
         )
-
-
-def _saved(
-    folder: Path, kind: str, options: Options, given: Collection[str]
-) -> tuple[dict[str, Any], Options]:
-    """The checkpoint to resume, and its options with those that may change replaced."""
-    path = folder / "checkpoint.pt"
-    if not path.exists():
-        raise UserError(f"there is no {path} to resume; start without --resume")
-    content = checkpoint.load(path, kind)
-    stored = _options(type(options), content["config"], path)
-    changed = {n: v for n, v in asdict(options).items() if n in given}
-    checkpoint.check_config(path, asdict(stored), {**asdict(stored), **changed}, FREE)
-    return content, replace(stored, **{n: v for n, v in changed.items() if n in FREE})
-
-
-def _options(cls: type[Options], config: Any, path: Path) -> Options:
-    known = {field.name for field in fields(cls)}
-    options = config.get("options") if isinstance(config, dict) else None
-    if not isinstance(options, dict) or set(options) != known or "data" not in config:
-        raise UserError(f"{path} was made by another version of darts_lite; start anew")
-    return cls(**options)

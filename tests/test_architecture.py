@@ -37,6 +37,7 @@ ORDER = (  # a part may import from itself and from the parts before it
     "derive",
     "search",
     "train",
+    "options",
     "runs",
     "cli",
 )

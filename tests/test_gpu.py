@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from darts_lite.network import Network
+from darts_lite.options import DeriveOptions, SearchOptions
 from darts_lite.relaxation import logit_shapes, relax
-from darts_lite.runs import DeriveOptions, SearchOptions, derive, search
+from darts_lite.runs import derive, search
 from darts_lite.space import cells
 
 pytestmark = [

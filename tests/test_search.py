@@ -1,28 +1,18 @@
 """The joint search in process: exact resuming, phases, learned values, warnings."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from darts_lite import loop
-from darts_lite.data import Dataset, Splits, load, split
+from darts_lite.data import Dataset, Splits
 from darts_lite.joint import MAGNITUDE_START, START, cosine
 from darts_lite.record import Recorder
 from darts_lite.search import WARM_UP, SearchConfig, SearchTask, default_channels
 from darts_lite.space import Genotype, cells
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def digits() -> Iterator[tuple[Dataset, Splits]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    dataset = load("digits", Path("data"))
-    yield dataset, split(dataset, subset=400)
-    torch.set_num_threads(threads)
 
 
 def small(**changes: object) -> SearchConfig:

@@ -1,13 +1,12 @@
 """Training a genotype: schedules, selection, exact resuming, and that it learns."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from darts_lite.data import Dataset, Splits, load, split
+from darts_lite.data import Dataset, Splits
 from darts_lite.derive import uniform_random
 from darts_lite.errors import UserError
 from darts_lite.evaluation import evaluate
@@ -18,15 +17,6 @@ from darts_lite.space import Genotype, blocks
 from darts_lite.train import DEFAULTS, TrainConfig, TrainTask, interpolate
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def digits() -> Iterator[tuple[Dataset, Splits]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    dataset = load("digits", Path("data"))
-    yield dataset, split(dataset, subset=600)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,126 @@
+"""What a user may say of a run, how the rest is filled in, and how a run remembers it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from darts_lite import checkpoint
+from darts_lite.data import Dataset
+from darts_lite.errors import UserError
+from darts_lite.search import SearchConfig, default_channels
+
+SMALL = 16  # pixels; below, the defaults are those of a small problem
+FREE = {"out", "data_dir", "download", "device", "checkpoint_seconds"}  # may change on resuming
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What a user may say of a search; None leaves the choice to the data and the machine."""
+
+    out: str = "out"
+    dataset: str | None = None
+    data_dir: str = "data"
+    download: bool = False
+    image_size: int | None = None
+    subset: int | None = None
+    budget_hours: float | None = None
+    steps: int | None = None
+    space: str = "cells"
+    cells: int = 7
+    channels: int | None = None
+    search_channels: int | None = None
+    stem_stride: int = 1
+    max_params: int | None = None
+    batch_size: int = 64
+    estimator: str = "one_step"
+    protect: bool = True
+    seed: int = 0
+    device: str = "auto"
+    checkpoint_seconds: float = 50.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeriveOptions:
+    """What a user may say of a retraining; `data_dir` None means that of the search."""
+
+    genotype: str = "out/g.json"
+    out: str | None = None
+    data_dir: str | None = None
+    download: bool = False
+    budget_hours: float | None = None
+    epochs: int | None = None
+    max_params: int | None = None
+    hyperparameters: Literal["learned", "default"] = "learned"
+    select: Literal["last", "best"] = "last"
+    batch_size: int = 64
+    seed: int = 0
+    device: str = "auto"
+    checkpoint_seconds: float = 50.0
+
+
+Options = TypeVar("Options", SearchOptions, DeriveOptions)
+
+
+def resolved(
+    options: SearchOptions, dataset: Dataset, device: torch.device
+) -> tuple[SearchOptions, SearchConfig]:
+    """Fills in what the user left open, so that a resumed run is the same run."""
+    small = _is_small(dataset)
+    cap = options.max_params or (60_000 if small else 150_000)
+    image = (dataset.channels, *dataset.image_size)
+    channels = options.channels or default_channels(
+        options.space, options.cells, image, len(dataset.classes), cap
+    )
+    narrow = min(channels, 8) if device.type == "cpu" else channels
+    hours = options.budget_hours
+    if hours is None and options.steps is None:
+        hours = 0.025 if small else 1.0
+    options = replace(
+        options,
+        dataset=dataset.name,
+        budget_hours=hours,
+        max_params=cap,
+        channels=channels,
+        search_channels=options.search_channels or narrow,
+    )
+    names = {field.name for field in fields(SearchConfig)}
+    return options, SearchConfig(**{n: v for n, v in asdict(options).items() if n in names})
+
+
+def with_budget(options: DeriveOptions, dataset: Dataset) -> DeriveOptions:
+    """The default budget, where the user gave none."""
+    if options.budget_hours is None and options.epochs is None:
+        return replace(options, budget_hours=0.035 if _is_small(dataset) else 1.0)
+    return options
+
+
+def _is_small(dataset: Dataset) -> bool:
+    return min(dataset.image_size) < SMALL
+
+
+def saved_options(
+    folder: Path, kind: str, options: Options, given: Collection[str]
+) -> tuple[dict[str, Any], Options]:
+    """The checkpoint to resume, and its options with those that may change replaced."""
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        raise UserError(f"there is no {path} to resume; start without --resume")
+    content = checkpoint.load(path, kind)
+    stored = read_options(type(options), content["config"], path)
+    changed = {n: v for n, v in asdict(options).items() if n in given}
+    checkpoint.check_config(path, asdict(stored), {**asdict(stored), **changed}, FREE)
+    return content, replace(stored, **{n: v for n, v in changed.items() if n in FREE})
+
+
+def read_options(cls: type[Options], config: Any, path: Path) -> Options:
+    """The options in a checkpoint's configuration."""
+    known = {field.name for field in fields(cls)}
+    options = config.get("options") if isinstance(config, dict) else None
+    if not isinstance(options, dict) or set(options) != known or "data" not in config:
+        raise UserError(f"{path} was made by another version of darts_lite; start anew")
+    return cls(**options)

@@ -1,0 +1,19 @@
+"""Fixtures of several test files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from darts_lite.data import Dataset, Splits, load, split
+
+
+@pytest.fixture(scope="module")
+def digits() -> Iterator[tuple[Dataset, Splits]]:
+    """600 digits for training and validation; on one thread, which is faster for small networks."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    dataset = load("digits", Path("data"))
+    yield dataset, split(dataset, subset=600)
+    torch.set_num_threads(threads)
