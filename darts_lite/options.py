@@ -121,6 +121,10 @@ def read_options(cls: type[Options], config: Any, path: Path) -> Options:
     """The options in a checkpoint's configuration."""
     known = {field.name for field in fields(cls)}
     options = config.get("options") if isinstance(config, dict) else None
-    if not isinstance(options, dict) or set(options) != known or "data" not in config:
+    if (
+        not isinstance(options, dict)
+        or set(options) != known
+        or not {"data", "threads"} <= set(config)
+    ):
         raise UserError(f"{path} was made by another version of darts_lite; start anew")
     return cls(**options)

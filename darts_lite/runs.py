@@ -322,7 +322,13 @@ def _store(
     path = folder / "checkpoint.pt"
     if content is not None:
         _require_same_data(content, dataset, path)
-    config = {"options": asdict(options), "data": dict(dataset.fingerprint)}
+        # another number of threads sums in another order, and the bytes would differ
+        torch.set_num_threads(content["config"]["threads"])
+    config = {
+        "options": asdict(options),
+        "data": dict(dataset.fingerprint),
+        "threads": torch.get_num_threads(),
+    }
     write_json(folder / "config.json", config)
     return loop.Store(path, kind, config, options.checkpoint_seconds)
 

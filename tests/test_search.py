@@ -111,7 +111,7 @@ def test_training_reduces_the_loss(digits: tuple[Dataset, Splits]) -> None:
 
 
 def test_the_target_pulls_the_expected_parameters_down(digits: tuple[Dataset, Splits]) -> None:
-    free, bound = task(digits, max_params=10**7), task(digits, max_params=2500)
+    free, bound = task(digits, max_params=10**7), task(digits, max_params=1500)
     for search in (free, bound):
         advance(search, 0, 40)
     parameters = [s.costs.expected(s.weights(1.0))[0] for s in (free, bound)]
