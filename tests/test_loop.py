@@ -109,7 +109,7 @@ def test_by_the_clock_a_resumed_run_goes_on_where_it_was(tmp_path: Path) -> None
             fractions.append(fraction)
             super().step(fraction)
             time.sleep(0.02)
-            if fraction > 0.6 and not self.at:
+            if fraction > 0.3 and not self.at:
                 self.at = 1
                 os.kill(os.getpid(), signal.SIGINT)
 
