@@ -25,7 +25,7 @@ from darts_lite.hyperparameters import (
 )
 from darts_lite.network import CostTable
 from darts_lite.optimizers import SGD
-from darts_lite.relaxation import beta_decay, logit_shapes, relax
+from darts_lite.relaxation import Weights, beta_decay, logit_shapes, relax
 from darts_lite.space import SearchSpace
 
 OPTIMIZER = SGD(momentum=0.9, nesterov=True)
@@ -109,31 +109,34 @@ class Joint:
     def bind(self, train: Sequence[Batch], validation: Batch | None, phase: Phase) -> Bilevel:
         """The pure functions of one window of `len(train)` steps."""
 
-        def logits(params: Params, values: Hyper, batch: Batch) -> Tensor:
+        def mix(values: Hyper) -> Weights | None:
+            if self.costs is None:
+                return None
+            return relax(self.space, select(values, "alpha."), phase.temperature)
+
+        def loss(params: Params, values: Hyper, weights: Weights | None, batch: Batch) -> Loss:
             images = batch.images
             if batch.draws is not None:
                 magnitudes = select(values, "magnitude.")
                 images = self.augment.apply(images, batch.draws, magnitudes or None)
-            weights = None
-            if self.costs is not None:
-                weights = relax(self.space, select(values, "alpha."), phase.temperature)
-            return self.network(params, images, weights)
-
-        def loss(params: Params, values: Hyper, batch: Batch) -> Loss:
-            out = logits(params, values, batch)
+            out = self.network(params, images, weights)
             smoothing = LABEL_SMOOTHING if batch.draws is not None else 0.0
             value = F.cross_entropy(out, batch.labels, label_smoothing=smoothing)
             correct = (out.detach().argmax(1) == batch.labels).float().mean()
             return value, torch.stack([value.detach(), correct])
 
         def inner(params: Params, raw: Hyper, t: int) -> Loss:
-            return loss(params, self.constrain(raw), train[t])
+            values = self.constrain(raw)
+            return loss(params, values, mix(values), train[t])
 
         def outer(params: Params, raw: Hyper) -> Loss:
             assert validation is not None
             values = self.constrain(raw)
-            value, report = loss(params, values, validation)
-            return value + self.regulariser(values, phase), report
+            weights = mix(values)
+            value, report = loss(params, values, weights, validation)
+            if weights is not None:
+                value = value + self.regulariser(values, weights, phase)
+            return value, report
 
         def settings(raw: Hyper) -> Settings:
             values = self.constrain(raw)
@@ -142,14 +145,10 @@ class Joint:
 
         return Bilevel(inner, outer, OPTIMIZER, settings)
 
-    def regulariser(self, values: Hyper, phase: Phase) -> Tensor | float:
+    def regulariser(self, values: Hyper, weights: Weights, phase: Phase) -> Tensor:
         """Cost hinge and beta decay, functions of the architecture alone."""
-        if self.costs is None:
-            return 0.0
-        alpha = select(values, "alpha.")
-        total: Tensor | float = phase.beta_decay * beta_decay(alpha)
-        if self.target is not None:
-            weights = relax(self.space, alpha, phase.temperature)
+        total = phase.beta_decay * beta_decay(select(values, "alpha."))
+        if self.costs is not None and self.target is not None:
             expected, _ = self.costs.expected(weights)
             total = total + F.relu((expected / self.target).log())
         return total

@@ -59,7 +59,7 @@ class Store:
     path: Path
     kind: str
     config: Mapping[str, object]
-    every: float = 60.0  # seconds
+    every: float = 50.0  # seconds
 
     def save(self, task: Task, step: int, evaluations: int, budget: Budget) -> None:
         """Writes a checkpoint; raises `UserError` rather than keep a state that is not finite."""

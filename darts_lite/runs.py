@@ -196,9 +196,9 @@ def load_genotype(
             return genotype
         if not saved.exists():
             raise UserError(
-                f"{path} has {genotype.parameters} parameters, more than {max_params}; without "
-                f"{saved} nothing smaller can be derived from it: this is the smallest possible, "
-                "raise --max-params or search again"
+                f"{path} has {genotype.parameters} parameters, more than {max_params}, and without "
+                f"{saved} it is the smallest possible network here: raise --max-params, bring "
+                "that checkpoint, or search again"
             )
     say(f"deriving from {saved}" + ("" if genotype else f": {path} does not exist"))
     made = _discretised(saved, max_params, data_dir, say)

@@ -160,7 +160,7 @@ class TrainTask:
             "generator": self.generator.get_state(),
             "batches": self.batches.state_dict(),
             "fraction": self.fraction,
-            "best": self.best if self.config.select == "best" else None,
+            "best": self.best,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -74,8 +74,8 @@ class Chain(nn.Module):
 
 
 def entangled_step(space: SearchSpace, x: Tensor, y: Tensor) -> Callable[[], None]:
-    network = FlatNetwork(Network(space, IMAGE, CLASSES_COUNT, torch.Generator().manual_seed(0)))
-    network = FlatNetwork(network.network.to(x.device))
+    generator = torch.Generator().manual_seed(0)
+    network = FlatNetwork(Network(space, IMAGE, CLASSES_COUNT, generator).to(x.device))
     logits = {n: torch.zeros(s, device=x.device) for n, s in logit_shapes(space).items()}
     optimizer, x = SGD(0.9), x.contiguous(memory_format=torch.channels_last)
     state = [network.params, optimizer.init(network.params)]
