@@ -14,7 +14,7 @@ from torch import Tensor
 from darts_lite.augment import Draws, LearnedMagnitudes
 from darts_lite.data import Dataset
 from darts_lite.functional import DECAYED, FlatNetwork
-from darts_lite.hypergradient.problem import Bilevel, Hyper, Loss, Params, Settings
+from darts_lite.hypergradient.problem import Bilevel, Hyper, Loss, Params
 from darts_lite.hyperparameters import (
     HyperParameters,
     HyperSpec,
@@ -24,7 +24,7 @@ from darts_lite.hyperparameters import (
     select,
 )
 from darts_lite.network import CostTable
-from darts_lite.optimizers import SGD
+from darts_lite.optimizers import SGD, Setting
 from darts_lite.relaxation import Weights, beta_decay, logit_shapes, relax
 from darts_lite.space import SearchSpace
 
@@ -138,10 +138,10 @@ class Joint:
                 value = value + self.regulariser(values, weights, phase)
             return value, report
 
-        def settings(raw: Hyper) -> Settings:
+        def settings(raw: Hyper) -> dict[str, Setting]:
             values = self.constrain(raw)
             decay = tuple(values["weight_decay"] if on else 0.0 for on in DECAYED)
-            return Settings(values["lr"] * phase.lr_factor, decay)
+            return {"lr": values["lr"] * phase.lr_factor, "weight_decay": decay}
 
         return Bilevel(inner, outer, OPTIMIZER, settings)
 

@@ -92,7 +92,7 @@ class SearchTask:
                 f"unknown estimator {config.estimator!r}; use one of {', '.join(ESTIMATORS)}"
             )
         self.estimator: Estimator = ESTIMATORS[config.estimator]()
-        check_supported(config.estimator, self.estimator.supports, self.variables.kinds)
+        check_supported(self.estimator, self.variables.kinds)
         self.joint = Joint(
             self.network,
             self.space,
@@ -146,7 +146,8 @@ class SearchTask:
             self.variables.update(ahead.hypergradient, progress)
             self._hypergradient.update(ahead.hypergradient)
             self._record("train", ahead.inner[1])
-            self._record("validation", ahead.outer[1])
+            if ahead.outer is not None:
+                self._record("validation", ahead.outer[1])
         self.fraction = fraction
         self.steps += 1
 

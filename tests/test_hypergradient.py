@@ -25,7 +25,6 @@ from darts_lite.hypergradient import (
     InnerState,
     Lookahead,
     OneStep,
-    Settings,
     Unrolled,
     UnsupportedHyperparameter,
     check_supported,
@@ -93,8 +92,8 @@ def still(*params: Tensor) -> InnerState:
 def rate(steps: int) -> Case:
     """P1, of the logarithm of the rate."""
 
-    def settings(hyper: Hyper) -> Settings:
-        return Settings(hyper["log_lr"].exp(), (0.0,))
+    def settings(hyper: Hyper) -> dict[str, Any]:
+        return {"lr": hyper["log_lr"].exp(), "weight_decay": (0.0,)}
 
     best = torch.linalg.solve(A, B)
     step = EYE - RATE * A
@@ -121,8 +120,8 @@ def _decayed(steps: int, decay: float) -> Tensor:
 
 
 def decay_of_the_optimizer(steps: int) -> Case:
-    def settings(hyper: Hyper) -> Settings:
-        return Settings(RATE, (hyper["decay"],))
+    def settings(hyper: Hyper) -> dict[str, Any]:
+        return {"lr": RATE, "weight_decay": (hyper["decay"],)}
 
     return Case(
         Bilevel(quadratic, distance, SGD(0.0), settings),
@@ -141,7 +140,7 @@ def decay_in_the_loss(steps: int) -> Case:
         return value + 0.5 * hyper["decay"] * params[0].square().sum(), report
 
     return Case(
-        Bilevel(inner, distance, SGD(0.0), lambda hyper: Settings(RATE, (0.0,))),
+        Bilevel(inner, distance, SGD(0.0), lambda hyper: {"lr": RATE, "weight_decay": (0.0,)}),
         still(START),
         {"decay": leaf(0.2)},
         {"decay": "loss"},
@@ -153,8 +152,8 @@ def decay_that_spares(steps: int) -> Case:
     """P2 with two tensors, coupled by A, of which the second is spared."""
     split, decay = 3, 0.2
 
-    def settings(hyper: Hyper) -> Settings:
-        return Settings(RATE, (hyper["decay"], 0.0))
+    def settings(hyper: Hyper) -> dict[str, Any]:
+        return {"lr": RATE, "weight_decay": (hyper["decay"], 0.0)}
 
     spared = torch.diag(torch.tensor([1.0] * split + [0.0] * (N - split), dtype=torch.float64))
     M = A + decay * spared
@@ -195,7 +194,7 @@ def _momentum(nesterov: bool) -> Callable[[int], Case]:
                 quadratic,
                 distance,
                 SGD(mu, nesterov),
-                lambda hyper: Settings(hyper["lr"], (0.0,)),
+                lambda hyper: {"lr": hyper["lr"], "weight_decay": (0.0,)},
             ),
             InnerState((START,), OptimizerState(9, ((PUSH,),))),
             {"lr": leaf(RATE)},
@@ -224,7 +223,7 @@ def augmentation(steps: int) -> Case:
         dw = dw - RATE / n * (Xm.T @ Xm @ dw + direct)
         w = w - RATE / n * Xm.T @ (Xm @ w - y)
     return Case(
-        Bilevel(inner, outer, SGD(0.0), lambda hyper: Settings(RATE, (0.0,))),
+        Bilevel(inner, outer, SGD(0.0), lambda hyper: {"lr": RATE, "weight_decay": (0.0,)}),
         still(START),
         {"m": leaf(m)},
         {"m": "loss"},
@@ -266,7 +265,7 @@ def test_adam_closed_form(estimator: OneStep, decay: float) -> None:
             lambda params, hyper, t: (hyper["scale"].detach() * g @ params[0], None),
             distance,
             adam,
-            lambda hyper: Settings(hyper["lr"], (hyper["decay"],)),
+            lambda hyper: {"lr": hyper["lr"], "weight_decay": (hyper["decay"],)},
         ),
         InnerState((START,), adam.init((START,))),
         {"lr": leaf(0.05), "decay": leaf(decay), "scale": leaf(1.0)},
@@ -289,7 +288,7 @@ def quartic(rate: float = RATE) -> Case:
             lambda params, hyper, t: (hyper["h"] * params[0].pow(4).sum() / 4, None),
             distance,
             SGD(0.0),
-            lambda hyper: Settings(rate, (0.0,)),
+            lambda hyper: {"lr": rate, "weight_decay": (0.0,)},
         ),
         still(START),
         {"h": leaf(0.8)},
@@ -374,9 +373,9 @@ def network(optimizer: Optimizer, steps: int = 6) -> Case:
     def outer(params: Params, hyper: Hyper) -> Loss:
         return F.cross_entropy(logits(params, held, hyper["alpha"]), answers), "outer"
 
-    def settings(hyper: Hyper) -> Settings:
+    def settings(hyper: Hyper) -> dict[str, Any]:
         decay = hyper["log_decay"].exp()
-        return Settings(hyper["log_lr"].exp(), (decay, decay, 0.0))
+        return {"lr": hyper["log_lr"].exp(), "weight_decay": (decay, decay, 0.0)}
 
     params = (normal(inputs, hidden, seed=23), normal(hidden, classes, seed=24), normal(classes))
     count = len(optimizer.init(params).moments)  # velocity; or first and second moment

@@ -1,27 +1,42 @@
 """Hypergradients of bilevel problems: one interface, one file an estimator."""
 
+from darts_lite.hypergradient.conjugate_gradient import ConjugateGradient
+from darts_lite.hypergradient.forward import Forward
+from darts_lite.hypergradient.neumann import Neumann
 from darts_lite.hypergradient.one_step import OneStep
+from darts_lite.hypergradient.online import Online
+from darts_lite.hypergradient.per_kind import PerKind
 from darts_lite.hypergradient.problem import (
     Bilevel,
     Estimator,
     InnerState,
     Lookahead,
-    Settings,
     UnsupportedHyperparameter,
     check_supported,
 )
 from darts_lite.hypergradient.unrolled import Unrolled
 
-ESTIMATORS = {"one_step": OneStep, "unrolled": Unrolled}
+ESTIMATORS = {
+    "one_step": OneStep,
+    "unrolled": Unrolled,
+    "forward": Forward,
+    "neumann": Neumann,
+    "conjugate_gradient": ConjugateGradient,
+    "online": Online,
+}
 
 __all__ = [
     "ESTIMATORS",
     "Bilevel",
+    "ConjugateGradient",
     "Estimator",
+    "Forward",
     "InnerState",
     "Lookahead",
+    "Neumann",
     "OneStep",
-    "Settings",
+    "Online",
+    "PerKind",
     "Unrolled",
     "UnsupportedHyperparameter",
     "check_supported",
