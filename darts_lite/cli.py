@@ -52,6 +52,16 @@ _where = _options(
 )
 
 
+_estimator = click.option(
+    "--estimator",
+    default="one_step,optimizer=annealed",
+    show_default=True,
+    help="Of the hypergradient: one_step, unrolled, forward, neumann, conjugate_gradient, online; "
+    "one for all kinds, or KIND=NAME for architecture, loss, optimizer. annealed: find the lr by "
+    "annealed look-aheads as the training begins, leave the decay.",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(darts_lite.__version__)
 def main() -> None:
@@ -90,12 +100,7 @@ def main() -> None:
 @click.option(
     "--stem-stride", type=click.IntRange(1, 2), default=1, show_default=True, help="2 is faster."
 )
-@click.option(
-    "--estimator",
-    default="one_step",
-    show_default=True,
-    help="Of the hypergradient: one_step or unrolled.",
-)
+@_estimator
 @click.option(
     "--protect/--no-protect",
     default=True,
@@ -128,11 +133,13 @@ def search(context: click.Context, /, resume: bool, **flags: Any) -> None:
 @click.option("--max-params", type=POSITIVE, help="Hard cap on the network's parameters.")
 @click.option(
     "--hyperparameters",
-    type=click.Choice(["learned", "default"]),
+    type=click.Choice(["learned", "default", "online"]),
     default="learned",
     show_default=True,
-    help="Those that the search learned, or the usual recipe.",
+    help="Those that the search learned, the usual recipe, or learn on from the former while "
+    "training, on the validation images.",
 )
+@_estimator
 @click.option(
     "--select",
     type=click.Choice(["last", "best"]),

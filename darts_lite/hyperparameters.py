@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 Kind = Literal["architecture", "loss", "optimizer"]
+EDGE = 5.0  # raw value of an interval that is as good as its end
 
 
 class Bijection(Protocol):
@@ -38,7 +39,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Interval:
-    """low + (high - low) sigmoid(raw)."""
+    """low + (high - low) sigmoid(raw): with the default ends, the inverse is the logit."""
 
     low: float = 0.0
     high: float = 1.0
@@ -69,6 +70,32 @@ class LogInterval:
 
     def inverse(self, value: Tensor) -> Tensor:
         return self._log().inverse(value.log())
+
+
+@dataclass(frozen=True)
+class Log:
+    """exp(raw): every positive value."""
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw.exp()
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return value.log()
+
+
+@dataclass(frozen=True)
+class Softplus:
+    """log(1 + exp(raw)): every positive value, nearly linear above one.
+
+    >>> Softplus().forward(Softplus().inverse(torch.tensor(2.0)))
+    tensor(2.)
+    """
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(raw)
+
+    def inverse(self, value: Tensor) -> Tensor:
+        return value + (-torch.expm1(-value)).log()
 
 
 @dataclass(frozen=True)
@@ -158,6 +185,14 @@ class HyperParameters:
                 0.0,
             )
             self.skipped = self.skipped + (~finite).long()
+
+    @torch.no_grad()
+    def multiply(self, name: str, factor: Tensor | float) -> None:
+        """Scales the value of one variable, staying inside its range."""
+        spec = next(s for s in self.specs if s.name == name)
+        raw = spec.bijection.inverse(spec.bijection.forward(self.raw[name]) * factor)
+        inside = raw.isfinite() & (raw.abs() < EDGE)
+        self.raw[name] = torch.where(inside, raw, torch.as_tensor(factor - 1.0).sign() * EDGE)
 
     def state_dict(self) -> dict[str, object]:
         moments = dict(self._moments)  # copies: `update` replaces entries of its own

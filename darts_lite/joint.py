@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,8 +30,8 @@ from darts_lite.space import SearchSpace
 
 OPTIMIZER = SGD(momentum=0.9, nesterov=True)
 LABEL_SMOOTHING = 0.1
-START = {"lr": 0.02, "weight_decay": 3e-4}  # deliberately plain; the search moves them
-LEARNED = {"lr": LogInterval(1e-2, 0.5), "weight_decay": LogInterval(1e-6, 1e-2)}
+START = {"lr": 0.05, "weight_decay": 5e-4}  # deliberately plain; the search moves them
+LEARNED = {"lr": LogInterval(1e-4, 10.0), "weight_decay": LogInterval(1e-6, 1e-2)}
 TRAVEL = {"lr": 4.0, "weight_decay": 1.0}  # one step says little of a decay under BatchNorm
 MAGNITUDE_START = 0.05
 
@@ -64,22 +64,28 @@ def cosine(fraction: float, warmup: float = 0.03) -> float:
     return 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
 
 
-def outer_variables(space: SearchSpace, augment: LearnedMagnitudes) -> HyperParameters:
-    """Everything that a search learns beside the weights, at its starting value."""
-    specs = [
-        HyperSpec(f"alpha.{name}", torch.zeros(shape), Identity(), "architecture", 6.0)
-        for name, shape in logit_shapes(space).items()
-    ]
-    specs += [
-        HyperSpec(name, torch.tensor(START[name]), LEARNED[name], "optimizer", TRAVEL[name])
-        for name in START
-    ]
-    specs += [
-        HyperSpec(
-            f"magnitude.{name}", torch.tensor(MAGNITUDE_START), Interval(0.0, 1.0), "loss", 8.0
-        )
-        for name in augment.names
-    ]
+def outer_variables(
+    augment: LearnedMagnitudes,
+    space: SearchSpace | None = None,
+    start: Mapping[str, float] = START,
+) -> HyperParameters:
+    """Everything that is learned beside the weights, at its starting value.
+
+    Arguments: `space`, whose architecture is learned too; `start`, by name; a magnitude that it
+    does not name starts small, and every value starts inside its range.
+    """
+    specs = []
+    if space is not None:
+        specs += [
+            HyperSpec(f"alpha.{name}", torch.zeros(shape), Identity(), "architecture", 6.0)
+            for name, shape in logit_shapes(space).items()
+        ]
+    for name, range_ in LEARNED.items():
+        value = min(max(start[name], 1.01 * range_.low), 0.99 * range_.high)
+        specs.append(HyperSpec(name, torch.tensor(value), range_, "optimizer", TRAVEL[name]))
+    for name in (f"magnitude.{n}" for n in augment.names):
+        value = min(max(start.get(name, MAGNITUDE_START), 0.01), 0.99)
+        specs.append(HyperSpec(name, torch.tensor(value), Interval(0.0, 1.0), "loss", 8.0))
     return HyperParameters(tuple(specs))
 
 

@@ -12,6 +12,7 @@ import torch
 from darts_lite import checkpoint
 from darts_lite.data import Dataset
 from darts_lite.errors import UserError
+from darts_lite.learning import DEFAULT
 from darts_lite.search import SearchConfig, default_channels
 
 SMALL = 16  # pixels; below, the defaults are those of a small problem
@@ -37,7 +38,7 @@ class SearchOptions:
     stem_stride: int = 1
     max_params: int | None = None
     batch_size: int = 64
-    estimator: str = "one_step"
+    estimator: str = DEFAULT
     protect: bool = True
     seed: int = 0
     device: str = "auto"
@@ -55,7 +56,8 @@ class DeriveOptions:
     budget_hours: float | None = None
     epochs: int | None = None
     max_params: int | None = None
-    hyperparameters: Literal["learned", "default"] = "learned"
+    hyperparameters: Literal["learned", "default", "online"] = "learned"
+    estimator: str = DEFAULT
     select: Literal["last", "best"] = "last"
     batch_size: int = 64
     seed: int = 0

@@ -124,6 +124,7 @@ def derive(
     config = TrainConfig(
         batch_size=options.batch_size,
         hyperparameters=options.hyperparameters,
+        estimator=options.estimator,
         select=options.select,
         seed=options.seed,
     )
@@ -146,6 +147,10 @@ def derive(
         recorder.scalars(start.step, size)
         step = loop.run(task, budget, recorder, store, start=start, name="derive")
         network = task.finish(step, recorder)
+        learned = task.learned()
+        if config.hyperparameters == "online":
+            recorder.picture(step, "learned", pictures.parameter_plot(learned, "learned schedules"))
+            replace(genotype, hyperparameters=learned).save(folder / "learned.json")
         validation, test = (evaluate(network, s.to(device)) for s in splits[1:])
         recorder.picture(step, "confusion", picture_of(test, genotype.classes, "test"))
         metrics: dict[str, float] = {
@@ -157,9 +162,10 @@ def derive(
         }
         recorder.hparams(_hparams(options, genotype), metrics)
     checkpoint.write(folder / "model.pt", network.state_dict())
+    held_out = config.select == "best" or config.hyperparameters == "online"
     account = {
         **metrics,
-        "validation_held_out": config.select == "best",
+        "validation_held_out": held_out,
         "steps": step,
         "epochs": round(step / epoch, 2),
         "hyperparameters": config.hyperparameters,
@@ -167,7 +173,7 @@ def derive(
         "genotype": options.genotype,
     }
     write_json(result, account)
-    trained_on = "" if config.select == "best" else " (trained on)"
+    trained_on = "" if held_out else " (trained on)"
     say(
         f"parameters {genotype.parameters}, MACs {genotype.macs}, validation accuracy "
         f"{validation.accuracy:.2%}{trained_on}, test accuracy {test.accuracy:.2%}, "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -19,10 +19,9 @@ import darts_lite
 from darts_lite import checkpoint, loop, pictures
 from darts_lite.data import Batches, Dataset, Splits, evaluation_batches
 from darts_lite.derive import discretise
-from darts_lite.errors import UserError
 from darts_lite.evaluation import accuracy, sample
 from darts_lite.functional import FlatNetwork
-from darts_lite.hypergradient import ESTIMATORS, Estimator, InnerState, Lookahead, check_supported
+from darts_lite.hypergradient import InnerState, Lookahead, RateSearch
 from darts_lite.hypergradient.problem import detach
 from darts_lite.hyperparameters import select
 from darts_lite.joint import (
@@ -34,6 +33,7 @@ from darts_lite.joint import (
     default_augmentation,
     outer_variables,
 )
+from darts_lite.learning import DEFAULT, look, plan
 from darts_lite.network import CostTable, Network, network_cost
 from darts_lite.optimizers import OptimizerState
 from darts_lite.record import Recorder
@@ -61,7 +61,7 @@ class SearchConfig:
     stem_stride: int = 1
     max_params: int
     batch_size: int = 64
-    estimator: str = "one_step"
+    estimator: str = DEFAULT
     protect: bool = True
     seed: int = 0
 
@@ -86,13 +86,9 @@ class SearchTask:
         network = Network(supernet, self.image, classes, generator).to(device)
         self.network = FlatNetwork(network)
         self.augment = default_augmentation(dataset)
-        self.variables = outer_variables(self.space, self.augment).to(device)
-        if config.estimator not in ESTIMATORS:
-            raise UserError(
-                f"unknown estimator {config.estimator!r}; use one of {', '.join(ESTIMATORS)}"
-            )
-        self.estimator: Estimator = ESTIMATORS[config.estimator]()
-        check_supported(self.estimator, self.variables.kinds)
+        self.variables = outer_variables(self.augment, self.space).to(device)
+        self.plan = plan(config.estimator)
+        self.rate_search = RateSearch()
         self.joint = Joint(
             self.network,
             self.space,
@@ -133,6 +129,8 @@ class SearchTask:
         if int(fraction * KNOTS) > int(self.fraction * KNOTS) or not self.history:
             self.history.append((fraction, self._learned()))
         phase = self.phase(fraction)
+        if self.plan.annealed and self.rate_search.due(fraction):
+            self._look(phase)
         if fraction < WARM_UP:
             batch = self._batch(self.train, augmented=True)
             problem = self.joint.bind([batch], None, phase)
@@ -152,12 +150,20 @@ class SearchTask:
         self.steps += 1
 
     def _joint_step(self, phase: Phase) -> Lookahead:
-        train = [self._batch(self.train, augmented=True) for _ in range(self.estimator.steps)]
-        problem = self.joint.bind(train, self._batch(self.validation), phase)
-        kinds = self.variables.kinds
-        if self.estimator.steps == 1 and self.steps % MIXED_EVERY:  # unrolling has them for free
-            kinds = {name: kind for name, kind in kinds.items() if kind != "loss"}
-        return self.estimator(problem, self.inner, self.variables.leaves(), kinds)
+        estimator = self.plan.estimator
+        problem = self.joint.bind(*self._window(estimator.steps), phase)
+        mixed = self.steps % MIXED_EVERY == 0
+        kinds = self.plan.kinds(self.variables.kinds, mixed=mixed)
+        return estimator(problem, self.inner, self.variables.leaves(), kinds)
+
+    def _look(self, phase: Phase) -> None:
+        window = self._window(self.rate_search.estimator.steps)
+        phase = replace(phase, lr_factor=1.0)
+        look(self.rate_search, self.joint, self.inner, self.variables, *window, phase)
+
+    def _window(self, steps: int) -> tuple[list[Batch], Batch]:
+        train = [self._batch(self.train, augmented=True) for _ in range(steps)]
+        return train, self._batch(self.validation)
 
     def _batch(self, batches: Batches, augmented: bool = False) -> Batch:
         x, y = next(batches)
@@ -315,7 +321,9 @@ class SearchTask:
         return {
             "params": self.inner.params,
             "optimizer": tuple(self.inner.optimizer),
+            "carried": dict(self.inner.carried),
             "variables": self.variables.state_dict(),
+            "rate_search": self.rate_search.state_dict(),
             "generator": self.generator.get_state(),
             "train": self.train.state_dict(),
             "validation": self.validation.state_dict(),
@@ -331,7 +339,9 @@ class SearchTask:
         for name in ("params", "optimizer"):
             checkpoint.require_like(mine[name], state[name], name)
         checkpoint.require_like(mine["variables"]["raw"], state["variables"]["raw"], "variables")
-        self.inner = InnerState(state["params"], OptimizerState(*state["optimizer"]))
+        optimizer = OptimizerState(*state["optimizer"])
+        self.inner = InnerState(state["params"], optimizer, state["carried"])
+        self.rate_search.load_state_dict(state["rate_search"])
         self.variables.load_state_dict(state["variables"])
         self.train.load_state_dict(state["train"])
         self.validation.load_state_dict(state["validation"])

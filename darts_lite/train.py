@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -14,9 +15,19 @@ from darts_lite.data import Batches, Dataset, Images, Splits, evaluation_batches
 from darts_lite.errors import UserError
 from darts_lite.evaluation import accuracy, sample
 from darts_lite.functional import FlatNetwork, Params
-from darts_lite.hypergradient import InnerState
-from darts_lite.hypergradient.problem import detach
-from darts_lite.joint import OPTIMIZER, Batch, Joint, Phase, cosine, default_augmentation
+from darts_lite.hypergradient import InnerState, RateSearch
+from darts_lite.hypergradient.problem import Hyper, detach
+from darts_lite.hyperparameters import HyperParameters
+from darts_lite.joint import (
+    OPTIMIZER,
+    Batch,
+    Joint,
+    Phase,
+    cosine,
+    default_augmentation,
+    outer_variables,
+)
+from darts_lite.learning import DEFAULT, Plan, look, plan
 from darts_lite.network import Network, calibrate
 from darts_lite.optimizers import OptimizerState
 from darts_lite.record import Recorder
@@ -26,6 +37,8 @@ DEFAULTS: dict[str, Schedule] = {  # the usual recipe by hand: no augmentation b
     "lr": ((0.0, 0.05),),
     "weight_decay": ((0.0, 5e-4),),
 }
+KNOTS = 50  # of a learned schedule
+ONLINE_EVERY = 4  # steps between two hypergradients
 CALIBRATED = 10_000  # training images for the final BatchNorm statistics
 
 
@@ -34,13 +47,45 @@ class TrainConfig:
     """What a training is, apart from its genotype, its data and where it writes.
 
     `select` "last" trains on train and validation images to the end, as the papers do; "best"
-    trains on the former and keeps the weights that were best on the latter.
+    trains on the former and keeps the weights that were best on the latter. `hyperparameters`
+    "learned" follows the genotype's schedules, "default" the usual recipe, and "online" goes on
+    learning from where the genotype ended: then validation images are never trained on.
+    `estimator` says how, for "online" (`darts_lite.learning.plan`).
     """
 
     batch_size: int = 64
-    hyperparameters: Literal["learned", "default"] = "learned"
+    hyperparameters: Literal["learned", "default", "online"] = "learned"
+    estimator: str = DEFAULT
     select: Literal["last", "best"] = "last"
     seed: int = 0
+
+
+@dataclass
+class Online:
+    """What a training that goes on learning its hyperparameters carries beside its weights."""
+
+    variables: HyperParameters
+    plan: Plan
+    rate_search: RateSearch
+    steps: int = 0
+    learned: float = 0.0  # the fraction at which they were last learned
+    ahead: int = 0  # steps taken beyond those asked for
+    report: Tensor = field(default_factory=lambda: torch.zeros(2))  # of the last window
+    history: list[tuple[float, dict[str, Tensor]]] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "variables": self.variables.state_dict(),
+            "rate_search": self.rate_search.state_dict(),
+            "progress": (self.steps, self.learned, self.ahead, self.report),
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.variables.load_state_dict(state["variables"])
+        self.rate_search.load_state_dict(state["rate_search"])
+        self.steps, self.learned, self.ahead, self.report = state["progress"]
+        self.history = state["history"]
 
 
 class TrainTask:
@@ -57,7 +102,7 @@ class TrainTask:
         self.config, self.genotype, self.dataset, self.device = config, genotype, dataset, device
         self.splits = splits
         self.images = splits.train
-        if config.select == "last":
+        if config.select == "last" and config.hyperparameters != "online":
             self.images = Images(
                 torch.cat([splits.train.pixels, splits.validation.pixels]),
                 torch.cat([splits.train.labels, splits.validation.labels]),
@@ -67,12 +112,20 @@ class TrainTask:
         self.network = FlatNetwork(network.to(device))
         self.augment = default_augmentation(dataset)
         self.schedules = DEFAULTS
-        if config.hyperparameters == "learned":
+        if config.hyperparameters != "default":
             self.schedules = self._learned()
-        self.joint = Joint(self.network, genotype.space, self.augment, lambda values: values)
+        self.online: Online | None = None
+        constrain: Callable[[Hyper], Hyper] = lambda values: values  # noqa: E731
+        if config.hyperparameters == "online":
+            start = {name: schedule[-1][1] for name, schedule in self.schedules.items()}
+            variables = outer_variables(self.augment, start=start).to(device)
+            self.online = Online(variables, plan(config.estimator), RateSearch())
+            constrain = variables.constrain
+        self.joint = Joint(self.network, genotype.space, self.augment, constrain)
         self.inner = InnerState(self.network.params, OPTIMIZER.init(self.network.params))
         self.generator = torch.Generator().manual_seed(config.seed + 1)
         self.batches = Batches(self.images, config.batch_size, self.generator)
+        self.held_out = Batches(splits.validation, config.batch_size, self.generator)
         self.fraction = 0.0
         self.best: tuple[float, Params] | None = None
         if config.select == "best":
@@ -93,7 +146,9 @@ class TrainTask:
         return {**dict.fromkeys(sorted(magnitudes), ((0.0, 0.0),)), **found}
 
     def values(self, fraction: float) -> dict[str, float]:
-        """The scheduled hyperparameters at a fraction of the budget."""
+        """The hyperparameters at a fraction of the budget."""
+        if self.online is not None:
+            return {name: float(v) for name, v in self.online.variables.values().items()}
         return {name: interpolate(s, fraction) for name, s in self.schedules.items()}
 
     @property
@@ -102,16 +157,60 @@ class TrainTask:
         return 0.5 * (evaluated + min(self.images.count, CALIBRATED)) / self.config.batch_size
 
     def step(self, fraction: float) -> None:
-        x, y = next(self.batches)
-        draws = self.augment.sample(len(x), self.dataset.image_size, self.generator, self.device)
-        scheduled = self.values(fraction)
-        vector = torch.tensor(list(scheduled.values())).to(self.device, non_blocking=True)
-        values = dict(zip(scheduled, vector.unbind()))
-        problem = self.joint.bind([Batch(x, y, draws)], None, Phase(lr_factor=cosine(fraction)))
-        state, (_, report) = problem.inner_step(self.inner, values)
-        self.inner = detach(state)
+        phase = Phase(lr_factor=cosine(fraction))
+        if self.online is None:
+            scheduled = self.values(fraction)
+            vector = torch.tensor(list(scheduled.values())).to(self.device, non_blocking=True)
+            report = self._plain_step(phase, dict(zip(scheduled, vector.unbind())))
+        else:
+            report = self._online_step(self.online, phase, fraction)
         self._sum = (self._sum[0] + report, self._sum[1] + 1)
         self.fraction = fraction
+
+    def _plain_step(self, phase: Phase, values: Hyper) -> Tensor:
+        problem = self.joint.bind([self._batch()], None, phase)
+        state, (_, report) = problem.inner_step(self.inner, values)
+        self.inner = detach(state)
+        return report
+
+    def _online_step(self, online: Online, phase: Phase, fraction: float) -> Tensor:
+        """A step that learns the hyperparameters too, now and then."""
+        if online.ahead:  # the last window was longer than the one step that was asked for
+            online.ahead -= 1
+            return online.report
+        if int(fraction * KNOTS) > int(self.fraction * KNOTS) or not online.history:
+            online.history.append((fraction, online.variables.values()))
+        if online.plan.annealed and online.rate_search.due(fraction):
+            window = self._window(online.rate_search.estimator.steps)
+            flat = replace(phase, lr_factor=1.0)
+            look(online.rate_search, self.joint, self.inner, online.variables, *window, flat)
+        online.steps += 1
+        estimator = online.plan.estimator
+        if not estimator.carries and online.steps % ONLINE_EVERY:
+            return self._plain_step(phase, online.variables.raw)
+        kinds = online.plan.kinds(online.variables.kinds)
+        problem = self.joint.bind(*self._window(estimator.steps), phase)
+        ahead = estimator(problem, self.inner, online.variables.leaves(), kinds)
+        self.inner = ahead.state
+        online.variables.update(ahead.hypergradient, fraction - online.learned)
+        online.learned = fraction
+        online.ahead, online.report = estimator.steps - 1, ahead.inner[1]
+        return online.report
+
+    def _batch(self) -> Batch:
+        x, y = next(self.batches)
+        draws = self.augment.sample(len(x), self.dataset.image_size, self.generator, self.device)
+        return Batch(x, y, draws)
+
+    def _window(self, steps: int) -> tuple[list[Batch], Batch]:
+        return [self._batch() for _ in range(steps)], Batch(*next(self.held_out))
+
+    def learned(self) -> dict[str, Schedule]:
+        """The schedules that were learned online, or those that were followed."""
+        if self.online is None:
+            return self.schedules
+        history = [*self.online.history, (1.0, self.online.variables.values())]
+        return {n: tuple((f, float(v[n])) for f, v in history) for n in history[-1][1]}
 
     def report(self) -> dict[str, float]:
         total, count = self._sum
@@ -161,6 +260,9 @@ class TrainTask:
             "batches": self.batches.state_dict(),
             "fraction": self.fraction,
             "best": self.best,
+            "held_out": self.held_out.state_dict(),
+            "carried": dict(self.inner.carried),
+            "online": None if self.online is None else self.online.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -169,8 +271,12 @@ class TrainTask:
         mine = self.state_dict()
         for name in ("params", "optimizer", "best"):
             checkpoint.require_like(mine[name], state[name], name)
-        self.inner = InnerState(state["params"], OptimizerState(*state["optimizer"]))
+        optimizer = OptimizerState(*state["optimizer"])
+        self.inner = InnerState(state["params"], optimizer, state["carried"])
         self.batches.load_state_dict(state["batches"])
+        self.held_out.load_state_dict(state["held_out"])
+        if self.online is not None:
+            self.online.load_state_dict(state["online"])
         self.fraction, self.best = state["fraction"], state["best"]
 
 

@@ -34,6 +34,7 @@ ORDER = (  # a part may import from itself and from the parts before it
     "loop",
     "evaluation",
     "joint",
+    "learning",
     "derive",
     "search",
     "train",
@@ -49,7 +50,7 @@ ONLY = {  # parts that import less than what lies below: they know nothing of ne
 }
 SOLE_IMPORTER = {  # library -> the one module that may import it
     "tensorboard": "darts_lite.record",
-    "higher": "darts_lite.hypergradient.unrolled",
+    "higher": "darts_lite.hypergradient.torch_optimizers",
     "click": "darts_lite.cli",
 }
 WITHOUT_TORCH = ("errors", "budget", "allocator", "space")
@@ -209,7 +210,7 @@ def test_a_forbidden_import_is_found(module: str, source: str) -> None:
         ("network", "import torch\nfrom darts_lite.relaxation import relax"),
         ("augment.policy", "from darts_lite.augment import operations as ops"),
         ("augment", "from darts_lite.augment.policy import Draws"),
-        ("hypergradient.unrolled", "import higher\nfrom darts_lite.optimizers import SGD"),
+        ("hypergradient.torch_optimizers", "import higher\nfrom darts_lite.optimizers import SGD"),
         ("hypergradient.one_step", "from darts_lite.hypergradient.problem import Bilevel"),
         ("data.batches", "from darts_lite.data.images import Images"),
         ("record", "from torch.utils.tensorboard import SummaryWriter"),

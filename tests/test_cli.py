@@ -324,5 +324,6 @@ def test_flags_are_what_they_were() -> None:
         "search": common
         | {"--dataset", "--subset", "--image-size", "--steps", "--space", "--cells", "--channels",
            "--search-channels", "--stem-stride", "--estimator", "--protect"},
-        "derive": common | {"--genotype", "--epochs", "--hyperparameters", "--select"},
+        "derive": common
+        | {"--genotype", "--epochs", "--hyperparameters", "--estimator", "--select"},
     }  # fmt: skip

@@ -1,30 +1,64 @@
-"""Hypergradients: closed forms × estimators, a smooth network against central differences, misuse.
+"""Every estimator through one table of invariants: closed forms, networks, `higher`, misuse.
 
-Notation of the closed forms: outer loss ½‖w_K - c‖², r = w_K - c, inner loss ½wᵀAw - bᵀw, w* its
-minimum, K steps of rate η. All in float64.
+What is particular to one estimator is tested in test_estimators.py and test_implicit.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
+import higher
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.linalg import matrix_power as power
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import (
+    OPTIMIZERS,
+    PROBLEMS,
+    QUADRATIC,
+    Case,
+    Quadratic,
+    Repeated,
+    adam_with_curvature,
+    close,
+    correct,
+    decay_of_the_optimizer,
+    difference,
+    few,
+    flat,
+    groups,
+    leaf,
+    momentum,
+    network,
+    normal,
+    plain,
+    quadratics,
+    rate,
+    ridge,
+    still,
+    walk,
+)
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from darts_lite.hypergradient import (
     ESTIMATORS,
     Bilevel,
+    ConjugateGradient,
     Estimator,
+    Forward,
     InnerState,
-    Lookahead,
+    Neumann,
     OneStep,
+    Online,
+    PerKind,
     Unrolled,
     UnsupportedHyperparameter,
     check_supported,
@@ -33,593 +67,487 @@ from darts_lite.hypergradient.problem import Hyper, Loss, Params
 from darts_lite.hyperparameters import Kind
 from darts_lite.optimizers import SGD, Adam, Optimizer, OptimizerState
 
-EXACT = OneStep("double_backward", second_order=True)
-CHEAP = OneStep("finite_difference", second_order=True)
-ONE_STEP = {"double_backward": EXACT, "finite_difference": CHEAP}
-UNROLLED = {f"unrolled_{k}": Unrolled(k) for k in (1, 2, 5)}
-ALL: dict[str, Estimator] = {**ONE_STEP, **UNROLLED}
+KINDS: tuple[Kind, ...] = ("architecture", "loss", "optimizer")
+
+
+def second(mixed: Any, radius: float = 0.01) -> OneStep:
+    return OneStep(mixed, second_order=True, radius=radius)
+
+
+# exact but for rounding; the central difference is, where the training loss is quadratic in w
+EXACT: dict[str, Estimator] = {
+    "one_step_double_backward": second("double_backward"),
+    "one_step_jvp": second("jvp"),
+    "unrolled_1": Unrolled(1),
+    "unrolled_3": Unrolled(3),
+    "unrolled_jvp_2": Unrolled(2, product="jvp"),
+    "forward_1": Repeated(Forward(), 1),
+    "forward_2": Repeated(Forward(), 2),
+}
+LONG: dict[str, Estimator] = {
+    "one_step_central": second("finite_difference"),
+    "unrolled_central_3": Unrolled(3, product="finite_difference"),
+    "unrolled_5": Unrolled(5),
+    "forward_5": Repeated(Forward(), 5),
+}
+# of first order in a radius of 1e-6; Forward moves the variable too: second order in 1e-4
+SMALL: dict[str, Estimator] = {
+    "one_step_one_sided": second("one_sided", 1e-6),
+    "unrolled_one_sided_3": Unrolled(3, product="one_sided", radius=1e-6),
+    "forward_central_3": Repeated(Forward(product="finite_difference", radius=1e-4), 3),
+    "forward_one_sided_3": Repeated(Forward(product="one_sided", radius=1e-6), 3),
+}
+PATHS = {**EXACT, **LONG, **SMALL}  # they differentiate the path, whose end is not waited for
+damped: dict[str, Any] = {"damping": 20.0}  # positive definite wherever it is used here
+ALL: dict[str, Estimator] = {
+    "one_step_first_order": OneStep(),
+    "one_step_double_backward": second("double_backward"),
+    "one_step_jvp": second("jvp"),
+    "one_step_central": second("finite_difference"),
+    "one_step_one_sided": second("one_sided"),
+    "unrolled_1": Unrolled(1),
+    "unrolled_3": Unrolled(3),
+    "unrolled_jvp_2": Unrolled(2, product="jvp"),
+    "unrolled_central_3": Unrolled(3, product="finite_difference"),
+    "unrolled_one_sided_3": Unrolled(3, product="one_sided"),
+    "unrolled_annealed_3": Unrolled(3, anneal=True),
+    "forward_2": Repeated(Forward(), 2),
+    "forward_central_2": Repeated(Forward(product="finite_difference"), 2),
+    "forward_one_sided_2": Repeated(Forward(product="one_sided"), 2),
+    "forward_fading": Repeated(Forward(0.5, product="one_sided"), 2),
+    "forward_forgetful": Repeated(Forward(0.0, product="one_sided"), 2),
+    **{
+        f"{name}_{product}": estimator(3, product=product, **damped)
+        for name, estimator in (("neumann", Neumann), ("conjugate_gradient", ConjugateGradient))
+        for product in ("double_backward", "jvp", "finite_difference", "one_sided")
+    },
+    "neumann_2_steps": Neumann(steps=2, **damped),
+    "conjugate_gradient_2_steps": ConjugateGradient(steps=2, **damped),
+    "online": Repeated(Online(), 2),
+    "per_kind": PerKind(ConjugateGradient(**damped), OneStep("jvp"), Unrolled(3)),
+    "per_kind_carrying": Repeated(PerKind(OneStep(), Neumann(**damped), Forward()), 2),
+    "per_kind_online": Repeated(PerKind(second("jvp"), OneStep(), Online()), 2),
+}
 every_estimator = pytest.mark.parametrize("estimator", ALL.values(), ids=ALL)
+every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
-class Case(NamedTuple):
-    problem: Bilevel
-    state: InnerState
-    hyper: dict[str, Tensor]
-    kinds: dict[str, Kind]
-    expected: dict[str, Tensor] = {}  # noqa: RUF012 (a NamedTuple's default, never written to)
-
-    def __call__(self, estimator: Estimator) -> Lookahead:
-        return estimator(self.problem, self.state, self.hyper, self.kinds)
+# --- Closed forms ------------------------------------------------------------------------------
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_closed_form(problem: str, name: str) -> None:
+    """P1 to P4, P6 and P7, as many steps as the estimator looks."""
+    estimator = PATHS[name]
+    tolerance = 1e-5 if name in SMALL else 1e-9
+    correct(PROBLEMS[problem](estimator.steps), estimator, tolerance, floor=1e-2)
 
 
-def leaf(value: Any) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64).clone().requires_grad_()
+@pytest.mark.parametrize("product", ["double_backward", "jvp", "finite_difference", "one_sided"])
+def test_adam_with_curvature(product: Any) -> None:
+    """P5. The differences are exact: the loss is quadratic."""
+    correct(adam_with_curvature(), Unrolled(2, product=product))
+    if product != "double_backward":
+        correct(adam_with_curvature(), Repeated(Forward(product=product), 2))
 
 
-def close(got: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
-    """To `tolerance` of the largest entry."""
-    assert got.shape == expected.shape and not got.requires_grad
-    assert (got - expected).abs().max() <= tolerance * expected.abs().max()
-
-
-# --- Problems with exact answers -------------------------------------------------------------
-
-N, RATE = 4, 0.13
-_ROOT = normal(N, N, seed=1)
-A = _ROOT @ _ROOT.T / N + 0.5 * torch.eye(N, dtype=torch.float64)  # positive definite
-B, C, START, PUSH = (normal(N, seed=s) for s in (2, 3, 4, 5))
-EYE = torch.eye(N, dtype=torch.float64)
-
-
-def quadratic(params: Params, hyper: Hyper, t: int) -> Loss:
-    w = torch.cat(params)
-    return 0.5 * w @ A @ w - B @ w, t
-
-
-def distance(params: Params, hyper: Hyper) -> Loss:
-    return 0.5 * (torch.cat(params) - C).square().sum(), "outer"
-
-
-def still(*params: Tensor) -> InnerState:
-    return InnerState(params, SGD().init(params))
-
-
-def rate(steps: int) -> Case:
-    """P1, of the logarithm of the rate."""
-
-    def settings(hyper: Hyper) -> dict[str, Any]:
-        return {"lr": hyper["log_lr"].exp(), "weight_decay": (0.0,)}
-
-    best = torch.linalg.solve(A, B)
-    step = EYE - RATE * A
-    r = best + power(step, steps) @ (START - best) - C
-    by_rate = -steps * r @ A @ power(step, steps - 1) @ (START - best)
-    return Case(
-        Bilevel(quadratic, distance, SGD(0.0), settings),
-        still(START),
-        {"log_lr": leaf(math.log(RATE))},
-        {"log_lr": "optimizer"},
-        {"log_lr": RATE * by_rate},
-    )
-
-
-def _decayed(steps: int, decay: float) -> Tensor:
-    """P2."""
-    M = A + decay * EYE
-    step = EYE - RATE * M
-    best = torch.linalg.solve(M, B)
-    r = best + power(step, steps) @ (START - best) - C
-    shift = torch.linalg.solve(M, best)
-    moved = -shift + power(step, steps) @ shift
-    return r @ (moved - RATE * steps * power(step, steps - 1) @ (START - best))
-
-
-def decay_of_the_optimizer(steps: int) -> Case:
-    def settings(hyper: Hyper) -> dict[str, Any]:
-        return {"lr": RATE, "weight_decay": (hyper["decay"],)}
-
-    return Case(
-        Bilevel(quadratic, distance, SGD(0.0), settings),
-        still(START),
-        {"decay": leaf(0.2)},
-        {"decay": "optimizer"},
-        {"decay": _decayed(steps, 0.2)},
-    )
-
-
-def decay_in_the_loss(steps: int) -> Case:
-    """The same number from the mixed second derivative: another path, another kind."""
-
-    def inner(params: Params, hyper: Hyper, t: int) -> Loss:
-        value, report = quadratic(params, hyper, t)
-        return value + 0.5 * hyper["decay"] * params[0].square().sum(), report
-
-    return Case(
-        Bilevel(inner, distance, SGD(0.0), lambda hyper: {"lr": RATE, "weight_decay": (0.0,)}),
-        still(START),
-        {"decay": leaf(0.2)},
-        {"decay": "loss"},
-        {"decay": _decayed(steps, 0.2)},
-    )
-
-
-def decay_that_spares(steps: int) -> Case:
-    """P2 with two tensors, coupled by A, of which the second is spared."""
-    split, decay = 3, 0.2
-
-    def settings(hyper: Hyper) -> dict[str, Any]:
-        return {"lr": RATE, "weight_decay": (hyper["decay"], 0.0)}
-
-    spared = torch.diag(torch.tensor([1.0] * split + [0.0] * (N - split), dtype=torch.float64))
-    M = A + decay * spared
-    step = EYE - RATE * M
-    best = torch.linalg.solve(M, B)
-    path = [best + power(step, k) @ (START - best) for k in range(steps + 1)]
-    slope = sum(power(step, steps - 1 - j) @ spared @ path[j] for j in range(steps))
-    return Case(
-        Bilevel(quadratic, distance, SGD(0.0), settings),
-        still(START[:split], START[split:]),
+@pytest.mark.parametrize("name", ["one_step_double_backward", "unrolled_1", "forward_1"])
+@pytest.mark.parametrize("eps", [1e-8, 0.1])
+def test_coupled_decay_almost_cancels_in_adam(name: str, eps: float) -> None:
+    """The first step has length lr whatever the decay: dw/d decay = -lr eps w / (|g| + eps)^2."""
+    rule, lr, decay, w = Adam(eps=eps, decoupled=False), 0.05, 0.2, QUADRATIC.start
+    g = normal(len(w), seed=6)
+    total = g + decay * w
+    case = Case(
+        Bilevel(
+            lambda params, hyper, t: (g @ params[0], t),
+            QUADRATIC.outer,
+            rule,
+            lambda hyper: {"lr": lr, "weight_decay": hyper["decay"]},
+        ),
+        InnerState((w,), rule.init((w,))),
         {"decay": leaf(decay)},
         {"decay": "optimizer"},
-        {"decay": -RATE * (path[-1] - C) @ slope},
     )
+    r = w - lr * total / (total.abs() + eps) - QUADRATIC.c
+    expected = r @ (-lr * eps * w / (total.abs() + eps) ** 2)
+    close(case(EXACT[name]).hypergradient["decay"], expected, 1e-9 if eps > 1e-4 else 1e-7)
 
 
-def _momentum(nesterov: bool) -> Callable[[int], Case]:
-    """P3 in N dimensions, with a velocity at the start: s = (u, v), s_K = T^K s_0."""
+def test_a_shared_rate_is_the_sum_of_its_schedule() -> None:
+    """Two closed forms, two kinds, one number (P1)."""
+    q, steps = QUADRATIC, 4
 
-    def build(steps: int) -> Case:
-        mu = 0.7
+    def case(rates: Callable[[Hyper, int], Tensor], hyper: Tensor) -> Case:
+        def inner(params: Params, hyper: Hyper, t: int) -> Loss:
+            return rates(hyper, t) * q.inner(params, hyper, t)[0], t
 
-        def block(rows: list[list[Tensor]]) -> Tensor:
-            return torch.cat([torch.cat(row, 1) for row in rows])
-
-        if nesterov:
-            T = block([[EYE - RATE * (1 + mu) * A, -RATE * mu**2 * EYE], [A, mu * EYE]])
-            dT = block([[-(1 + mu) * A, -(mu**2) * EYE], [0 * A, 0 * A]])
-        else:
-            T = block([[EYE - RATE * A, -RATE * mu * EYE], [A, mu * EYE]])
-            dT = block([[-A, -mu * EYE], [0 * A, 0 * A]])
-        best = torch.linalg.solve(A, B)
-        s = torch.cat([START - best, PUSH])
-        slope = sum(power(T, steps - 1 - j) @ dT @ power(T, j) @ s for j in range(steps))
-        r = (power(T, steps) @ s)[:N] + best - C
         return Case(
-            Bilevel(
-                quadratic,
-                distance,
-                SGD(mu, nesterov),
-                lambda hyper: {"lr": hyper["lr"], "weight_decay": (0.0,)},
-            ),
-            InnerState((START,), OptimizerState(9, ((PUSH,),))),
-            {"lr": leaf(RATE)},
-            {"lr": "optimizer"},
-            {"lr": r @ slope[:N]},  # type: ignore[index]
+            Bilevel(inner, q.outer, SGD(0.0), lambda hyper: {"lr": 1.0}),
+            still(q.start),
+            {"rate": hyper},
+            {"rate": "loss"},
         )
 
-    return build
+    each = case(lambda hyper, t: hyper["rate"][t], leaf([0.13] * steps))
+    shared = case(lambda hyper, t: hyper["rate"], leaf(0.13))
+    for estimator in (Unrolled(steps), Repeated(Forward(), steps)):
+        got = shared(estimator).hypergradient["rate"]
+        close(got, each(estimator).hypergradient["rate"].sum())
+        close(got * 0.13, rate(steps, lr=0.13).expected["log_lr"])
 
 
-def augmentation(steps: int) -> Case:
-    """P7: inputs X + mR; the derivative of w_k is carried along."""
-    n, m = 12, 0.3
-    X, R, y = normal(n, N, seed=6), normal(n, N, seed=7), normal(n, seed=8)
-    Xv, yv = normal(9, N, seed=9), normal(9, seed=10)
+# --- Random problems ---------------------------------------------------------------------------
 
-    def inner(params: Params, hyper: Hyper, t: int) -> Loss:
-        return 0.5 * ((X + hyper["m"] * R) @ params[0] - y).square().mean(), t
-
-    def outer(params: Params, hyper: Hyper) -> Loss:
-        return 0.5 * (Xv @ params[0] - yv).square().mean(), "outer"
-
-    Xm, w, dw = X + m * R, START, torch.zeros_like(START)
-    for _ in range(steps):
-        direct = R.T @ (Xm @ w - y) + Xm.T @ R @ w
-        dw = dw - RATE / n * (Xm.T @ Xm @ dw + direct)
-        w = w - RATE / n * Xm.T @ (Xm @ w - y)
-    return Case(
-        Bilevel(inner, outer, SGD(0.0), lambda hyper: {"lr": RATE, "weight_decay": (0.0,)}),
-        still(START),
-        {"m": leaf(m)},
-        {"m": "loss"},
-        {"m": (Xv @ w - yv) @ Xv @ dw / 9},
-    )
+windows = st.integers(1, 6)
 
 
-PROBLEMS: dict[str, Callable[[int], Case]] = {
-    "rate": rate,
-    "decay_of_the_optimizer": decay_of_the_optimizer,
-    "decay_in_the_loss": decay_in_the_loss,
-    "decay_that_spares": decay_that_spares,
-    "momentum": _momentum(False),
-    "nesterov": _momentum(True),
-    "augmentation": augmentation,
-}
-every_problem = pytest.mark.parametrize("problem", PROBLEMS)
+def exact(case: Case, steps: int) -> None:
+    correct(case, Unrolled(steps), floor=1.0)
+    correct(case, Repeated(Forward(), steps), floor=1.0)
+    if steps == 1:
+        correct(case, second("double_backward"), floor=1.0)
 
 
-@every_problem
-@every_estimator
-def test_closed_form(problem: str, estimator: Estimator) -> None:
-    """The inner losses are quadratic in w, so the central difference has no error of its own."""
-    case = PROBLEMS[problem](estimator.steps)
-    got = case(estimator).hypergradient
-    assert got.keys() == case.expected.keys()
-    for name, expected in case.expected.items():
-        close(got[name], expected)
+@few
+@given(quadratics(), windows, st.floats(0.05, 1.9))
+def test_random_rate(q: Quadratic, steps: int, share: float) -> None:
+    """`share` of the inverse of the largest curvature, up to the limit of stability at 2."""
+    exact(rate(steps, q, share / float(torch.linalg.eigvalsh(q.A)[-1])), steps)
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.3])
-@pytest.mark.parametrize("estimator", ONE_STEP.values(), ids=ONE_STEP)
-def test_adam_closed_form(estimator: OneStep, decay: float) -> None:
-    """P4, K = 1: a linear inner loss gᵀw, Adam and AdamW."""
-    g, eps = normal(N, seed=6), 1e-3
-    adam = Adam(eps=eps)
-    case = Case(
-        Bilevel(
-            lambda params, hyper, t: (hyper["scale"].detach() * g @ params[0], None),
-            distance,
-            adam,
-            lambda hyper: {"lr": hyper["lr"], "weight_decay": (hyper["decay"],)},
-        ),
-        InnerState((START,), adam.init((START,))),
-        {"lr": leaf(0.05), "decay": leaf(decay), "scale": leaf(1.0)},
-        {"lr": "optimizer", "decay": "optimizer"},
-    )
-    s = g / (g.abs() + eps)
-    r = START * (1 - 0.05 * decay) - 0.05 * s - C
-    got = case(estimator).hypergradient
-    close(got["lr"], r @ (-decay * START - s))
-    close(got["decay"], r @ (-0.05 * START))
+@few
+@given(quadratics(), windows, st.floats(0.0, 0.95), st.floats(0.05, 1.0), st.booleans())
+def test_random_momentum(q: Quadratic, steps: int, mu: float, share: float, nesterov: bool) -> None:
+    lr = share / float(torch.linalg.eigvalsh(q.A)[-1])
+    exact(momentum(steps, q, lr, mu, nesterov), steps)
 
 
-# --- The finite difference: its error is known, and it scales ---------------------------------
-
-
-def quartic(rate: float = RATE) -> Case:
-    """Inner loss h Σw⁴/4: the central difference along u errs by radius² Σ w u³ / ‖u‖² exactly."""
-    case = Case(
-        Bilevel(
-            lambda params, hyper, t: (hyper["h"] * params[0].pow(4).sum() / 4, None),
-            distance,
-            SGD(0.0),
-            lambda hyper: {"lr": rate, "weight_decay": (0.0,)},
-        ),
-        still(START),
-        {"h": leaf(0.8)},
-        {"h": "loss"},
-    )
-    u = -rate * (START - rate * 0.8 * START**3 - C)
-    exact = (START**3) @ u
-    excess = (START * u**3).sum() / u.square().sum()
-    return case._replace(expected={"h": exact, "excess": excess})
-
-
-@pytest.mark.parametrize("radius", [1.0, 0.1, 0.01, 0.001])
-def test_error_of_the_finite_difference(radius: float) -> None:
-    case = quartic()
-    close(case(EXACT).hypergradient["h"], case.expected["h"])
-    got = case(replace(CHEAP, radius=radius)).hypergradient["h"]
-    close(got, case.expected["h"] + radius**2 * case.expected["excess"])
-
-
-@pytest.mark.parametrize("make", [quartic, lambda: network(SGD(0.9, True))])
-def test_second_order_term_does_not_scale_with_the_radius(make: Callable[[], Case]) -> None:
-    """`(p - n) / 2.*eps` multiplies by the radius, and the term vanishes with it."""
-    case = make()
-    exact = case(EXACT).hypergradient
-    plain = case(replace(EXACT, second_order=False)).hypergradient
-    for radius in (0.1, 0.01, 0.001):
-        got = case(replace(CHEAP, radius=radius)).hypergradient
-        for name, kind in case.kinds.items():
-            if kind == "optimizer":
-                continue
-            first = plain[name] if kind == "architecture" else torch.zeros_like(exact[name])
-            second = exact[name] - first
-            assert second.norm() > 0  # neither pass has overwritten the other
-            assert (got[name] - exact[name]).norm() < radius * second.norm()
-
-
-@pytest.mark.parametrize("estimator", ONE_STEP.values(), ids=ONE_STEP)
-def test_second_order_term_scales_with_the_rate(estimator: OneStep) -> None:
-    """To first order in a small rate it is proportional to it."""
-    one, two = (quartic(r)(estimator).hypergradient["h"] for r in (1e-6, 2e-6))
-    assert (two / one).item() == pytest.approx(2, rel=1e-3)
-
-
-@pytest.mark.parametrize("estimator", ONE_STEP.values(), ids=ONE_STEP)
-def test_validation_at_its_minimum(estimator: OneStep) -> None:
-    """A zero direction: the radius is divided by a norm of zero, the mixed term is zero."""
-    case = quartic()
-    ahead = case.problem.inner_step(case.state, case.hyper)[0].params
-    problem = replace(
-        case.problem,
-        outer_loss=lambda params, hyper: ((params[0] - ahead[0]).square().sum(), None),
-    )
-    assert case._replace(problem=problem)(estimator).hypergradient["h"] == 0
+@few
+@given(
+    quadratics().filter(lambda q: len(q.A) > 1),
+    windows,
+    st.tuples(st.floats(0.01, 0.3), st.floats(0.01, 0.3)),
+    st.data(),
+)
+def test_random_groups(
+    q: Quadratic, steps: int, rates: tuple[float, float], data: st.DataObject
+) -> None:
+    split = data.draw(st.integers(1, len(q.A) - 1))
+    exact(groups(steps, q, rates, split), steps)
 
 
 # --- A smooth network against central differences of the whole look-ahead ---------------------
 
 
-def network(optimizer: Optimizer, steps: int = 6) -> Case:
-    """Two layers, SiLU and tanh mixed by `alpha`, train-mode BatchNorm, another batch each step."""
-    inputs, hidden, classes, batch = 5, 6, 3, 8
-    x = normal(steps, batch, inputs, seed=20)
-    shift = normal(steps, 2, batch, inputs, seed=21)
-    labels = (torch.arange(steps * batch) * 7 % 11 % classes).view(steps, batch)
-    held, answers = normal(batch, inputs, seed=22), torch.arange(batch) % classes
-
-    def logits(params: Params, images: Tensor, alpha: Tensor) -> Tensor:
-        first, second, bias = params
-        h = F.batch_norm(images @ first, None, None, training=True)
-        silu, tanh = alpha.softmax(0)
-        h = F.batch_norm(silu * F.silu(h) + tanh * h.tanh(), None, None, training=True)
-        return h @ second + bias
-
-    def inner(params: Params, hyper: Hyper, t: int) -> Loss:
-        images = x[t] + torch.tensordot(hyper["magnitude"], shift[t], 1)
-        scores = logits(params, images, hyper["alpha"])
-        smooth = hyper["smoothing"].sigmoid()
-        log = scores.log_softmax(1)
-        hit = log.gather(1, labels[t, :, None])[:, 0]
-        return -((1 - smooth) * hit + smooth * log.mean(1)).mean(), t
-
-    def outer(params: Params, hyper: Hyper) -> Loss:
-        return F.cross_entropy(logits(params, held, hyper["alpha"]), answers), "outer"
-
-    def settings(hyper: Hyper) -> dict[str, Any]:
-        decay = hyper["log_decay"].exp()
-        return {"lr": hyper["log_lr"].exp(), "weight_decay": (decay, decay, 0.0)}
-
-    params = (normal(inputs, hidden, seed=23), normal(hidden, classes, seed=24), normal(classes))
-    count = len(optimizer.init(params).moments)  # velocity; or first and second moment
-    first = tuple(0.3 * normal(*p.shape, seed=25) for p in params)
-    second = tuple(torch.full_like(p, 0.1) for p in params)
-    state = OptimizerState(4, (first, second)[:count])
-    return Case(
-        Bilevel(inner, outer, optimizer, settings),
-        InnerState(params, state),
-        {
-            "alpha": leaf([0.3, -0.4]),
-            "smoothing": leaf(-1.5),
-            "magnitude": leaf([0.5, 0.2]),
-            "log_lr": leaf(math.log(0.2)),
-            "log_decay": leaf(math.log(0.05)),
-        },
-        {
-            "alpha": "architecture",
-            "smoothing": "loss",
-            "magnitude": "loss",
-            "log_lr": "optimizer",
-            "log_decay": "optimizer",
-        },
-    )
+@cache
+def truth(optimizer: str, steps: int) -> dict[str, Tensor]:
+    case = network(OPTIMIZERS[optimizer])
+    return {name: difference(case, name, steps) for name in case.kinds}
 
 
-def walk(case: Case, hyper: Hyper, steps: int) -> InnerState:
-    """`steps` plain training steps."""
-    state = case.state
-    for t in range(steps):
-        state, _ = case.problem.inner_step(state, hyper, t)
-    return state
+@every_optimizer
+@pytest.mark.parametrize("estimator", EXACT.values(), ids=EXACT)
+def test_network(name: str, estimator: Estimator) -> None:
+    """Architecture, loss, and every setting of every optimiser."""
+    case = network(OPTIMIZERS[name])
+    got = case(estimator).hypergradient
+    assert list(got) == list(case.kinds)
+    for variable, expected in truth(name, estimator.steps).items():
+        assert expected.abs().min() > 1e-5  # something to get right
+        close(got[variable], expected, 1e-6)
 
 
-def difference(case: Case, name: str, steps: int, *, direct: bool = False) -> Tensor:
-    """Central difference of outer(w_K(hyper), hyper), or with w_K held fixed if `direct`."""
-    value = case.hyper[name].detach()
-    fixed = {n: h.detach() for n, h in case.hyper.items()}
-    result = torch.zeros_like(value)
-    for i in range(value.numel()):
-        sides = []
-        for h in (1e-5, -1e-5):
-            moved = value.clone()
-            moved.view(-1)[i] += h
-            hyper = {**fixed, name: moved}
-            params = walk(case, fixed if direct else hyper, steps).params
-            sides.append(case.problem.outer_loss(params, hyper)[0])
-        result.view(-1)[i] = (sides[0] - sides[1]) / 2e-5
-    return result
+@every_optimizer
+@pytest.mark.parametrize("method", ["double_backward", "jvp"])
+def test_first_order_on_a_network(name: str, method: Any) -> None:
+    """Without the mixed term of the architecture, and of nothing else."""
+    case = network(OPTIMIZERS[name])
+    first, whole = case(OneStep(method)).hypergradient, case(second(method)).hypergradient
+    close(first["alpha"], difference(case, "alpha", 1, direct=True), 1e-7)
+    assert (whole["alpha"] - first["alpha"]).norm() > 1e-3 * first["alpha"].norm()
+    for variable in case.kinds.keys() - {"alpha"}:
+        assert torch.equal(first[variable], whole[variable])
 
 
-OPTIMIZERS: dict[str, Optimizer] = {
-    "sgd": SGD(0.0),
-    "momentum": SGD(0.9),
-    "nesterov": SGD(0.9, True),
-    "adam": Adam(decoupled=False),
-    "adamw": Adam(),
-}
-every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-every_sgd = pytest.mark.parametrize(
-    "optimizer", list(OPTIMIZERS.values())[:3], ids=list(OPTIMIZERS)[:3]
+@pytest.mark.parametrize("name", ["nesterov", "adam"])
+@pytest.mark.parametrize(
+    ("make", "order"),
+    [
+        (lambda radius: second("finite_difference", radius), 2),
+        (lambda radius: second("one_sided", radius), 1),
+        (lambda radius: Unrolled(2, product="finite_difference", radius=radius), 2),
+        (lambda radius: Unrolled(2, product="one_sided", radius=radius), 1),
+        (lambda radius: Repeated(Forward(product="finite_difference", radius=radius), 2), 2),
+        (lambda radius: Repeated(Forward(product="one_sided", radius=radius), 2), 1),
+    ],
+    ids=["one_step_2", "one_step_1", "unrolled_2", "unrolled_1", "forward_2", "forward_1"],
 )
-
-
-@every_optimizer
-def test_one_step_on_a_network(optimizer: Optimizer) -> None:
-    case = network(optimizer)
-    second = case(EXACT).hypergradient
-    first = case(replace(EXACT, second_order=False)).hypergradient
-    assert list(second) == list(first) == list(case.kinds)
-    for name, kind in case.kinds.items():
-        close(second[name], difference(case, name, 1), 1e-7)
-        direct = kind == "architecture"
-        close(first[name], difference(case, name, 1, direct=direct), 1e-7)
-        assert second[name].abs().min() > 1e-4  # something to get right
-    assert (second["alpha"] - first["alpha"]).norm() > 1e-3 * first["alpha"].norm()
-
-
-@every_optimizer
-@pytest.mark.parametrize("second_order", [False, True])
-def test_finite_difference_on_a_network(optimizer: Optimizer, second_order: bool) -> None:
-    """Half the radius, a quarter of the error; nothing but the mixed term has any."""
-    case = network(optimizer)
-    exact = case(replace(EXACT, second_order=second_order)).hypergradient
-    wide, narrow = (
-        case(OneStep(second_order=second_order, radius=radius)).hypergradient
-        for radius in (0.02, 0.01)
-    )
-    for name, kind in case.kinds.items():
-        if kind == "loss" or (kind == "architecture" and second_order):
-            errors = [(got[name] - exact[name]).norm() for got in (wide, narrow)]
-            assert errors[1] < 2e-3 * exact[name].norm()
-            assert (errors[0] / errors[1]).item() == pytest.approx(4, rel=0.05)
+def test_order_of_the_differences(
+    name: str, make: Callable[[float], Estimator], order: int
+) -> None:
+    """Half the radius, a quarter of the error; half of it if one-sided. It is never zero."""
+    case = network(OPTIMIZERS[name])
+    radius = 1e-3 if order == 2 else 1e-5
+    wide, narrow = (case(make(r)).hypergradient for r in (2 * radius, radius))
+    reference = case(Unrolled(make(radius).steps)).hypergradient
+    for variable, kind in case.kinds.items():
+        errors = [(got[variable] - reference[variable]).norm() for got in (wide, narrow)]
+        if isinstance(make(radius), OneStep) and kind == "optimizer":
+            assert errors == [0, 0]
         else:
-            close(wide[name], exact[name], 1e-13)
+            assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.1)
+            assert errors[1] < 1e-2 * reference[variable].norm()
 
 
-@every_sgd
-@pytest.mark.parametrize("steps", [1, 3])
-def test_unrolled_on_a_network(optimizer: Optimizer, steps: int) -> None:
-    case = network(optimizer)
-    got = case(Unrolled(steps)).hypergradient
-    for name in case.kinds:
-        close(got[name], difference(case, name, steps), 1e-7)
-
-
-@every_sgd
-def test_one_unrolled_step_is_one_step(optimizer: Optimizer) -> None:
-    case = network(optimizer)
-    one, unrolled = case(EXACT), case(Unrolled(1))
-    for name in case.kinds:
-        close(unrolled.hypergradient[name], one.hypergradient[name], 1e-10)
-    close(unrolled.outer[0], one.outer[0], 1e-13)
-
-
-@every_sgd
+@every_optimizer
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_unrolled_has_an_obvious_twin(optimizer: Optimizer, steps: int) -> None:
-    """Plain autograd through `inner_step`, without `higher`."""
-    case = network(optimizer)
+def test_obvious_twin(name: str, steps: int) -> None:
+    """Plain autograd through the steps, one graph, everything kept."""
+    case = network(OPTIMIZERS[name])
     state = InnerState(tuple(leaf(p) for p in case.state.params), case.state.optimizer)
     for t in range(steps):
         state, _ = case.problem.inner_step(state, case.hyper, t, create_graph=True)
     outer, _ = case.problem.outer_loss(state.params, case.hyper)
     twin = torch.autograd.grad(outer, list(case.hyper.values()))
     got = case(Unrolled(steps)).hypergradient
-    for name, expected in zip(case.hyper, twin):
-        close(got[name], expected, 1e-10)
+    for variable, expected in zip(case.hyper, twin):
+        close(got[variable], expected, 1e-10)
 
 
-# --- What else comes back ---------------------------------------------------------------------
+# --- An independent implementation, on a module with buffers -----------------------------------
 
 
-def tensors(state: InnerState) -> list[Tensor]:
-    return [*state.params, *(t for moment in state.optimizer.moments for t in moment)]
+class Module(NamedTuple):
+    """A network of torch.nn, in the middle of its training by torch.optim."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    x: Tensor
+    y: Tensor
+    case: Case
 
 
-@every_optimizer
-@pytest.mark.parametrize("mixed", ["finite_difference", "double_backward"])
-@pytest.mark.parametrize("second_order", [False, True])
-def test_one_step_is_the_training_step(
-    optimizer: Optimizer, mixed: Any, second_order: bool
-) -> None:
-    """Three times over: the step that is looked ahead is not lost."""
+def module(nesterov: bool = False) -> Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = nn.Sequential(
+            nn.Linear(5, 6), nn.BatchNorm1d(6), nn.SiLU(), nn.Dropout(0.0), nn.Linear(6, 3)
+        ).double()
+    x, y = normal(6, 8, 5, seed=30), (torch.arange(48) * 7 % 11 % 3).view(6, 8)
+    settings = {"lr": 0.1, "momentum": 0.7, "weight_decay": 0.05}
+    optimizer = torch.optim.SGD(model.parameters(), nesterov=nesterov, **settings)
+    for t in (4, 5):  # so that the velocity and the running statistics are not zero
+        optimizer.zero_grad()
+        F.cross_entropy(model(x[t]), y[t]).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    names = [n for n, _ in model.named_parameters()]
+
+    def loss(params: Params, t: int) -> Tensor:
+        buffers = {n: b.clone() for n, b in model.named_buffers()}
+        scores = functional_call(model, {**dict(zip(names, params)), **buffers}, (x[t],))
+        return F.cross_entropy(scores, y[t])
+
+    velocity = tuple(optimizer.state[p]["momentum_buffer"].clone() for p in model.parameters())
+    case = Case(
+        Bilevel(
+            lambda params, hyper, t: (loss(params, t), t),
+            lambda params, hyper: (loss(params, 3), "outer"),
+            SGD(nesterov=nesterov),
+            dict,
+        ),
+        InnerState(tuple(p.detach() for p in model.parameters()), OptimizerState(2, (velocity,))),
+        {n: leaf(v) for n, v in settings.items()},
+        dict.fromkeys(settings, "optimizer"),
+    )
+    return Module(model, optimizer, x, y, case)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_agrees_with_higher(steps: int, nesterov: bool) -> None:
+    """Grefenstette et al. 2019: the optimiser of torch, unrolled by monkey-patching."""
+    model, optimizer, x, y, case = module(nesterov)
+    override = {n: [v] for n, v in case.hyper.items()}
+    with higher.innerloop_ctx(model, optimizer, override=override) as (net, unrolled):
+        for t in range(steps):
+            unrolled.step(F.cross_entropy(net(x[t]), y[t]))
+        outer = F.cross_entropy(net(x[3]), y[3])
+        expected = torch.autograd.grad(outer, list(case.hyper.values()))
+    for estimator in (Unrolled(steps), Unrolled(steps, product="jvp"), Repeated(Forward(), steps)):
+        ahead = case(estimator)
+        close(ahead.outer[0], outer.detach(), 1e-12)
+        for variable, value in zip(case.hyper, expected):
+            close(ahead.hypergradient[variable], value)
+
+
+# --- What else comes back ----------------------------------------------------------------------
+
+
+def of_each_kind(estimator: Estimator, optimizer: Optimizer) -> Case:
+    """The network with a variable of each kind that the estimator supports."""
     case = network(optimizer)
-    state = case.state
-    for t in range(3):
-        expected, loss = case.problem.inner_step(state, case.hyper)
-        ahead = case._replace(state=state)(OneStep(mixed, second_order))
-        assert ahead.state.optimizer.step == expected.optimizer.step == 5 + t
-        for got, value in zip(tensors(ahead.state), tensors(expected)):
-            # a gradient that records its own takes other kernels of BatchNorm: the last bit
-            close(got, value, 1e-15 if mixed == "double_backward" else 0.0)
-        assert torch.equal(ahead.inner[0], loss[0]) and ahead.inner[1] == 0
-        state = ahead.state
+    kinds = {n: case.kinds[n] for n in ("alpha", "smoothing", "log_lr")}
+    return case._replace(kinds=kinds).within(estimator)
 
 
-@every_sgd
-@pytest.mark.parametrize("steps", [1, 3, 6])
-def test_unrolled_is_the_training_steps(optimizer: SGD, steps: int) -> None:
-    """Without momentum `higher` leaves the velocity as it was; nothing reads it either."""
-    case = network(optimizer)
-    expected = walk(case, case.hyper, steps)
-    ahead = case(Unrolled(steps))
+@pytest.mark.parametrize("name", ["nesterov", "adam"])
+@every_estimator
+def test_the_state_is_that_of_plain_training(name: str, estimator: Estimator) -> None:
+    """To the bit: what an estimator looks ahead is the training itself, and no step is lost.
+
+    (Unless the window is only looked at.)
+    """
+    case = of_each_kind(estimator, OPTIMIZERS[name])
+    steps = 0 if getattr(estimator, "anneal", False) else estimator.steps
+    ahead, expected = case(estimator), walk(case, case.hyper, steps)
     assert ahead.state.optimizer.step == expected.optimizer.step == 4 + steps
-    read = tensors if optimizer.momentum else lambda state: state.params
-    for got, value in zip(read(ahead.state), read(expected), strict=True):
-        close(got, value, 1e-12)
-    assert not any(t.requires_grad for t in tensors(ahead.state))
+    for got, value in zip(flat(ahead.state), flat(expected), strict=True):
+        assert torch.equal(got, value)
+    carried = [t for z in ahead.state.carried.values() for t in z]
+    assert bool(carried) == isinstance(estimator, Repeated)
+    reported = [ahead.inner[0], *(ahead.outer or ())[:1], *ahead.diagnostics.values()]
+    for tensor in (*flat(ahead.state), *carried, *ahead.hypergradient.values(), *reported):
+        assert not tensor.requires_grad
 
 
 @every_estimator
 def test_reported_losses(estimator: Estimator) -> None:
     """The training loss of the window's first step, the validation loss after its last."""
-    case = network(SGD())
+    case = of_each_kind(estimator, SGD())
     ahead = case(estimator)
     inner, _ = case.problem.inner_loss(case.state.params, case.hyper, 0)
-    params = walk(case, case.hyper, estimator.steps).params
-    outer, _ = case.problem.outer_loss(params, case.hyper)
-    close(ahead.inner[0], inner.detach(), 1e-13)
-    close(ahead.outer[0], outer.detach(), 1e-12)
-    assert ahead.inner[1] == 0 and ahead.outer[1] == "outer"
+    assert torch.equal(ahead.inner[0], inner.detach()) and ahead.inner[1] == 0
+    if isinstance(getattr(estimator, "estimator", None), Online):
+        assert ahead.outer is None
+    elif not getattr(estimator, "anneal", False):
+        params = walk(case, case.hyper, estimator.steps).params
+        outer, _ = case.problem.outer_loss(params, case.hyper)
+        assert ahead.outer is not None and ahead.outer[1] == "outer"
+        assert torch.equal(ahead.outer[0], outer.detach())
 
 
 @every_optimizer
-def test_a_plain_step_carries_no_graph(optimizer: Optimizer) -> None:
+def test_a_plain_step_carries_no_graph(name: str) -> None:
     """Not even of the settings: a training would chain its whole past, and OneStep follow it."""
-    case = network(optimizer)
+    case = network(OPTIMIZERS[name])
     state, loss = case.problem.inner_step(case.state, case.hyper)
-    assert not any(t.requires_grad for t in (*tensors(state), loss[0]))
+    assert not any(t.requires_grad for t in (*flat(state), loss[0]))
 
 
 @every_estimator
 def test_only_what_is_asked_for(estimator: Estimator) -> None:
-    case = network(SGD())
+    case = of_each_kind(estimator, SGD())
     everything = case(estimator).hypergradient
+    assert everything.keys() == case.kinds.keys()
     for name, kind in case.kinds.items():
         got = case._replace(kinds={name: kind})(estimator).hypergradient
-        assert list(got) == [name]
+        assert list(got) == [name] and got[name].shape == case.hyper[name].shape
         close(got[name], everything[name], 1e-13)
 
 
-# --- Nothing is touched -----------------------------------------------------------------------
+@every_estimator
+def test_nothing_is_asked_for(estimator: Estimator) -> None:
+    """A search in its warm-up learns no variable: then it is plain training."""
+    case = network(SGD())._replace(kinds={})
+    ahead = case(estimator)
+    assert ahead.hypergradient == {}
+    steps = 0 if getattr(estimator, "anneal", False) else estimator.steps
+    for got, value in zip(flat(ahead.state), flat(walk(case, case.hyper, steps))):
+        assert torch.equal(got, value)
 
 
-def snapshot(case: Case) -> list[tuple[Tensor, Tensor, int, bool]]:
-    watched = [*tensors(case.state), *case.hyper.values()]
-    return [(t, t.detach().clone(), t._version, t.requires_grad) for t in watched]
+# --- Nothing is touched ------------------------------------------------------------------------
+
+Snapshot = list[tuple[Tensor, Tensor, int, bool, Tensor | None]]
 
 
-def untouched(before: list[tuple[Tensor, Tensor, int, bool]]) -> None:
+def snapshot(*tensors: Tensor) -> Snapshot:
+    return [(t, t.detach().clone(), t._version, t.requires_grad, t.grad) for t in tensors]
+
+
+def untouched(before: Snapshot) -> None:
     """Neither changed nor changed and put back."""
-    for tensor, value, version, requires_grad in before:
+    for tensor, value, version, requires_grad, grad in before:
         assert torch.equal(tensor, value)
         assert tensor._version == version
-        assert tensor.requires_grad == requires_grad and tensor.grad is None
+        assert tensor.requires_grad == requires_grad and tensor.grad is grad
 
 
-ON_NETWORKS = [
-    *((name, SGD(0.9, True)) for name in ALL),
-    *((name, Adam()) for name in ONE_STEP),
-]
+def watched(case: Case) -> list[Tensor]:
+    carried = [t for z in case.state.carried.values() for t in z]
+    return [*flat(case.state), *case.hyper.values(), *carried]
 
 
-@pytest.mark.parametrize(("name", "optimizer"), ON_NETWORKS)
-def test_estimators_touch_nothing(name: str, optimizer: Optimizer) -> None:
-    case = network(optimizer)
-    before, randomness = snapshot(case), torch.get_rng_state()
-    first = case(ALL[name])
+def draws() -> list[bytes]:
+    """Every source of randomness that an estimator could have advanced."""
+    return [torch.get_rng_state().numpy().tobytes(), repr(random.getstate()).encode(),
+            np.random.get_state()[1].tobytes()]  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.9, True), Adam(decoupled=False)], ids=["sgd", "adam"])
+@every_estimator
+def test_estimators_touch_nothing(estimator: Estimator, optimizer: Optimizer) -> None:
+    """Not the tangents that came in either."""
+    case = of_each_kind(estimator, optimizer)
+    if isinstance(estimator, Repeated):
+        estimator = estimator.estimator
+        case = case._replace(state=case(estimator).state)
+    before, randomness = snapshot(*watched(case)), draws()
+    first = case(estimator)
     untouched(before)
-    assert torch.equal(torch.get_rng_state(), randomness)
-    second = case(ALL[name])
+    assert draws() == randomness
+    again = case(estimator)
     for key, value in first.hypergradient.items():
-        assert torch.equal(value, second.hypergradient[key])
+        assert torch.equal(value, again.hypergradient[key])
+    if getattr(estimator, "anneal", False):
+        return  # it gives back what it was given
     # and what comes back is not the same memory
-    live = {t.data_ptr() for t in tensors(case.state)}
-    assert live.isdisjoint(t.data_ptr() for t in tensors(first.state))
+    live = {t.data_ptr() for t in watched(case)}
+    assert live.isdisjoint(t.data_ptr() for t in watched(Case(case.problem, first.state, {}, {})))
 
 
 @every_estimator
-@pytest.mark.parametrize("calls", range(1, 4))
+def test_estimators_touch_no_module(estimator: Estimator) -> None:
+    """Parameters, running statistics, their counters and the optimiser of a module."""
+    model, optimizer, *_, case = module()
+    case = case.within(estimator)
+    if not case.kinds:  # an implicit estimator: the decay is one of the loss
+        case = case._replace(kinds={"weight_decay": "loss"})
+    memory = [t for s in optimizer.state.values() for t in s.values()]
+    before = snapshot(*model.parameters(), *model.buffers(), *memory)
+    training, groups = model.training, repr(optimizer.param_groups)
+    case(estimator)
+    untouched(before)
+    assert model.training == training and repr(optimizer.param_groups) == groups
+
+
+def parameters_that_record(name: str) -> Any:
+    forward = "forward" in name or name == "per_kind_carrying"
+    reason = "Derivative.gradient_at without weights and variables: autograd.grad of nothing"
+    return pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason=reason)] * forward)
+
+
+@pytest.mark.parametrize("name", map(parameters_that_record, ALL))
+def test_parameters_that_record_gradients(name: str) -> None:
+    """A module's own, as they are: it makes no difference."""
+    estimator = ALL[name]
+    case = network(SGD()).within(estimator)
+    kind: Kind = "optimizer" if "optimizer" in estimator.supports else "loss"
+    case = case._replace(kinds={n: k for n, k in case.kinds.items() if k == kind})
+    recording = case.state._replace(params=tuple(leaf(p) for p in case.state.params))
+    got = case._replace(state=recording)(estimator).hypergradient
+    for variable, expected in case(estimator).hypergradient.items():
+        assert torch.equal(got[variable], expected)
+
+
+@every_estimator
+@pytest.mark.parametrize("calls", range(1, 5))
 def test_a_failure_touches_nothing(estimator: Estimator, calls: int) -> None:
     """In the middle of a finite difference, say: no weights are left perturbed."""
-    case = network(SGD())
+    case = network(SGD()).within(estimator)
     count = 0
 
     def failing(function: Callable) -> Callable:
@@ -634,92 +562,193 @@ def test_a_failure_touches_nothing(estimator: Estimator, calls: int) -> None:
 
     inner, outer = failing(case.problem.inner_loss), failing(case.problem.outer_loss)
     problem = replace(case.problem, inner_loss=inner, outer_loss=outer)
-    before = snapshot(case)
+    before = snapshot(*watched(case))
     with contextlib.suppress(ZeroDivisionError):
         case._replace(problem=problem)(estimator)
     untouched(before)
 
 
-# --- What is refused --------------------------------------------------------------------------
+# --- What is refused ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", [Adam(), Adam(decoupled=False)])
-def test_unrolled_refuses_adam(optimizer: Adam) -> None:
-    with pytest.raises(UnsupportedHyperparameter, match="SGD, not Adam; use OneStep"):
-        network(optimizer)(Unrolled(2))
-
-
-@pytest.mark.parametrize("kind", ["architecture", "loss", "optimizer"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("alone", [False, True])
 @every_estimator
 def test_a_variable_that_nothing_depends_on(estimator: Estimator, alone: bool, kind: Kind) -> None:
-    """An error, not a zero that nobody computed; also where no loss depends on any variable."""
-    case = rate(1)
+    """An error, not a zero that nobody computed; also where no loss depends on any variable.
+
+    (With its kind refused that is the error: it names the variable, too.)
+    """
+    case = of_each_kind(estimator, SGD())
+    case = case._replace(kinds={n: k for n, k in case.kinds.items() if n != "alpha"})
+    if alone:
+        case = decay_of_the_optimizer(1)._replace(kinds={})
     ghost = case._replace(
-        hyper={**case.hyper, "ghost": leaf(0.0)},
-        kinds={"ghost": kind} if alone else {**case.kinds, "ghost": kind},
+        hyper={**case.hyper, "ghost": leaf([0.0, 1.0])}, kinds={**case.kinds, "ghost": kind}
     )
     with pytest.raises(UnsupportedHyperparameter, match="'ghost'"):
         ghost(estimator)
 
 
-@every_estimator
-def test_a_decay_of_zero_is_never_a_silent_zero(estimator: Estimator) -> None:
-    """`higher` skips a decay that compares equal to 0: then it has to be an error."""
-    case = decay_of_the_optimizer(estimator.steps)
-    case = case._replace(hyper={"decay": leaf(0.0)})
-    try:
-        got = case(estimator).hypergradient["decay"]
-    except UnsupportedHyperparameter:
-        assert isinstance(estimator, Unrolled)
-    else:
-        close(got, _decayed(estimator.steps, 0.0))
+@pytest.mark.parametrize("name", PATHS)
+def test_a_decay_of_zero_is_never_a_silent_zero(name: str) -> None:
+    """A float of zero is a shortcut; a tensor of zero is a variable."""
+    case = decay_of_the_optimizer(PATHS[name].steps, decay=0.0)
+    assert case.expected["decay"].abs() > 1e-3
+    correct(case, PATHS[name], 1e-5 if name in SMALL else 1e-9)
 
 
-@every_estimator
-def test_a_learned_momentum_is_never_a_silent_zero(estimator: Estimator) -> None:
-    case = network(SGD())
-    momentum = leaf(0.9)
-    case = case._replace(
-        problem=replace(case.problem, optimizer=SGD(momentum)),
-        hyper={**case.hyper, "momentum": momentum},
-        kinds={"momentum": "optimizer"},
+silent_zero = pytest.mark.xfail(
+    strict=True, reason="Bilevel.update_product sees what torch.func.jvp of `update` does not"
+)
+CLOSURES = [
+    pytest.param(name, marks=silent_zero if isinstance(estimator, Repeated) else ())
+    for name, estimator in ALL.items()
+    if "optimizer" in estimator.supports
+]
+
+
+@pytest.mark.parametrize("name", CLOSURES)
+def test_a_momentum_that_is_not_an_argument(name: str) -> None:
+    """A setting that the optimiser holds is out of the functions' sight: right or an error."""
+    case, estimator = network(SGD()), ALL[name]
+    mu = leaf(0.8)
+    held = case._replace(
+        problem=replace(
+            case.problem,
+            optimizer=SGD(mu),
+            settings=lambda hyper: {"lr": 0.2, "weight_decay": 0.05},
+        ),
+        hyper={**case.hyper, "mu": mu},
+        kinds={"mu": "optimizer"},
     )
-    expected = []
-    for value in (0.9 + 1e-5, 0.9 - 1e-5):
-        moved = case._replace(problem=replace(case.problem, optimizer=SGD(value)))
-        params = walk(moved, case.hyper, estimator.steps).params
-        expected.append(case.problem.outer_loss(params, case.hyper)[0].detach())
-    close(case(estimator).hypergradient["momentum"], (expected[0] - expected[1]) / 2e-5, 1e-7)
+    argument = held._replace(
+        problem=replace(
+            held.problem,
+            optimizer=SGD(),
+            settings=lambda hyper: {"lr": 0.2, "weight_decay": 0.05, "momentum": hyper["mu"]},
+        )
+    )
+    expected = argument(estimator).hypergradient["mu"]
+    assert expected.abs() > 1e-5
+    try:
+        got = held(estimator).hypergradient["mu"]
+    except UnsupportedHyperparameter as error:
+        assert "'mu'" in str(error)
+    else:
+        close(got, expected)
 
 
-@pytest.mark.parametrize("estimator", ONE_STEP.values(), ids=ONE_STEP)
-def test_an_outer_loss_that_ignores_weights(estimator: OneStep) -> None:
-    case = decay_that_spares(1)
+@pytest.mark.parametrize("name", [n for n in ALL if "online" not in n])
+def test_an_outer_loss_that_ignores_weights(name: str) -> None:
+    case = network(SGD()).within(ALL[name])
     problem = replace(case.problem, outer_loss=lambda p, h: (p[0].square().sum(), None))
     with pytest.raises(ValueError, match="every parameter tensor"):
-        case._replace(problem=problem)(estimator)
+        case._replace(problem=problem)(ALL[name])
 
 
 @pytest.mark.parametrize("steps", [0, -1])
-def test_no_window(steps: int) -> None:
+@pytest.mark.parametrize("estimator", [Unrolled, Neumann, ConjugateGradient])
+def test_no_window(estimator: Callable[..., Estimator], steps: int) -> None:
     with pytest.raises(ValueError, match=f"at least 1, not {steps}"):
-        Unrolled(steps)
+        estimator(steps=steps)
 
 
-def test_check_supported() -> None:
-    kinds: Mapping[str, Kind] = {"alpha": "architecture", "lr": "optimizer"}
-    check_supported("Neumann", frozenset({"architecture", "optimizer"}), kinds)
+@pytest.mark.parametrize(
+    ("estimator", "kind", "remedy"),
+    [
+        (Neumann(), "optimizer", "use OneStep, Unrolled or Forward"),
+        (ConjugateGradient(), "optimizer", "use OneStep, Unrolled or Forward"),
+        (Online(), "loss", "use OneStep, Unrolled or Forward"),
+        (Online(), "architecture", "use OneStep, Unrolled or Forward"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_unsupported(estimator: Estimator, kind: Kind, remedy: str) -> None:
+    """At start-up, in a call, and as a part: the estimator, the variable and what to do."""
+    case, calls = network(SGD()), 0
+
+    def inner(*_: Any) -> Loss:
+        nonlocal calls
+        calls += 1
+        raise AssertionError
+
+    case = case._replace(problem=replace(case.problem, inner_loss=inner))
+    name = next(n for n, k in case.kinds.items() if k == kind)
+    parts: dict[str, Any] = {k: OneStep() for k in KINDS}
+    for call in (
+        lambda: check_supported(estimator, {"log_lr" if kind == "optimizer" else name: kind}),
+        lambda: case._replace(kinds={**case.kinds})(estimator),
+        lambda: PerKind(**{**parts, kind: estimator}),
+    ):
+        with pytest.raises(UnsupportedHyperparameter) as error:
+            call()
+        message = str(error.value)
+        assert message.startswith(f"{type(estimator).__name__} cannot differentiate the ")
+        assert remedy in message
+    assert kind in message and calls == 0
+
+
+def test_check_supported_names_only_the_culprit() -> None:
+    kinds: dict[str, Kind] = {"alpha": "architecture", "lr": "optimizer"}
+    check_supported(OneStep(), kinds)
     with pytest.raises(UnsupportedHyperparameter) as error:
-        check_supported("Neumann", frozenset({"architecture", "loss"}), kinds)
-    for word in ("Neumann", "optimizer", "'lr'", "architecture, loss"):
-        assert word in str(error.value)
-    assert "alpha" not in str(error.value)
+        check_supported(Neumann(), kinds)
+    assert str(error.value) == (
+        "Neumann cannot differentiate the optimizer hyperparameter 'lr': the inner optimum does "
+        "not depend on it; use OneStep, Unrolled or Forward"
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Forward(product="double_backward"), "cannot use double_backward; use jvp"),
+        (lambda: Forward(discount=1.5), r"\[0, 1\], not 1.5"),
+        (lambda: Forward(discount=-0.1), r"\[0, 1\], not -0.1"),
+        (lambda: Neumann(terms=-1), "terms must not be negative, but is -1"),
+        (lambda: Neumann(step_size=0.0), "step_size must be positive, not 0.0"),
+        (lambda: Neumann(step_size=float("nan")), "step_size must be positive, not nan"),
+        (lambda: Neumann(damping=-1.0), "damping must not be negative, but is -1.0"),
+        (lambda: ConjugateGradient(damping=-1.0), "damping must not be negative, but is -1.0"),
+        (lambda: ConjugateGradient(iterations=0), "iterations must be at least 1, not 0"),
+    ],
+)
+def test_knobs_out_of_range(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        OneStep("central"),  # type: ignore[arg-type]
+        Unrolled(2, product="central"),  # type: ignore[arg-type]
+        Forward(product="central"),  # type: ignore[arg-type]
+        Neumann(product="central"),  # type: ignore[arg-type]
+    ],
+    ids=lambda e: type(e).__name__,
+)
+@pytest.mark.xfail(strict=True, reason="an unknown method is silently taken for one_sided")
+def test_an_unknown_method(estimator: Estimator) -> None:
+    with pytest.raises(ValueError, match="central"):
+        network(SGD()).within(estimator)(estimator)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_estimators_of_the_registry(name: str) -> None:
+    """With their defaults, on a problem that each of them can do."""
     estimator = ESTIMATORS[name]()
-    check_supported(name, estimator.supports, network(SGD()).kinds)
-    assert estimator.steps >= 1
-    hash(estimator)  # nothing but knobs
+    case = (ridge() if "optimizer" not in estimator.supports else rate(1)).within(estimator)
+    assert case(estimator).hypergradient.keys() <= case.kinds.keys() != set()
+    assert estimator.steps >= 1 and estimator.remedy
+    assert hash(estimator) == hash(ESTIMATORS[name]())  # nothing but knobs
+
+
+def test_plain_settings() -> None:
+    """Only "lr" is compulsory: the others fall back to the optimiser's own."""
+    case = rate(1)
+    problem = replace(case.problem, settings=plain)
+    state, _ = problem.inner_step(case.state, case.hyper)
+    q = QUADRATIC
+    close(state.params[0], q.start - 0.13 * q.A @ (q.start - q.best), 1e-14)

@@ -1,13 +1,15 @@
 """Optimisers: step for step against torch.optim, derivatives by gradcheck and closed forms."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from darts_lite.optimizers import SGD, Adam, Optimizer, OptimizerState
+from darts_lite.optimizers import SGD, Adam, Optimizer, OptimizerState, per_tensor
 
 DECAY = (0.03, 0.0)  # of the two tensors of every problem here: the second is spared
 
@@ -76,6 +78,101 @@ def test_twenty_steps_of_torch(name: str, tensors: bool) -> None:
             torch.testing.assert_close(p, expected.detach(), rtol=1e-12, atol=1e-14)
 
 
+# the settings of each of the two tensors: every one is a group of its own
+GROUPS: dict[str, tuple[Optimizer, dict[str, tuple[float, float]], Callable[[list], Any]]] = {
+    "sgd": (SGD(), {"momentum": (0.7, 0.0)}, lambda g: torch.optim.SGD(g, 0.05)),
+    "nesterov": (
+        SGD(0.1, True),
+        {"momentum": (0.7, 0.9)},
+        lambda g: torch.optim.SGD(g, 0.05, 0.1, nesterov=True),
+    ),
+    "adam": (
+        Adam(eps=1e-6, decoupled=False),
+        {"beta1": (0.8, 0.0), "beta2": (0.99, 0.9)},
+        lambda g: torch.optim.Adam(g, 0.05, eps=1e-6),
+    ),
+    "adamw": (
+        Adam(eps=1e-6),
+        {"beta1": (0.8, 0.0), "beta2": (0.99, 0.9)},
+        lambda g: torch.optim.AdamW(g, 0.05, eps=1e-6),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+@pytest.mark.parametrize("tensors", [False, True], ids=["floats", "tensors"])
+def test_every_setting_by_group(name: str, tensors: bool) -> None:
+    """As torch's parameter groups; what is given wins over the optimiser's own."""
+    ours, extra, theirs = GROUPS[name]
+    settings = {"lr": (0.05, 0.02), "weight_decay": DECAY, **extra}
+    reference = [p.clone().requires_grad_() for p in start()]
+    groups: list[dict[str, Any]] = []
+    for i, p in enumerate(reference):
+        group: dict[str, Any] = {"params": [p], **{k: v[i] for k, v in settings.items()}}
+        if "beta1" in group:
+            group["betas"] = (group.pop("beta1"), group.pop("beta2"))
+        groups.append(group)
+    torchs = theirs(groups)
+    given: dict[str, Any] = dict(settings)
+    if tensors:
+        given = {k: torch.tensor(v, dtype=torch.float64).unbind() for k, v in settings.items()}
+    params, state = start(), ours.init(start())
+    for _ in range(5):
+        torchs.zero_grad()
+        loss(reference).backward()
+        torchs.step()
+        params, state = ours.update(params, gradients(params), state, **given)
+        for p, expected in zip(params, reference):
+            torch.testing.assert_close(p, expected.detach(), rtol=1e-12, atol=1e-14)
+
+
+@every_optimizer
+def test_one_value_is_shared_by_all_tensors(name: str) -> None:
+    """A number, the same number twice, and the optimiser's own are one and the same."""
+    optimizer, _ = OPTIMIZERS[name]
+    params, state = advanced(optimizer)
+    own = (
+        {"momentum": optimizer.momentum}
+        if isinstance(optimizer, SGD)
+        else dict(
+            zip(("beta1", "beta2"), optimizer.betas)  # type: ignore[attr-defined]
+        )
+    )
+    shared: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.03}
+    expected, after = optimizer.update(params, gradients(params), state, **shared)
+    for settings in ({**shared, **own}, {k: [v] * 2 for k, v in {**shared, **own}.items()}):
+        got, moved = optimizer.update(params, gradients(params), state, **settings)
+        for a, b in zip((*got, *sum(moved.moments, ())), (*expected, *sum(after.moments, ()))):
+            assert torch.equal(a, b)
+
+
+@every_optimizer
+@pytest.mark.parametrize("setting", ["lr", "weight_decay"])
+def test_settings_of_the_wrong_length(name: str, setting: str) -> None:
+    optimizer, _ = OPTIMIZERS[name]
+    settings: dict[str, Any] = {"lr": 0.1, setting: [0.1, 0.1, 0.1]}
+    with pytest.raises(ValueError, match="3 values for 2 parameter tensors"):
+        optimizer.update(start(), start(), optimizer.init(start()), **settings)
+
+
+def test_per_tensor() -> None:
+    tensor = torch.ones(())
+    assert per_tensor(0, 2) == (0, 0) and per_tensor([1.0, 2.0], 2) == (1.0, 2.0)
+    assert per_tensor(tensor, 3) == (tensor,) * 3
+    assert per_tensor((), 0) == () and per_tensor(0.1, 0) == ()
+
+
+@pytest.mark.parametrize("step", [1, 10, 1000])
+def test_bias_corrections_of_floats_are_exact(step: int) -> None:
+    """1 - 0.999^t in float32 is wrong by 1e-5 at the beginning; a Python float is not."""
+    w, g = torch.tensor([1.0]), torch.tensor([0.3])
+    adam, moments = Adam(), ((torch.tensor([0.1]),), (torch.tensor([0.02]),))
+    (got,), _ = adam.update((w,), (g,), OptimizerState(step - 1, moments), 1.0)
+    m, v = (0.9 * 0.1 + 0.1 * 0.3) / (1 - 0.9**step), (0.999 * 0.02 + 0.001 * 0.09)
+    expected = m / (math.sqrt(v / (1 - 0.999**step)) + 1e-8)
+    assert (1 - got).item() == pytest.approx(expected, rel=1e-6)
+
+
 @every_optimizer
 def test_modifies_nothing(name: str) -> None:
     optimizer, _ = OPTIMIZERS[name]
@@ -99,42 +196,55 @@ def test_float32_stays_float32(name: str) -> None:
 # --- Derivatives -----------------------------------------------------------------------------
 
 
+def settings_of(optimizer: Optimizer) -> dict[str, tuple[float, float]]:
+    """Every setting there is, of the two tensors."""
+    extra = {"momentum": (0.7, 0.4)}
+    if isinstance(optimizer, Adam):
+        extra = {"beta1": (0.8, 0.7), "beta2": (0.9, 0.95)}
+    return {"lr": (0.05, 0.08), "weight_decay": DECAY, **extra}
+
+
 @every_optimizer
-def test_gradcheck_of_one_update(name: str) -> None:
-    """In lr, weight decay, momentum, parameters, gradients and state; of parameters and state."""
+@pytest.mark.parametrize("shared", [False, True])
+def test_gradcheck_of_one_update(name: str, shared: bool) -> None:
+    """In every setting (shared or by group), parameters, gradients and state; of all that moves."""
     optimizer, _ = OPTIMIZERS[name]
     params, state = advanced(optimizer)
     count = len(params)
+    settings = settings_of(optimizer)
     grads = [normal(*p.shape, seed=3) for p in params]
     moments = [0.5 + normal(*t.shape, seed=4).square() for m in state.moments for t in m]
 
-    def update(lr: Tensor, decay: Tensor, momentum: Tensor, *tensors: Tensor) -> tuple:
+    def update(*inputs: Tensor) -> tuple:
+        values, tensors = inputs[: len(settings)], inputs[len(settings) :]
         p, g, *m = (tensors[i : i + count] for i in range(0, len(tensors), count))
-        rule = SGD(momentum, optimizer.nesterov) if isinstance(optimizer, SGD) else optimizer
-        new, after = rule.update(p, g, OptimizerState(state.step, tuple(m)), lr, decay.unbind())
+        named = dict(zip(settings, values if shared else (v.unbind() for v in values)))
+        before = OptimizerState(state.step, tuple(m))
+        new, after = optimizer.update(p, g, before, **named)
         return (*new, *(t for m in after.moments for t in m))
 
-    scalars = [torch.tensor(v, dtype=torch.float64) for v in (0.05, (0.03, 0.0), 0.7)]
-    inputs = [t.clone().requires_grad_() for t in (*scalars, *params, *grads, *moments)]
-    assert gradcheck(update, inputs, eps=1e-6, atol=1e-8, rtol=1e-6)
+    values = [torch.tensor(v[0] if shared else v, dtype=torch.float64) for v in settings.values()]
+    inputs = [t.clone().requires_grad_() for t in (*values, *params, *grads, *moments)]
+    assert gradcheck(update, inputs, eps=1e-6, atol=1e-8, rtol=1e-6, check_forward_ad=True)
 
 
 @every_optimizer
 def test_gradcheck_through_three_steps(name: str) -> None:
     """The whole trajectory, gradients included, from a fresh state."""
     optimizer, _ = OPTIMIZERS[name]
+    settings = settings_of(optimizer)
 
-    def trajectory(lr: Tensor, decay: Tensor) -> tuple[Tensor, ...]:
+    def trajectory(*values: Tensor) -> tuple[Tensor, ...]:
         params = tuple(p.requires_grad_() for p in start())
         state = optimizer.init(params)
+        named = {k: v.unbind() for k, v in zip(settings, values)}
         for _ in range(3):
             grads = torch.autograd.grad(loss(params), params, create_graph=True)
-            params, state = optimizer.update(params, grads, state, lr, decay.unbind())
+            params, state = optimizer.update(params, grads, state, **named)
         return params
 
-    lr = torch.tensor(0.05, dtype=torch.float64, requires_grad=True)
-    decay = torch.tensor(DECAY, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(trajectory, (lr, decay), eps=1e-6, atol=1e-8, rtol=1e-6)
+    inputs = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in settings.values()]
+    assert gradcheck(trajectory, inputs, eps=1e-6, atol=1e-8, rtol=1e-6)
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
@@ -185,11 +295,11 @@ def test_momentum_closed_form(nesterov: bool, steps: int) -> None:
     ]
 
     leaves = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (lr, mu)]
-    sgd = SGD(leaves[1], nesterov)
+    sgd = SGD(nesterov=nesterov)
     u: tuple[Tensor, ...] = (s0[:1],)
     state = OptimizerState(0, ((s0[1:],),))
     for _ in range(steps):
-        u, state = sgd.update(u, (a * u[0],), state, leaves[0], [0.0])
+        u, state = sgd.update(u, (a * u[0],), state, leaves[0], momentum=leaves[1])
     end = torch.cat([u[0], state.moments[0][0]])
     torch.testing.assert_close(end.detach(), power(B, steps) @ s0, rtol=1e-12, atol=1e-14)
     rows = [torch.autograd.grad(e, leaves, retain_graph=True) for e in end]
@@ -262,6 +372,19 @@ def test_adam_with_curvature() -> None:
     expected = -s1 - m / D - lr0 * (dm / D - m * dv / (2 * v**0.5 * D**2))
     (got,) = torch.autograd.grad(u[0], lr)
     assert got.item() == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_betas_of_a_constant_gradient(steps: int) -> None:
+    """Bias correction makes the moments of a constant that constant, whatever the betas are."""
+    b1, b2 = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.8, 0.95))
+    g, adam = normal(4), Adam()
+    w: tuple[Tensor, ...] = (normal(4, seed=1),)
+    state = adam.init(w)
+    for _ in range(steps):
+        w, state = adam.update(w, (g,), state, 0.05, beta1=b1, beta2=b2)
+    for derivative in torch.autograd.grad(w[0].square().sum(), (b1, b2)):
+        assert derivative.abs() < 1e-13
 
 
 @pytest.mark.parametrize("eps", [1e-8, 0.1])

@@ -83,7 +83,10 @@ def test_warm_up_moves_the_weights_only_and_then_everything_moves(
     assert all(after[n] != during[n] for n in search.variables.raw)
 
 
-@pytest.mark.parametrize("estimator", ["one_step", "unrolled"])
+@pytest.mark.parametrize(
+    "estimator",
+    ["one_step", "unrolled", "one_step,optimizer=annealed", "one_step,optimizer=forward"],
+)
 def test_it_learns_and_says_what_it_learned(
     digits: tuple[Dataset, Splits], tmp_path: Path, estimator: str
 ) -> None:

@@ -1,7 +1,10 @@
 """Hypergradients of bilevel problems: one interface, one file an estimator."""
 
+from darts_lite.hypergradient.caveats import caveats
+from darts_lite.hypergradient.check import check_hypergradient
 from darts_lite.hypergradient.conjugate_gradient import ConjugateGradient
 from darts_lite.hypergradient.forward import Forward
+from darts_lite.hypergradient.learner import Learner
 from darts_lite.hypergradient.neumann import Neumann
 from darts_lite.hypergradient.one_step import OneStep
 from darts_lite.hypergradient.online import Online
@@ -14,6 +17,7 @@ from darts_lite.hypergradient.problem import (
     UnsupportedHyperparameter,
     check_supported,
 )
+from darts_lite.hypergradient.rate_search import RateSearch
 from darts_lite.hypergradient.unrolled import Unrolled
 
 ESTIMATORS = {
@@ -32,12 +36,16 @@ __all__ = [
     "Estimator",
     "Forward",
     "InnerState",
+    "Learner",
     "Lookahead",
     "Neumann",
     "OneStep",
     "Online",
     "PerKind",
+    "RateSearch",
     "Unrolled",
     "UnsupportedHyperparameter",
+    "caveats",
+    "check_hypergradient",
     "check_supported",
 ]

@@ -43,6 +43,8 @@ class ConjugateGradient(Implicit):
         r = p = v
         length = rr = dot(r, r)
         done, down = 0, False
+        if not bool(length.isfinite()):
+            x = failed(v)
         # a residual of zero, v = 0 included, is the end: the quotients below would be 0/0
         while done < self.iterations and float(rr) > self.tolerance**2 * float(length):
             q = curved(p)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from darts_lite.hypergradient.problem import (
     EVERY_KIND,
@@ -29,6 +28,7 @@ from darts_lite.hypergradient.problem import (
     constant,
     dot,
     flat,
+    leaves,
     require,
     unflat,
 )
@@ -73,7 +73,7 @@ class Forward:
                 self._tangent(problem, state, gradient, hyper, kinds, name, i)
                 for i in range(hyper[name].numel())
             ]
-            carried[name] = tuple(torch.stack(parts) for parts in zip(*rows))
+            carried[name] = tuple(torch.stack(parts) for parts in zip(*map(_finite, rows)))
             if reached[name]:
                 along = torch.stack([dot(v, row) for row in rows]).view_as(hyper[name])
                 total[name] = add(direct[name], along)
@@ -116,6 +116,12 @@ class Forward:
         return update_tangent(problem, state, gradient, hyper, tangent, turned, moving)
 
 
+def _finite(tangent: Params) -> Params:
+    """A tangent that overflowed begins anew; otherwise no step after it would have a gradient."""
+    fine = torch.stack([part.isfinite().all() for part in tangent]).all()
+    return tuple(torch.where(fine, part, torch.zeros_like(part)) for part in tangent)
+
+
 def update_tangent(
     problem: Bilevel,
     state: InnerState,
@@ -125,14 +131,26 @@ def update_tangent(
     turned: Params,
     moving: Hyper,
 ) -> Params:
-    """The tangent of the optimiser's rule in (params, moments), gradient and variables."""
-    values = constant(hyper)
+    """The tangent of the optimiser's rule in (params, moments), gradient and variables.
 
-    def step(s: Params, g: Params, moved: dict[str, Tensor]) -> Params:
-        return flat(problem.update(unflat(s, state), g, {**values, **moved}))
-
-    point = (flat(state), gradient, {n: values[n] for n in moving})
-    return torch.func.jvp(step, point, (tangent, turned, dict(moving)))[1]
+    A Jacobian-vector product as the derivative of a vector-Jacobian product in its vector: the
+    rule is elementwise, so that is cheap, and it serves rules without forward-mode derivatives.
+    """
+    sources = leaves((*flat(state), *gradient, *(hyper[n] for n in moving)))
+    one, two = len(flat(state)), len(flat(state)) + len(gradient)
+    values = constant(hyper) | dict(zip(moving, sources[two:]))
+    new = flat(problem.update(unflat(sources[:one], state), sources[one:two], values))
+    cotangent = tuple(torch.zeros_like(n).requires_grad_() for n in new)
+    pulled = torch.autograd.grad(new, sources, cotangent, create_graph=True, allow_unused=True)
+    pairs = [
+        (back, along)
+        for back, along in zip(pulled, (*tangent, *turned, *moving.values()))
+        if back is not None
+    ]
+    found = torch.autograd.grad(
+        [back for back, _ in pairs], cotangent, [along for _, along in pairs], allow_unused=True
+    )
+    return tuple(torch.zeros_like(n) if f is None else f for n, f in zip(new, found))
 
 
 def _reached(

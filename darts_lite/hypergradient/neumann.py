@@ -28,8 +28,8 @@ class Neumann(Implicit):
     Arguments: `step_size`, a < 2/(largest eigenvalue); None finds it, by a few power iterations
     and, should the series still grow, by halving. Diagnostics: "step_size", and "residual", the
     norm of (I - a H)^k v over that of v. If the series diverges (negative curvature, or a given
-    step size that is too large) the hypergradient is NaN and a warning says what to do: a wrong
-    number is never given.
+    step size that is too large) the hypergradient is NaN and a warning says what to do. A series
+    that is cut before a slight negative curvature shows is not caught.
     """
 
     terms: int = 10
@@ -56,7 +56,7 @@ class Neumann(Implicit):
                 part = tuple(p - a * h for p, h in zip(part, curved(part)))
                 total = tuple(s + p for s, p in zip(total, part))
             residual = norm(part) / norm(v).clamp(min=torch.finfo(v[0].dtype).tiny)
-            diagnostics = {"residual": residual, "step_size": torch.as_tensor(a)}
+            diagnostics = {"residual": residual, "step_size": v[0].new_tensor(a)}
             if float(residual) <= 1 + 1e-6:  # false if it is not a number
                 return tuple(a * s for s in total), diagnostics
             a /= 2

@@ -53,9 +53,8 @@ class Online:
             for n in names
             if n in state.carried
         }
-        # whether the rule depends on each variable at all: zeros would not tell
-        _, _, reached = problem.update_product(state, gradient, hyper, names, gradient)
-        require(reached)
+        if not found:  # whether the rule depends on each variable at all: zeros would not tell
+            require(problem.update_product(state, gradient, hyper, names, gradient)[2])
         still = tuple(torch.zeros_like(s) for s in (*state.params, *_moments(state)))
         turned = tuple(torch.zeros_like(g) for g in gradient)
         carried = {}

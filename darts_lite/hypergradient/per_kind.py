@@ -36,7 +36,6 @@ class PerKind:
     loss: Estimator
     optimizer: Estimator
 
-    carries: ClassVar[bool] = False
     remedy: ClassVar[str] = "it is of no known kind"
     supports: ClassVar[frozenset[Kind]] = EVERY_KIND
 
@@ -56,6 +55,10 @@ class PerKind:
             "loss": self.loss,
             "optimizer": self.optimizer,
         }
+
+    @property
+    def carries(self) -> bool:
+        return any(e.carries for e in self._by_kind.values())
 
     @property
     def steps(self) -> int:
@@ -90,7 +93,9 @@ class PerKind:
             found |= ahead.hypergradient
             outer = outer or ahead.outer
             carried |= ahead.state.carried
-            diagnostics |= ahead.diagnostics
+            diagnostics |= {
+                f"{type(estimator).__name__}.{n}": d for n, d in ahead.diagnostics.items()
+            }
         end = trace[-1]._replace(carried=carried)
         return Lookahead(end, found, inner[0], outer, diagnostics)
 
@@ -101,14 +106,12 @@ class _Shared(Bilevel):
 
     names: tuple[str, ...] = ()
     offset: int = 0
-    steps: dict[tuple[int, int], tuple[InnerState, Params, Loss]] = field(default_factory=dict)
+    steps: dict[tuple, tuple[InnerState, Params, Loss]] = field(default_factory=dict)
     ends: dict[int, tuple[Params, Partial, Loss]] = field(default_factory=dict)
 
     def advance(self, state: InnerState, hyper: Hyper, t: int) -> tuple[InnerState, Params, Loss]:
-        key = (
-            id(state.params[0]),
-            t + self.offset,
-        )  # `steps` and the caller keep the tensors alive
+        # the caller and `steps` keep these tensors alive; an annealed window has other settings
+        key = (id(state.params[0]), t + self.offset, self.settings)
         if key not in self.steps:
             self.steps[key] = super().advance(state, hyper, t)
         return self.steps[key]

@@ -113,9 +113,10 @@ class Bilevel:
         """
         old = InnerState(leaves(state.params), _leaves_of(state.optimizer))
         gradient = leaves(gradient)
-        new = flat(self.update(old, gradient, hyper))[: len(along)]
+        values = constant(hyper) | {n: hyper[n].detach().requires_grad_() for n in names}
+        new = flat(self.update(old, gradient, values))[: len(along)]
         pairs = [(n, a) for n, a in zip(new, along) if n.requires_grad]
-        sources = (*flat(old), *gradient, *(hyper[n] for n in names))
+        sources = (*flat(old), *gradient, *(values[n] for n in names))
         found = torch.autograd.grad(
             [n for n, _ in pairs], sources, [a for _, a in pairs], allow_unused=True
         )
@@ -151,7 +152,9 @@ class Estimator(Protocol):
     """
 
     remedy: ClassVar[str]
-    carries: ClassVar[bool]
+
+    @property
+    def carries(self) -> bool: ...
 
     @property
     def steps(self) -> int: ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ Method = Literal["double_backward", "jvp", "finite_difference", "one_sided"]
 """double_backward: exact, differentiates the gradient again; the variables cannot move.
 jvp: exact, forward over reverse; every operation needs a forward-mode derivative.
 finite_difference: (grad(+r) - grad(-r)) / 2r, error O(r^2); two gradients (Liu et al. 2019, eq. 8).
-one_sided: (grad(+r) - grad) / r, error O(r); one gradient beside the one that training has.
+one_sided: (grad(+r) - grad) / r, error O(r); one gradient beside the one that training has, two if
+the derivative in variables is wanted too.
 
 The steps r are `radius` over the length of the direction. Differences are for smooth networks: in
 one with ReLU they measure its kinks."""
@@ -51,6 +52,8 @@ class Derivative:
         each variable on which the loss does not depend.
         """
         hyper = hyper or {}
+        if method not in get_args(Method):
+            raise ValueError(f"unknown method {method!r}; known: {', '.join(get_args(Method))}")
         if not self.weights and not self.of:
             return (), {}
         if method == "double_backward":
@@ -66,7 +69,10 @@ class Derivative:
     ) -> tuple[Params, Partial]:
         """Between one step ahead and `other` steps."""
         moving = (*along, *along_hyper.values())
-        norm = dot(moving, moving).sqrt()
+        largest = torch.stack([m.abs().max() for m in moving]).max()
+        largest = largest.clamp(min=torch.finfo(largest.dtype).tiny)
+        unit = tuple(m / largest for m in moving)
+        norm = largest * dot(unit, unit).sqrt()
         step = radius / (norm + torch.finfo(norm.dtype).tiny)
         found: list[tuple[Params, Partial]] = []
         for side in (1, other):
@@ -86,7 +92,9 @@ class Derivative:
 
     def gradient_at(self, params: Params, hyper: Hyper) -> tuple[Params, Partial]:
         """First derivatives, without a graph."""
-        params = leaves(params) if self.weights else params
+        if not self.weights and not self.of:
+            return (), {}
+        params = leaves(params) if self.weights else tuple(p.detach() for p in params)
         values = self._targets(hyper)
         loss, _ = self.loss(params, values)
         if not loss.requires_grad:

@@ -8,15 +8,21 @@ The adjoints a_t = dL_outer/ds_t of the states s_t = (w_t, moments) run backward
 (Maclaurin et al. 2015; Franceschi et al. 2017, reverse-HG). Only states and gradients, vectors of
 the parameters' size, are kept of the way forward; each step's graph is made again when its turn
 comes, so that memory is that of one graph whatever K is.
+
+With `anneal` the learning rate falls linearly to zero over the window, and the window is only
+looked at: the state that comes back is the one that was given. Whether a higher rate would pay is
+then measured after its noise has been annealed away, as it will be at the end of the training; that
+removes most of the bias that makes short windows ask for ever lower rates (Wu et al. 2018).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from darts_lite.hypergradient.problem import (
     EVERY_KIND,
@@ -32,18 +38,21 @@ from darts_lite.hypergradient.problem import (
 )
 from darts_lite.hypergradient.products import Derivative, Method
 from darts_lite.hyperparameters import Kind
+from darts_lite.optimizers import Setting
 
 
 @dataclass(frozen=True)
 class Unrolled:
     """Differentiates the outer loss after `steps` inner steps, with every term.
 
-    Arguments: `product`, how H_t u_t and the mixed term are computed (see `products.Method`):
-    exact by default; the differences take two thirds and half of the time. `radius`, of the
-    differences.
+    Arguments: `anneal`, see the module; `product`, how H_t u_t and the mixed term are computed
+    (see `products.Method`), exact by default: the differences take two thirds and half of the
+    time; `radius`, of the differences.
     """
 
     steps: int = 5
+    _: KW_ONLY
+    anneal: bool = False
     product: Method = "double_backward"
     radius: float = 0.01
 
@@ -60,9 +69,9 @@ class Unrolled:
     ) -> Lookahead:
         check_supported(self, kinds)
         names = tuple(kinds)
-        trace, first = [], None
+        begin, trace, first = state, [], None
         for t in range(self.steps):
-            new, gradient, loss = problem.advance(state, hyper, t)
+            new, gradient, loss = self._at(problem, t).advance(state, hyper, t)
             trace.append((state, gradient))
             state, first = new, first or loss
         assert first is not None
@@ -72,7 +81,8 @@ class Unrolled:
         adjoint = (*v, *(torch.zeros_like(m) for m in flat(state)[len(v) :]))
         for t in reversed(range(self.steps)):
             old, gradient = trace.pop()
-            adjoint, u, optimal = problem.update_product(old, gradient, hyper, names, adjoint)
+            step = self._at(problem, t)
+            adjoint, u, optimal = step.update_product(old, gradient, hyper, names, adjoint)
             derivative = Derivative(
                 lambda params, values, t=t: problem.inner_loss(params, values, t),  # type: ignore[misc]
                 old.params,
@@ -86,7 +96,22 @@ class Unrolled:
                 moved = (a + h for a, h in zip(adjoint, curved))
                 adjoint = (*moved, *adjoint[len(curved) :])
             total = _sum(total, optimal, mixed)
-        return Lookahead(state, require(total), first, outer)
+        return Lookahead(begin if self.anneal else state, require(total), first, outer)
+
+    def _at(self, problem: Bilevel, t: int) -> Bilevel:
+        """The problem with the rate of the window's t-th step."""
+        if not self.anneal:
+            return problem
+        factor = 1 - t / self.steps
+
+        def settings(hyper: Hyper) -> dict[str, Setting]:
+            own = dict(problem.settings(hyper))
+            lr = own["lr"]
+            scalar = isinstance(lr, (float, int, Tensor))
+            own["lr"] = lr * factor if scalar else tuple(each * factor for each in lr)  # type: ignore
+            return own
+
+        return replace(problem, settings=settings)
 
 
 def _sum(*parts: Partial) -> Partial:
