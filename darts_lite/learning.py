@@ -18,6 +18,7 @@ from darts_lite.hypergradient import (
     RateSearch,
     Unrolled,
     UnsupportedHyperparameter,
+    caveats,
     check_supported,
 )
 from darts_lite.hyperparameters import HyperParameters, Kind
@@ -51,6 +52,10 @@ class Plan:
         if not mixed and self.estimator.steps == 1 and not self.loss_carries:
             drop.add("loss")
         return {name: kind for name, kind in kinds.items() if kind not in drop}
+
+    def caveats(self, kinds: Mapping[str, Kind]) -> list[str]:
+        """What is known to go wrong with it; our networks are normalised."""
+        return caveats(self.estimator, self.kinds(kinds), normalised=True)
 
 
 def plan(text: str) -> Plan:

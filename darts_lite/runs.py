@@ -76,6 +76,8 @@ def search(
         f"{splits.validation.count} validation images, at most {config.max_params} parameters, "
         f"{config.channels} channels ({config.search_channels} while searching), on {device}"
     )
+    for text in task.plan.caveats(task.variables.kinds):
+        loop.warn(text)
     with Recorder(folder, start.step if content else None) as recorder:
         step = loop.run(task, budget, recorder, store, start=start, name="search")
         recorder.scalars(step, task.evaluate(step, recorder))
@@ -141,6 +143,9 @@ def derive(
         f"training {genotype.parameters} parameters, {genotype.macs} MACs on {task.images.count} "
         f"images of {dataset.name} with {config.hyperparameters} hyperparameters, on {device}"
     )
+    if task.online is not None:
+        for text in task.online.plan.caveats(task.online.variables.kinds):
+            loop.warn(text)
     size = {"parameters": genotype.parameters, "macs": genotype.macs}
     with Recorder(folder, start.step if content else None) as recorder:
         recorder.picture(start.step, "genotype", pictures.draw_genotype(genotype.space))

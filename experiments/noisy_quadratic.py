@@ -25,7 +25,15 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from darts_lite.hypergradient import Bilevel, Estimator, Forward, OneStep, Online, Unrolled
+from darts_lite.hypergradient import (
+    Bilevel,
+    Estimator,
+    Forward,
+    OneStep,
+    Online,
+    RateSearch,
+    Unrolled,
+)
 from darts_lite.hypergradient.problem import Hyper, InnerState, Loss, Params
 from darts_lite.hyperparameters import HyperParameters, HyperSpec, LogInterval
 from darts_lite.optimizers import SGD
@@ -161,6 +169,7 @@ class Method:
 
     estimator: Estimator
     averaged: bool = False
+    search: bool = False  # a RateSearch finds the rate as the training begins; then it stays
 
 
 METHODS: Mapping[str, Method] = {
@@ -173,6 +182,7 @@ METHODS: Mapping[str, Method] = {
     "Forward(0.9)": Method(Forward(0.9, product="one_sided")),
     "Forward(0.99)": Method(Forward(0.99, product="one_sided")),
     "Forward(1.0)": Method(Forward(1.0, product="one_sided")),
+    "RateSearch": Method(OneStep(), search=True),
 }
 
 
@@ -200,7 +210,14 @@ def learn(method: Method, schedule: Tensor, start: float, travel: float) -> Run:
     learned = HyperParameters((HyperSpec("lr", first, RANGE, "optimizer", travel),))
     params = (BEGIN.sqrt().repeat(SEEDS, 1),)
     state, average, run = InnerState(params, SGD(0.0).init(params)), params[0], Run(every=every)
+    search = RateSearch(looks=16 if method.search else 0)
     for t in range(0, steps - every + 1, every):
+        while search.due(t / steps):
+            k = search.estimator.steps
+            noise = torch.randn(k + 1, SEEDS, len(CURVATURE), generator=generator)
+            looked = bind(method, noise * VARIANCE.sqrt(), average, RANGE)
+            ahead = search.estimator(looked, state, learned.leaves(), learned.kinds)
+            search.update(learned, ahead.hypergradient)
         part = float(schedule[t : t + every].mean())  # in a window the rate does not change
         normal = torch.randn(every + 1, SEEDS, len(CURVATURE), generator=generator)
         run.lr.append(float(learned.values()["lr"]) * part)
@@ -214,7 +231,8 @@ def learn(method: Method, schedule: Tensor, start: float, travel: float) -> Run:
         if not run.final < DIVERGED * excess(BEGIN):
             run.loss[-1] = math.inf
             return run
-        learned.update(ahead.hypergradient, every / steps)
+        if not method.search:
+            learned.update(ahead.hypergradient, every / steps)
     run.average = float(excess(average**2).mean())
     return run
 

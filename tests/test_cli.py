@@ -76,6 +76,58 @@ def test_default_hyperparameters_and_selection_of_the_best(searched: Path, tmp_p
     assert "trained on" not in result.output
 
 
+@pytest.mark.parametrize("estimator", ["one_step,optimizer=annealed", "unrolled"])
+def test_learning_on_while_training(searched: Path, tmp_path: Path, estimator: str) -> None:
+    """It takes the epochs that it is given, and what it learned can be trained with again."""
+    epochs = 2
+    result = call("derive", "--genotype", searched / "g.json", "--epochs", epochs,
+                  "--hyperparameters", "online", "--estimator", estimator,
+                  "--out", tmp_path / "d")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "trained on" not in result.output
+    metrics = json.loads((tmp_path / "d" / "metrics.json").read_text())
+    options = json.loads((tmp_path / "d" / "config.json").read_text())["options"]
+    assert metrics["epochs"] == epochs and metrics["validation_held_out"] is True
+    assert metrics["hyperparameters"] == "online" and options["estimator"] == estimator
+    taken = _task(tmp_path / "d")["optimizer"][0]
+    window = 5 if estimator == "unrolled" else 1
+    assert metrics["steps"] <= taken < metrics["steps"] + window
+
+    learned, before = (Genotype.load(p) for p in (tmp_path / "d/learned.json", searched / "g.json"))
+    assert replace(learned, hyperparameters=before.hyperparameters) == before
+    assert learned.hyperparameters.keys() == before.hyperparameters.keys()
+    start = {n: s[-1][1] for n, s in before.hyperparameters.items()}
+    end = {n: s[-1][1] for n, s in learned.hyperparameters.items()}
+    assert end["lr"] != pytest.approx(start["lr"], rel=1e-3)
+    assert all(end[n] != start[n] for n in end if n.startswith("magnitude."))
+    again = call("derive", "--genotype", tmp_path / "d" / "learned.json", "--epochs", 1)
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "d" / "derive" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ("guess", "neither an estimator"),
+        ("neumann", "use OneStep, Unrolled or Forward"),
+        ("loss=annealed", "give loss another"),
+    ],
+)
+def test_a_bad_estimator_of_derive_is_one_line(
+    searched: Path, tmp_path: Path, bad: str, said: str
+) -> None:
+    line = refuse("derive", "--genotype", searched / "g.json", "--epochs", 1, "--hyperparameters",
+                  "online", "--estimator", bad, "--out", tmp_path / "d")  # fmt: skip
+    assert "--estimator" in line and said in line
+    assert not (tmp_path / "d" / "metrics.json").exists()
+
+
+@pytest.mark.xfail(strict=True, reason="--estimator is read only where it is used")
+def test_a_bad_estimator_is_refused_where_it_is_of_no_use(searched: Path, tmp_path: Path) -> None:
+    refuse("derive", "--genotype", searched / "g.json", "--epochs", 1, "--out", tmp_path / "d",
+           "--estimator", "guess")  # fmt: skip
+
+
 def test_derive_discretises_a_search_checkpoint_when_there_is_no_genotype(
     searched: Path, tmp_path: Path
 ) -> None:
@@ -163,6 +215,10 @@ def test_kill_nine_anywhere_and_resume_gives_the_same_bytes(
     assert (out / "g.json").read_bytes() == before
 
 
+def _task(folder: Path) -> dict:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)["state"]["task"]
+
+
 def _state(out: Path) -> dict:
     return torch.load(out / "search" / "checkpoint.pt", weights_only=True)["state"]
 
@@ -243,6 +299,7 @@ def corrupt(folder: Path) -> Path:
         (["--dataset", "digits", "--budget-hours", "-1"], "budget-hours"),
         (["--space", "maze"], "maze"),
         (["--dataset", "digits", "--estimator", "guess"], "one_step, unrolled"),
+        (["--dataset", "digits", "--estimator", "neumann"], "use OneStep, Unrolled or Forward"),
     ],
 )  # fmt: skip
 def test_bad_input_of_search_is_one_line(

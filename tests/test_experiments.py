@@ -10,7 +10,9 @@ FOLDER = Path(__file__).parent.parent / "experiments"
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda p: p.name)
-def test_an_experiment_has_help_and_is_listed(path: Path) -> None:
+def test_an_experiment_has_help_and_is_listed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experiments may import one another, as they may when they are run."""
+    monkeypatch.syspath_prepend(str(FOLDER))
     main = runpy.run_path(str(path))["main"]
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0

@@ -524,16 +524,9 @@ def test_estimators_touch_no_module(estimator: Estimator) -> None:
     assert model.training == training and repr(optimizer.param_groups) == groups
 
 
-def parameters_that_record(name: str) -> Any:
-    forward = "forward" in name or name == "per_kind_carrying"
-    reason = "Derivative.gradient_at without weights and variables: autograd.grad of nothing"
-    return pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason=reason)] * forward)
-
-
-@pytest.mark.parametrize("name", map(parameters_that_record, ALL))
-def test_parameters_that_record_gradients(name: str) -> None:
+@every_estimator
+def test_parameters_that_record_gradients(estimator: Estimator) -> None:
     """A module's own, as they are: it makes no difference."""
-    estimator = ALL[name]
     case = network(SGD()).within(estimator)
     kind: Kind = "optimizer" if "optimizer" in estimator.supports else "loss"
     case = case._replace(kinds={n: k for n, k in case.kinds.items() if k == kind})
@@ -598,17 +591,7 @@ def test_a_decay_of_zero_is_never_a_silent_zero(name: str) -> None:
     correct(case, PATHS[name], 1e-5 if name in SMALL else 1e-9)
 
 
-silent_zero = pytest.mark.xfail(
-    strict=True, reason="Bilevel.update_product sees what torch.func.jvp of `update` does not"
-)
-CLOSURES = [
-    pytest.param(name, marks=silent_zero if isinstance(estimator, Repeated) else ())
-    for name, estimator in ALL.items()
-    if "optimizer" in estimator.supports
-]
-
-
-@pytest.mark.parametrize("name", CLOSURES)
+@pytest.mark.parametrize("name", [n for n, e in ALL.items() if "optimizer" in e.supports])
 def test_a_momentum_that_is_not_an_argument(name: str) -> None:
     """A setting that the optimiser holds is out of the functions' sight: right or an error."""
     case, estimator = network(SGD()), ALL[name]
@@ -729,7 +712,6 @@ def test_knobs_out_of_range(make: Callable[[], object], message: str) -> None:
     ],
     ids=lambda e: type(e).__name__,
 )
-@pytest.mark.xfail(strict=True, reason="an unknown method is silently taken for one_sided")
 def test_an_unknown_method(estimator: Estimator) -> None:
     with pytest.raises(ValueError, match="central"):
         network(SGD()).within(estimator)(estimator)

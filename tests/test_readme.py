@@ -1,18 +1,32 @@
-"""The README's Python example runs, and its flags exist."""
+"""The README's Python examples run, and its flags exist."""
 
 import re
 from pathlib import Path
+
+import pytest
 
 from darts_lite.cli import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
-def test_the_example_runs() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+CODE = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+@pytest.mark.filterwarnings("ignore:OneStep learns the lr greedily")
+def test_the_examples_run() -> None:
     names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
+    for code in CODE:
+        exec(compile(code, "README.md", "exec"), names)
     assert names["logits"].shape == (4, 10)
+    learned = names["learner"].values()
+    assert learned["lr"] != 0.01 and learned["weight_decay"] != 1e-3
+
+
+def test_learning_takes_less_than_ten_lines() -> None:
+    (example,) = (code for code in CODE if "Learner(" in code)
+    before, added = example.split("# yours so far\n")
+    assert "Learner" not in before and len(added.strip().splitlines()) < 10
 
 
 def test_every_flag_that_it_names_exists() -> None:

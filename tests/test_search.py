@@ -7,7 +7,9 @@ import torch
 
 from darts_lite import loop
 from darts_lite.data import Dataset, Splits
+from darts_lite.errors import UserError
 from darts_lite.joint import MAGNITUDE_START, START, cosine
+from darts_lite.learning import CHOICES
 from darts_lite.record import Recorder
 from darts_lite.search import WARM_UP, SearchConfig, SearchTask, default_channels
 from darts_lite.space import Genotype, cells
@@ -53,6 +55,21 @@ def test_it_resumes_to_the_same_bytes_from_any_step(
         assert bits(again) == bits(whole)
 
 
+def test_it_resumes_with_what_an_estimator_carries(
+    digits: tuple[Dataset, Splits], tmp_path: Path
+) -> None:
+    """Amid the joint phase, when there are tangents."""
+    estimator = "one_step,optimizer=forward"
+    whole, again = (task(digits, estimator=estimator) for _ in range(2))
+    advance(whole, 5, 7, 20)
+    torch.save(whole.state_dict(), tmp_path / "s.pt")
+    again.load_state_dict(torch.load(tmp_path / "s.pt", weights_only=True))
+    assert set(again.inner.carried) == {"lr", "weight_decay"}
+    for one in (whole, again):
+        advance(one, 7, 9, 20)
+    assert bits(again) == bits(whole)
+
+
 def test_global_randomness_and_looking_change_nothing(
     digits: tuple[Dataset, Splits], tmp_path: Path
 ) -> None:
@@ -71,7 +88,8 @@ def test_global_randomness_and_looking_change_nothing(
 def test_warm_up_moves_the_weights_only_and_then_everything_moves(
     digits: tuple[Dataset, Splits],
 ) -> None:
-    search = task(digits)
+    """With one estimator for all kinds."""
+    search = task(digits, estimator="one_step")
     before, weights = bits(search), search.inner.params[0].clone()
     last = int(WARM_UP * 40)
     advance(search, 0, last)
@@ -81,6 +99,57 @@ def test_warm_up_moves_the_weights_only_and_then_everything_moves(
     advance(search, last, 40)
     after = bits(search)
     assert all(after[n] != during[n] for n in search.variables.raw)
+
+
+def test_by_default_the_rate_is_found_in_the_warm_up_and_the_decay_stays(
+    digits: tuple[Dataset, Splits],
+) -> None:
+    """Looks come early, or never; they move nothing but the rate."""
+    search = task(digits)
+    before, last = bits(search), int(WARM_UP * 20)
+    advance(search, 0, last, 20)
+    during = bits(search)
+    assert {n for n in search.variables.raw if during[n] != before[n]} == {"lr"}
+    looks = search.rate_search.done
+    assert looks > 0
+    advance(search, last, 20, 20)
+    after = bits(search)
+    assert {n for n in search.variables.raw if after[n] == during[n]} == {"lr", "weight_decay"}
+    assert search.rate_search.done == looks
+
+
+@pytest.mark.xfail(strict=True, reason="the search looks once a step, however many looks are due")
+def test_the_first_looks_come_before_the_first_step(digits: tuple[Dataset, Splits]) -> None:
+    """So that not even the first steps are taken at a rate that is far too high."""
+    search = task(digits)
+    search.step(0.0)
+    assert search.rate_search.done == search.rate_search.before
+
+
+@pytest.mark.filterwarnings("ignore:ConjugateGradient", "ignore:Neumann")
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_estimator_learns_an_architecture(digits: tuple[Dataset, Splits], name: str) -> None:
+    """Or is refused with the remedy; a hypergradient that is not a number is skipped, not applied.
+
+    (In an untrained supernet the loss curves down, and implicit estimators say so.)
+    """
+    text = f"architecture={name},loss={name},optimizer=annealed"
+    if "architecture" not in CHOICES[name].supports:
+        with pytest.raises(UserError, match="use OneStep, Unrolled or Forward"):
+            task(digits, estimator=text)
+        return
+    search = task(digits, estimator=text, batch_size=8)
+    before, weights = bits(search), search.inner.params[0].clone()
+    search.steps = 2  # the third of three steps is one that learns the magnitudes
+    first = int(WARM_UP * 40)
+    advance(search, first, first + 3)
+    after = bits(search)
+    moved = {n for n in search.variables.raw if after[n] != before[n]}
+    assert {n for n in search.variables.raw if n.startswith("alpha.")} <= moved
+    assert {n for n in search.variables.raw if n.startswith("magnitude.")} <= moved
+    assert "weight_decay" not in moved
+    assert not torch.equal(search.inner.params[0], weights)
+    assert all(v.isfinite().all() for v in search.variables.raw.values())
 
 
 @pytest.mark.parametrize(
@@ -160,7 +229,6 @@ def test_the_default_width_is_the_widest_that_fits_on_average() -> None:
 
 def test_a_loss_of_nan_stops_with_advice(digits: tuple[Dataset, Splits], tmp_path: Path) -> None:
     from darts_lite.budget import Budget
-    from darts_lite.errors import UserError
 
     search = task(digits)
     search.inner.params[0].fill_(float("nan"))

@@ -1,20 +1,22 @@
-"""Training a genotype: schedules, selection, exact resuming, and that it learns."""
+"""Training a genotype: schedules, selection, exact resuming, and that it learns; also online."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from darts_lite.data import Dataset, Splits
 from darts_lite.derive import uniform_random
 from darts_lite.errors import UserError
 from darts_lite.evaluation import evaluate
 from darts_lite.joint import cosine
+from darts_lite.learning import DEFAULT
 from darts_lite.network import network_cost
 from darts_lite.record import Recorder
 from darts_lite.space import Genotype, blocks
-from darts_lite.train import DEFAULTS, TrainConfig, TrainTask, interpolate
+from darts_lite.train import DEFAULTS, ONLINE_EVERY, TrainConfig, TrainTask, interpolate
 
 CPU = torch.device("cpu")
 
@@ -95,3 +97,110 @@ def test_the_best_weights_on_validation_are_kept_and_survive_resuming(
         task.inner = task.inner._replace(params=tuple(p * 0 for p in task.inner.params))
         network = task.finish(61, recorder)
     assert evaluate(network, digits[1].validation).accuracy == pytest.approx(good, abs=0.03)
+
+
+# --- Learning on while training ----------------------------------------------------------------
+
+
+def online(
+    digits: tuple[Dataset, Splits], genotype: Genotype, estimator: str = DEFAULT
+) -> TrainTask:
+    config = TrainConfig(batch_size=16, hyperparameters="online", estimator=estimator)
+    return TrainTask(config, genotype, *digits, CPU)
+
+
+def raw(task: TrainTask) -> dict[str, Tensor]:
+    assert task.online is not None
+    return dict(task.online.variables.raw)
+
+
+def test_online_trains_on_the_training_images_only(
+    digits: tuple[Dataset, Splits], genotype: Genotype
+) -> None:
+    """The validation images serve the hypergradient: what they show moves no plain step."""
+    dataset, splits = digits
+    blank = splits.validation._replace(pixels=torch.zeros_like(splits.validation.pixels))
+    ends = []
+    for validation in (splits.validation, blank):
+        task = online((dataset, splits._replace(validation=validation)), genotype, "one_step")
+        assert task.images.count == splits.train.count
+        assert torch.equal(task.images.pixels, splits.train.pixels)
+        before = raw(task)
+        for i in range(ONLINE_EVERY):
+            task.step(i / 40)
+        ends.append((task.inner.params[0], raw(task)))
+        assert all(not torch.equal(ends[-1][1][n], v) for n, v in before.items())
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert any(not torch.equal(ends[0][1][n], v) for n, v in ends[1][1].items())
+
+
+def test_online_goes_on_from_the_genotype_and_learns(
+    digits: tuple[Dataset, Splits], genotype: Genotype
+) -> None:
+    """The rate by its search, magnitudes by one step, the decay not at all; one step a step."""
+    task = online(digits, genotype)
+    start = task.values(0.0)
+    assert start["lr"] == pytest.approx(0.06) and start["magnitude.rotate"] == pytest.approx(0.4)
+    for i in range(40):
+        task.step(i / 40)
+    assert task.inner.optimizer.step == 40
+    end = task.values(1.0)
+    moved = {n for n in start if end[n] != pytest.approx(start[n], rel=1e-3)}
+    assert moved == {"lr", *(n for n in start if n.startswith("magnitude."))}
+    learned = task.learned()
+    assert learned.keys() == start.keys()
+    for name, schedule in learned.items():
+        assert schedule[0] == (0.0, pytest.approx(start[name], rel=1e-5))
+        assert schedule[-1] == (1.0, pytest.approx(end[name], rel=1e-5))
+        assert [f for f, _ in schedule] == sorted({f for f, _ in schedule})
+    assert task.report()["lr"] == pytest.approx(end["lr"] * cosine(39 / 40))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "stops"),
+    [
+        (DEFAULT, (1, 5)),
+        ("unrolled", (3, 5, 7)),  # a window begins at step 3
+        ("one_step,optimizer=forward", (2,)),
+    ],
+)
+def test_online_resumes_to_the_same_bits(
+    digits: tuple[Dataset, Splits],
+    genotype: Genotype,
+    tmp_path: Path,
+    estimator: str,
+    stops: tuple[int, ...],
+) -> None:
+    """From any step: amid a window, with tangents, and while the rate is searched."""
+    whole = online(digits, genotype, estimator)
+    for i in range(13):
+        whole.step(i / 40)
+        if i + 1 in stops:
+            torch.save(whole.state_dict(), tmp_path / f"{i + 1}.pt")
+    for stop in stops:
+        again = online(digits, genotype, estimator)
+        again.load_state_dict(torch.load(tmp_path / f"{stop}.pt", weights_only=True))
+        for i in range(stop, 13):
+            again.step(i / 40)
+        for one, two in zip(again.inner.params, whole.inner.params):
+            assert torch.equal(one, two)
+        assert all(torch.equal(v, raw(whole)[n]) for n, v in raw(again).items())
+        assert again.inner.carried.keys() == whole.inner.carried.keys()
+        assert again.learned() == whole.learned()
+        assert again.inner.optimizer.step == whole.inner.optimizer.step
+
+
+def test_a_window_counts_as_its_steps(digits: tuple[Dataset, Splits], genotype: Genotype) -> None:
+    """A call of the loop is a training step, whatever the window; the last one may overlap."""
+    task, steps = online(digits, genotype, "unrolled"), []
+    for i in range(20):
+        task.step(i / 40)
+        steps.append(task.inner.optimizer.step)
+    assert steps == [1, 2, 3, *[8] * 5, 9, 10, 11, *[16] * 5, 17, 18, 19, 24]
+
+
+def test_an_estimator_nobody_knows_is_refused(
+    digits: tuple[Dataset, Splits], genotype: Genotype
+) -> None:
+    with pytest.raises(UserError, match="neither an estimator"):
+        online(digits, genotype, "guess")

@@ -30,6 +30,7 @@ from darts_lite.hypergradient.problem import (
     Params,
     check_supported,
 )
+from darts_lite.hypergradient.rate_search import RateSearch
 from darts_lite.hypergradient.torch_optimizers import SETTINGS, read_state, rule_of, write_state
 from darts_lite.hypergradient.unrolled import Unrolled
 from darts_lite.hyperparameters import HyperParameters, HyperSpec, Interval, Kind, LogInterval
@@ -129,6 +130,19 @@ class Learner:
         """
         batches = batch if isinstance(batch, list) else [batch]
         return self._estimate(_Window(self, batches, held_out), estimator, kinds).hypergradient
+
+    def look(self, search: RateSearch, batches: list[Batch], held_out: Batch) -> None:
+        """One look of a search for the lr, which is taken without its schedule; moves "lr" only."""
+        groups = self.optimizer.param_groups
+        scheduled = [group["lr"] for group in groups]
+        for group, base in zip(groups, self._base):
+            group["lr"] = base
+        try:
+            found = self.hypergradient(batches, held_out, search.estimator, search.kinds)
+        finally:
+            for group, lr in zip(groups, scheduled):
+                group["lr"] = lr
+        search.update(self.variables, found)
 
     def check(
         self, batches: list[Batch], held_out: Batch, estimators: Mapping[str, Estimator]

@@ -1,0 +1,750 @@
+"""Learned hyperparameters in a loop of one's own: torch's training to the bit, and what it learns.
+
+The model has what makes a loss no pure function: BatchNorm's running statistics and Dropout's
+draws. Torch's own loop is the reference twin.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn, optim
+from torch.optim import lr_scheduler
+
+from darts_lite.hypergradient import (
+    ConjugateGradient,
+    Estimator,
+    Forward,
+    Learner,
+    Neumann,
+    OneStep,
+    Online,
+    PerKind,
+    RateSearch,
+    Unrolled,
+    UnsupportedHyperparameter,
+)
+from darts_lite.hypergradient.torch_optimizers import UnsupportedOptimizer
+from darts_lite.hyperparameters import HyperSpec, Interval, Log, LogInterval
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.* learns the lr greedily",
+    "ignore:.* says nothing of its own about the weight_decay",
+    "ignore:Differentiable RMSprop suffers",
+    "ignore:Detected call of `lr_scheduler.step",
+)
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Rule(NamedTuple):
+    """A torch optimiser, its arguments, and how closely its twin follows."""
+
+    kind: type[optim.Optimizer]
+    arguments: dict[str, Any]
+    learnable: tuple[str, ...]
+    tolerance: float = 1e-12
+
+
+SGD = ("lr", "weight_decay", "momentum")
+ADAM = ("lr", "weight_decay", "beta1", "beta2")
+slow: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.03}
+OPTIMIZERS = {
+    "momentum": Rule(optim.SGD, {"lr": 0.1, "weight_decay": 0.03, "momentum": 0.9}, SGD),
+    "nesterov": Rule(
+        optim.SGD, {"lr": 0.1, "weight_decay": 0.03, "momentum": 0.8, "nesterov": True}, SGD
+    ),
+    "adam": Rule(optim.Adam, {**slow, "betas": (0.8, 0.95), "eps": 1e-6}, ADAM),
+    "adamw": Rule(optim.AdamW, {**slow, "betas": (0.8, 0.95)}, ADAM),
+    "rmsprop": Rule(optim.RMSprop, {**slow, "momentum": 0.5}, SGD),
+    "rmsprop_centered": Rule(
+        optim.RMSprop, {**slow, "centered": True}, ("lr", "weight_decay"), 1e-11
+    ),
+    # `higher` makes a float32 of the first step's rate
+    "adagrad": Rule(optim.Adagrad, {**slow, "lr_decay": 0.1}, ("lr", "weight_decay"), 1e-9),
+    "adamax": Rule(optim.Adamax, slow, ADAM),
+    "adadelta": Rule(optim.Adadelta, {"lr": 0.5, "weight_decay": 0.03}, ("lr", "weight_decay")),
+}
+every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+def network() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Linear(5, 6, bias=False),
+            nn.BatchNorm1d(6),
+            nn.SiLU(),
+            nn.Dropout(0.25),
+            nn.Linear(6, 3),
+        ).double()
+
+
+def batches(count: int, seed: int = 0) -> list[Batch]:
+    g = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(8, 5, generator=g, dtype=torch.float64), torch.randint(3, (8,), generator=g))
+        for _ in range(count)
+    ]
+
+
+def window(found: list[Any]) -> Any:
+    """What an estimator of so many steps is given."""
+    return found if len(found) > 1 else found[0]
+
+
+HELD_OUT = batches(1, seed=99)[0]
+TENTH = torch.tensor(0.1, dtype=torch.float64)
+
+
+def loss(model: Callable[..., Tensor], batch: Batch, learned: Mapping[str, Tensor]) -> Tensor:
+    """Cross-entropy, with a learned label smoothing if there is one."""
+    x, y = batch
+    log = model(x).log_softmax(1)
+    smooth = learned.get("smoothing", torch.zeros((), dtype=x.dtype))
+    return -(1 - smooth) * log.gather(1, y[:, None]).mean() - smooth * log.mean()
+
+
+def spec(name: str, value: Any) -> HyperSpec:
+    """In float64, which a learner of names is not."""
+    start = torch.as_tensor(value, dtype=torch.float64)
+    if name in ("lr", "weight_decay"):
+        return HyperSpec(name, start, LogInterval(1e-6, 1e2), "optimizer")
+    return HyperSpec(name, start, Interval(), "loss" if name == "smoothing" else "optimizer")
+
+
+def sgd(model: nn.Module, lr: float = 0.1, **arguments: Any) -> optim.Optimizer:
+    return optim.SGD(model.parameters(), lr, **arguments)
+
+
+def made(name: str) -> tuple[nn.Sequential, optim.Optimizer]:
+    model, rule = network(), OPTIMIZERS[name]
+    return model, rule.kind(model.parameters(), **rule.arguments)  # type: ignore[call-arg]
+
+
+def specs_of(name: str) -> list[HyperSpec]:
+    """Every setting of the optimiser at its value, and a variable of the loss."""
+    rule = OPTIMIZERS[name]
+    betas = rule.arguments.get("betas", (0.9, 0.999))
+    values = {**rule.arguments, "beta1": betas[0], "beta2": betas[1], "smoothing": 0.1}
+    return [spec(n, values[n]) for n in (*rule.learnable, "smoothing")]
+
+
+def torch_step(model: nn.Module, optimizer: optim.Optimizer, batch: Batch, **learned: Any) -> float:
+    optimizer.zero_grad()
+    value = loss(model, batch, learned)
+    value.backward()
+    optimizer.step()
+    return float(value.detach())
+
+
+def everything(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Tensor]:
+    """All that a training carries from step to step."""
+    found = {**model.state_dict(), "random": torch.get_rng_state()}
+    for n, p in model.named_parameters():
+        state = optimizer.state[p].items()
+        found |= {f"{n}/{k}": torch.as_tensor(v) for k, v in state if v is not None}
+    return {n: v.detach().clone() for n, v in found.items()}
+
+
+def agree(got: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float) -> None:
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=tolerance, atol=tolerance, msg=name)
+
+
+# --- Plain training is torch's own -------------------------------------------------------------
+
+
+@every_optimizer
+@pytest.mark.parametrize("own", [(), (1, 3), (0, 1, 4)], ids=["never", "between", "first"])
+def test_plain_steps_are_those_of_torch(name: str, own: tuple[int, ...]) -> None:
+    """Parameters, statistics, the optimiser's state and the random state; `own`: whose steps."""
+    data, ends = batches(6), []
+    for learning in (False, True):
+        model, optimizer = made(name)
+        learner = Learner(model, optimizer, loss, [], 100)
+        torch.manual_seed(1)
+        for i, batch in enumerate(data):
+            if not learning or i in own:
+                torch_step(model, optimizer, batch)
+            else:
+                learner.step(batch)
+        ends.append(everything(model, optimizer))
+    agree(ends[1], ends[0], OPTIMIZERS[name].tolerance)
+
+
+@every_optimizer
+def test_learned_settings_replace_those_of_the_optimizer(name: str) -> None:
+    """A learner that starts where the groups are changes nothing, at first."""
+    ends = []
+    for specs in ([], specs_of(name)):
+        model, optimizer = made(name)
+        for group in optimizer.param_groups if specs else ():
+            changed = {"lr": 7.0, "weight_decay": 7.0, "momentum": 0.1, "betas": (0.1, 0.2)}
+            group.update({n: v for n, v in changed.items() if group.get(n)})
+        learner = Learner(
+            model,
+            optimizer,
+            lambda m, b, learned: loss(m, b, {"smoothing": TENTH}),
+            specs,
+            100,
+        )
+        torch.manual_seed(1)
+        for batch in batches(4):
+            learner.step(batch)
+        ends.append(everything(model, optimizer))
+    agree(ends[1], ends[0], max(1e-9, OPTIMIZERS[name].tolerance))
+
+
+LEARNING: dict[str, Estimator] = {
+    "one_step": OneStep(second_order=True),  # three evaluations of the loss
+    "one_step_jvp": OneStep("jvp"),
+    "unrolled": Unrolled(3),
+    "unrolled_one_sided": Unrolled(2, product="one_sided"),
+    "forward": Forward(),
+    "forward_central": Forward(product="finite_difference"),
+    "online": Online(),
+    "neumann": Neumann(3, 0.01, 20.0),
+    "conjugate_gradient": ConjugateGradient(3, 0.0, 20.0, steps=2),
+    "per_kind": PerKind(OneStep(), OneStep(), Forward()),
+    "per_kind_windows": PerKind(OneStep(), OneStep("double_backward"), Unrolled(3)),
+    "per_kind_annealed": PerKind(OneStep(), OneStep(), Unrolled(3, anneal=True)),
+}
+every_estimator = pytest.mark.parametrize("estimator", LEARNING.values(), ids=LEARNING)
+
+
+def learner_with(estimator: Estimator, total: int = 100) -> tuple[Learner, optim.Optimizer]:
+    """SGD, with what the estimator can learn of rate and label smoothing."""
+    model = network()
+    optimizer = sgd(model, momentum=0.9)
+    specs = [s for s in (spec("lr", 0.1), spec("smoothing", 0.1)) if s.kind in estimator.supports]
+    return Learner(model, optimizer, loss, specs, total, estimator), optimizer
+
+
+@every_estimator
+def test_a_learning_step_is_a_training_step(estimator: Estimator) -> None:
+    """Statistics move once a step, however often the loss is evaluated; the values afterwards."""
+    learner, optimizer = learner_with(estimator)
+    data = batches(estimator.steps)
+    torch.manual_seed(1)
+    value = learner.step(window(data), HELD_OUT)
+    got = everything(learner.model, optimizer)
+    model = network()
+    optimizer = sgd(model, momentum=0.9)
+    torch.manual_seed(1)
+    smooth = {"smoothing": TENTH} if "loss" in estimator.supports else {}
+    values = [torch_step(model, optimizer, batch, **smooth) for batch in data]
+    agree(got, everything(model, optimizer), 1e-12)
+    assert got["1.num_batches_tracked"] == estimator.steps
+    assert float(value) == pytest.approx(values[0], rel=1e-12) and not value.requires_grad
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_window_moves_the_values_by_its_share_of_the_training(steps: int) -> None:
+    """Adam's first step is the sign: `travel` times the steps of the window over all."""
+    learner, _ = learner_with(Unrolled(steps), total=50)
+    before = dict(learner.variables.raw)
+    learner.step(window(batches(steps)), HELD_OUT)
+    for name, raw in learner.variables.raw.items():
+        assert float((raw - before[name]).abs()) == pytest.approx(4.0 * steps / 50)
+
+
+# --- Nothing moves that should not -------------------------------------------------------------
+
+
+@every_estimator
+def test_looking_moves_nothing(estimator: Estimator) -> None:
+    """`hypergradient` and `check`: model, optimiser, tangents, values and draws, to the bit."""
+    learner, optimizer = learner_with(estimator)
+    data = batches(2 * estimator.steps)
+    torch.manual_seed(1)
+    learner.step(window(data[: estimator.steps]), HELD_OUT)
+    tensors = [*learner.model.parameters(), *learner.model.buffers()]
+    before = everything(learner.model, optimizer), [t._version for t in tensors]
+    groups, own = repr(optimizer.param_groups), copy.deepcopy(learner.state_dict())
+    torch.manual_seed(5)
+    before[0]["random"] = torch.get_rng_state()
+    later = window(data[estimator.steps :])
+    found, again = (learner.hypergradient(later, HELD_OUT) for _ in range(2))
+    assert found.keys() == learner.variables.raw.keys()
+    assert all(torch.equal(found[n], again[n]) and found[n] != 0 for n in found)
+    learner.check(data[: estimator.steps], HELD_OUT, {"one": OneStep()})
+    agree(everything(learner.model, optimizer), before[0], 0.0)
+    assert [t._version for t in tensors] == before[1]
+    assert repr(optimizer.param_groups) == groups
+    assert not any(p.grad is not None for p in learner.model.parameters())
+    torch.testing.assert_close(learner.state_dict(), own, rtol=0, atol=0)
+    assert bool(own["carried"]) == estimator.carries
+
+
+def test_a_look_of_a_rate_search_is_of_the_rate_only() -> None:
+    learner, _ = learner_with(OneStep())
+    search = RateSearch()
+    found = learner.hypergradient(batches(10), HELD_OUT, search.estimator, search.kinds)
+    assert found.keys() == {"lr"}
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["in_the_optimizer", "left_out"])
+def test_a_frozen_parameter_stays(held: bool) -> None:
+    model = network()
+    model[0].weight.requires_grad_(False)
+    moving = [p for p in model.parameters() if held or p.requires_grad]
+    optimizer = optim.SGD(moving, 0.1, momentum=0.9, weight_decay=0.1)
+    learner = Learner(model, optimizer, loss, ["lr"], 100)
+    before = everything(model, optimizer)
+    for batch in batches(2):
+        learner.step(batch, HELD_OUT)
+    after = everything(model, optimizer)
+    assert torch.equal(after["0.weight"], before["0.weight"])
+    assert not torch.equal(after["4.weight"], before["4.weight"])
+
+
+def test_evaluation_mode_is_the_callers() -> None:
+    """Statistics of a model in `eval()` stay where they are, and dropout draws nothing."""
+    learner, optimizer = learner_with(OneStep())
+    learner.model.eval()
+    before = everything(learner.model, optimizer)
+    learner.step(batches(1)[0], HELD_OUT)
+    after = everything(learner.model, optimizer)
+    for name in ("1.running_mean", "1.num_batches_tracked", "random"):
+        assert torch.equal(after[name], before[name])
+    assert not torch.equal(after["4.weight"], before["4.weight"])
+
+
+# --- Hypergradients are right ------------------------------------------------------------------
+
+
+@every_optimizer
+def test_the_derivative_of_every_setting(name: str) -> None:
+    """Against central differences of the real training, dropout included, amid a training."""
+    model, optimizer = made(name)
+    learner = Learner(model, optimizer, loss, specs_of(name), 100, Unrolled(3))
+    torch.manual_seed(2)
+    data = batches(7)
+    for batch in data[:4]:
+        learner.step(batch)
+    table = learner.check(data[4:], HELD_OUT, {"unrolled": Unrolled(3), "forward": Forward(1.0)})
+    assert len(table.rows) == 2 * (len(OPTIMIZERS[name].learnable) + 1)
+    for row in table.rows:
+        assert row.truth.abs() > 1e-9  # something to get right
+        assert row.error < 1e-6, f"{row.estimator} {row.name}"
+
+
+def test_the_held_out_loss_may_be_another() -> None:
+    model = network()
+    arguments = model, sgd(model), loss, [spec("lr", 0.1)], 100, OneStep()
+    plain = Learner(*arguments).hypergradient(batches(1)[0], HELD_OUT)["lr"]
+    twice = Learner(*arguments, outer_loss=lambda *a: 2 * loss(*a))
+    torch.testing.assert_close(twice.hypergradient(batches(1)[0], HELD_OUT)["lr"], 2 * plain)
+
+
+LEAKS = "Learner hands what its own estimator carries to every other"
+
+
+@pytest.mark.parametrize("estimator", [Forward(), Online()], ids=["forward", "online"])
+@pytest.mark.xfail(strict=True, reason=LEAKS)
+def test_a_check_begins_where_it_is_asked(estimator: Estimator) -> None:
+    """Its truth knows nothing of the tangents of earlier steps, so no estimate may."""
+    learner, _ = learner_with(estimator)
+    data = batches(6)
+    for batch in data[:3]:
+        learner.step(batch, HELD_OUT)
+    table = learner.check(data[3:], HELD_OUT, {"forward": Forward(1.0)})
+    assert all(row.error < 1e-6 for row in table.rows)
+
+
+# --- Parameter groups and schedules ------------------------------------------------------------
+
+
+def two_groups(model: nn.Sequential, *rates: float, **arguments: Any) -> optim.Optimizer:
+    """The first layer, which decays, and the rest."""
+    first, rest = list(model[0].parameters()), [*model[1].parameters(), *model[4].parameters()]
+    groups = [{"params": first, "weight_decay": 0.1}, {"params": rest}]
+    for group, rate in zip(groups, rates):
+        group["lr"] = rate  # type: ignore[assignment]
+    return optim.SGD(groups, 0.3, **arguments)
+
+
+@pytest.mark.parametrize(
+    "specs", [[], [spec("lr", [0.2, 0.01])], [spec("momentum", [0.9, 0.9])]], ids=lambda s: len(s)
+)
+def test_groups_have_their_own_settings(specs: list[HyperSpec]) -> None:
+    """Learned, one value each; and kept where nothing is learned."""
+    ends = []
+    for learning in (False, True):
+        model = network()
+        optimizer = two_groups(model, 0.2, 0.01, momentum=0.9)
+        learner = Learner(model, optimizer, loss, specs, 100)
+        torch.manual_seed(1)
+        for batch in batches(3):
+            learner.step(batch) if learning else torch_step(model, optimizer, batch)
+        ends.append(everything(model, optimizer))
+    agree(ends[1], ends[0], 1e-10)
+
+
+def test_a_shared_rate_is_the_sum_of_its_groups() -> None:
+    """The derivative of one value in all groups, and of one in each."""
+    found = []
+    for start in (0.1, [0.1, 0.1]):
+        model = network()
+        learner = Learner(model, two_groups(model), loss, [spec("lr", start)], 100, Unrolled(2))
+        torch.manual_seed(1)
+        found.append(learner.hypergradient(batches(2), HELD_OUT)["lr"])
+    assert found[1].shape == (2,) and (found[1].abs() > 1e-6).all()
+    torch.testing.assert_close(found[1].sum(), found[0])
+
+
+SCHEDULES: dict[str, Callable[[optim.Optimizer], Any]] = {
+    "step": lambda o: lr_scheduler.StepLR(o, 2, 0.3),
+    "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, 6),
+    "warm_up": lambda o: lr_scheduler.LinearLR(o, 0.2, total_iters=3),
+    "chain": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o, 0.2, total_iters=3), lr_scheduler.ExponentialLR(o, 0.5)], [3]
+    ),
+}
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.4])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_schedule_multiplies_the_learned_rate(schedule: str, factor: float) -> None:
+    """Group by group, and what has been learned is one more factor."""
+    ends = []
+    for learning in (False, True):
+        model = network()
+        one = factor if not learning else 1.0
+        optimizer = two_groups(model, 0.2 * one, 0.01 * one, momentum=0.9)
+        learner = Learner(model, optimizer, loss, [spec("lr", [0.2, 0.01])], 100)
+        learner.variables.multiply("lr", factor)
+        scheduler = SCHEDULES[schedule](optimizer)
+        torch.manual_seed(1)
+        for batch in batches(6):
+            learner.step(batch) if learning else torch_step(model, optimizer, batch)
+            scheduler.step()
+        ends.append(everything(model, optimizer))
+    agree(ends[1], ends[0], 1e-10)
+
+
+@pytest.mark.xfail(strict=True, reason="torch does not know that Learner.step is a step")
+def test_a_scheduler_does_not_complain() -> None:
+    model = network()
+    optimizer = sgd(model)
+    learner, scheduler = Learner(model, optimizer, loss, [], 9), lr_scheduler.StepLR(optimizer, 1)
+    learner.step(batches(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scheduler.step()
+
+
+# --- It learns, and resumes --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("estimator", [OneStep(), Unrolled(5), Forward(1.0), Online()])
+def test_a_rate_that_is_far_too_low_is_learned(estimator: Estimator) -> None:
+    """A regression whose best constant rate is 30 times that of the start."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 8, generator=generator)
+    y = x @ torch.randn(8, 1, generator=generator)
+
+    def squares(model: Callable[..., Tensor], rows: Tensor, _: Any) -> Tensor:
+        return (model(x[rows]) - y[rows]).square().mean()
+
+    ends = []
+    for learning in (False, True):
+        torch.manual_seed(0)
+        model = nn.Linear(8, 1)
+        start = HyperSpec("lr", torch.tensor(0.3 / 30), Log(), "optimizer", travel=6.0)
+        learner = Learner(model, sgd(model, 0.3 / 30), squares, [start], 100, estimator)
+        drawn = torch.randint(192, (100, 32), generator=torch.Generator().manual_seed(1))
+        held = torch.arange(192, 256)
+        for rows in drawn.split(estimator.steps):
+            learner.step(window(list(rows)), held if learning else None)
+        ends.append(float(squares(model, held, {}).detach()))
+    assert learner.values()["lr"] > 3 * 0.3 / 30
+    assert ends[1] < 0.3 * ends[0]
+
+
+def saved(learner: Learner, optimizer: optim.Optimizer) -> dict[str, Any]:
+    """Through a file, as a user would."""
+    buffer = io.BytesIO()
+    state = {
+        "learner": learner.state_dict(),
+        "model": learner.model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "random": torch.get_rng_state(),
+    }
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def restored(state: dict[str, Any], learner: Learner) -> None:
+    learner.load_state_dict(state["learner"])
+    learner.model.load_state_dict(state["model"])
+    torch.set_rng_state(state["random"])
+
+
+@every_estimator
+def test_it_resumes_to_the_same_bits(estimator: Estimator) -> None:
+    data = batches(6 * estimator.steps)
+    steps = estimator.steps
+    windows = [window(data[i : i + steps]) for i in range(0, len(data), steps)]
+    whole, optimizer = learner_with(estimator)
+    torch.manual_seed(1)
+    for each in windows[:3]:
+        whole.step(each, HELD_OUT)
+    state = saved(whole, optimizer)
+    again, other = learner_with(estimator)
+    other.load_state_dict(state["optimizer"])
+    ends = []
+    for learner, rule in ((whole, optimizer), (again, other)):
+        if learner is again:
+            restored(state, again)
+        for each in windows[3:]:
+            learner.step(each, HELD_OUT)
+        ends.append({**everything(learner.model, rule), **learner.variables.raw})
+    agree(ends[1], ends[0], 0.0)
+    assert any(v != w for v, w in zip(whole.values().values(), (0.1, 0.1)))
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        False,
+        pytest.param(
+            True, marks=pytest.mark.xfail(strict=True, reason="Learner takes its lr for the start")
+        ),
+    ],
+)
+def test_it_resumes_amid_a_schedule(late: bool) -> None:
+    """Whether the learner is made before or after the optimiser's state is loaded."""
+    data, ends, state = batches(6), [], {}
+    for resuming in (False, True):
+        model = network()
+        optimizer = sgd(model)
+        scheduler = lr_scheduler.StepLR(optimizer, 1, 0.5)
+        if resuming and late:
+            optimizer.load_state_dict(state["optimizer"])
+        learner = Learner(model, optimizer, loss, ["lr"], 100)
+        if resuming:
+            optimizer.load_state_dict(state["optimizer"])
+            scheduler.load_state_dict(state["scheduler"])
+            restored(state, learner)
+        torch.manual_seed(1)
+        for i, batch in enumerate(data):
+            if i == 3:
+                state = state or {
+                    **saved(learner, optimizer),
+                    "scheduler": scheduler.state_dict(),
+                }
+            if i >= 3 or not resuming:
+                torch.manual_seed(i)
+                learner.step(batch, HELD_OUT)
+                scheduler.step()
+        ends.append(everything(model, optimizer))
+    agree(ends[1], ends[0], 0.0)
+
+
+# --- What is refused, and what is warned of ----------------------------------------------------
+
+
+def one(
+    learn: list[Any],
+    make: Callable[[nn.Sequential], optim.Optimizer] = sgd,
+    estimator: Estimator | None = None,
+) -> Learner:
+    model = network()
+    return Learner(model, make(model), loss, learn, 100, estimator)
+
+
+annealing = Unrolled(3, anneal=True)
+extra = HyperSpec("speed", torch.tensor(0.5), Interval(), "optimizer")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda: one(["speed"]), ValueError, "'speed' is no setting .* give a HyperSpec"),
+        (lambda: one(["beta1"]), ValueError, "SGD has no 'beta1'"),
+        (lambda: one([extra]), ValueError, "no setting 'speed'; it has lr, weight_decay, momentum"),
+        (lambda: one(["lr"], lambda m: sgd(m, 0.0)), ValueError, "lr is 0.0: .* above 0"),
+        (lambda: one(["weight_decay"]), ValueError, "weight_decay is 0.0: .* above 0"),
+        (lambda: one(["momentum"]), ValueError, "'momentum' must start strictly inside"),
+        (lambda: one([spec("lr", [0.1, 0.2])]), ValueError, "lr has 2 values for 1 parameter gr"),
+        (
+            lambda: one([], lambda m: sgd(m[4])),
+            ValueError,
+            "does not move '0.weight'; add it or freeze it",
+        ),
+        (
+            lambda: one([], lambda m: optim.Adam(m.parameters(), amsgrad=True)),
+            UnsupportedOptimizer,
+            "Adam with amsgrad .* build it without amsgrad",
+        ),
+        (
+            lambda: one([], lambda m: sgd(m, maximize=True)),
+            UnsupportedOptimizer,
+            "build it without maximize",
+        ),
+        (
+            lambda: one([], lambda m: sgd(m, momentum=0.9, dampening=0.1)),
+            UnsupportedOptimizer,
+            "build it without dampening",
+        ),
+        (
+            lambda: one(
+                [],
+                lambda m: optim.SGD(
+                    [{"params": m[:3].parameters(), "nesterov": True}, {"params": m[4].weight}],
+                    0.1,
+                    momentum=0.9,
+                ),
+            ),
+            UnsupportedOptimizer,
+            "differ in nesterov; give them one",
+        ),
+        (
+            lambda: one(
+                [],
+                lambda m: optim.Adagrad([{"params": p} for p in m.parameters()]),
+            ),
+            UnsupportedOptimizer,
+            "one parameter group only",
+        ),
+        (
+            lambda: one([], lambda m: optim.NAdam(m.parameters())),
+            UnsupportedOptimizer,
+            "NAdam has no derivative here; use SGD, Adam, AdamW.*RMSprop",
+        ),
+        (
+            lambda: one(["lr"], estimator=annealing),
+            ValueError,
+            "only looks ahead and never trains; .* another estimator here",
+        ),
+        (
+            lambda: one(["lr"], estimator=Neumann()),
+            UnsupportedHyperparameter,
+            "Neumann cannot differentiate the optimizer .* 'lr': .* use OneStep",
+        ),
+        (
+            lambda: one([spec("smoothing", 0.1)], estimator=Online()),
+            UnsupportedHyperparameter,
+            "Online cannot differentiate the loss .* 'smoothing'",
+        ),
+        (
+            lambda: one(["lr"], estimator=Unrolled(3)).step(batches(2), HELD_OUT),
+            ValueError,
+            "Unrolled looks at a list of 3 batches, not 2",
+        ),
+        (
+            lambda: one(["lr"]).hypergradient(batches(1)[0], HELD_OUT, annealing),
+            ValueError,
+            "a list of 3 batches, not 1",
+        ),
+        (
+            lambda: one(["lr"]).check(batches(2), HELD_OUT, {"long": Unrolled(3)}),
+            ValueError,
+            "a window of 3 steps in a horizon of 2",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    make: Callable[[], object], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        make()
+
+
+@pytest.mark.parametrize("kind", [optim.ASGD, optim.Rprop])
+@pytest.mark.filterwarnings("ignore:Differentiable Rprop")
+@pytest.mark.xfail(strict=True, reason="`higher` lists them, but they cannot be learned with")
+def test_rules_without_a_derivative(kind: type[optim.Optimizer]) -> None:
+    """ASGD keeps numbers in its state that are not carried, Rprop takes the gradient's sign."""
+    with pytest.raises(UnsupportedOptimizer, match=kind.__name__):
+        one([], lambda m: kind(m.parameters()))  # type: ignore[call-arg]
+
+
+@pytest.mark.xfail(strict=True, reason="the warning of `higher`, at every step")
+def test_rmsprop_does_not_warn() -> None:
+    """Its derivatives are checked above."""
+    learner = one([], lambda m: optim.RMSprop(m.parameters()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learner.step(batches(1)[0])
+
+
+@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="0 / 0 of the group's lr")
+def test_a_group_whose_rate_is_zero() -> None:
+    """There is nothing for a schedule's factor to be relative to."""
+    with pytest.raises(ValueError, match=r"lr"):
+        one([spec("lr", 0.1)], lambda m: sgd(m, 0.0)).step(batches(1)[0])
+
+
+@pytest.mark.xfail(strict=True, reason="a list is taken for a window")
+def test_a_batch_of_a_data_loader_is_one_batch() -> None:
+    """Which yields lists; so where the estimator looks one step ahead, a list is no window."""
+    x, y = batches(1)[0]
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 4)
+    learner = one(["lr"])
+    for batch in loader:
+        learner.step(batch)
+        learner.step(batch, HELD_OUT)
+
+
+class Counting(nn.Module):
+    """A buffer that is replaced instead of written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3).double()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = self.seen + len(x)
+        return self.layer(x)
+
+
+@pytest.mark.xfail(strict=True, reason="functional_call returns new buffers in its dictionary")
+def test_a_buffer_that_is_replaced() -> None:
+    model = Counting()
+    learner = Learner(model, sgd(model), loss, ["lr"], 100)
+    for batch in batches(2):
+        learner.step(batch, HELD_OUT)
+    assert model.seen == 16
+
+
+@pytest.mark.parametrize("estimator", [OneStep(), Online(), Forward(0.0)])
+def test_a_greedy_estimator_is_warned_of(estimator: Estimator) -> None:
+    """At start-up, with the remedy."""
+    with pytest.warns(UserWarning, match=r"learns the lr greedily.*Unrolled\(anneal=True\)"):
+        one(["lr"], estimator=estimator)
+    decayed = {"weight_decay": 0.1}
+    with pytest.warns(UserWarning, match=r"weight_decay of layers before a normalisation.*window"):
+        one(["weight_decay"], lambda m: sgd(m, **decayed), estimator)
+    with pytest.warns(UserWarning, match="greedily"):
+        one(["lr"], estimator=PerKind(Unrolled(1), Unrolled(1), estimator))
+
+
+@pytest.mark.parametrize(
+    ("learn", "estimator", "normalised"),
+    [
+        (["lr", "weight_decay"], Forward(1.0), True),
+        (["lr", "weight_decay"], Unrolled(5), True),
+        (["weight_decay"], OneStep(), False),
+        ([spec("smoothing", 0.1)], OneStep(), True),
+        (["lr"], PerKind(OneStep(), OneStep(), Forward()), True),
+    ],
+)
+def test_what_is_sound_is_not_warned_of(
+    learn: list[Any], estimator: Estimator, normalised: bool
+) -> None:
+    model = network() if normalised else nn.Sequential(nn.Linear(5, 3)).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Learner(model, sgd(model, weight_decay=0.1), loss, learn, 100, estimator)

@@ -1,0 +1,129 @@
+"""What `--estimator` means: plans by name, and what each step of a training learns."""
+
+from __future__ import annotations
+
+import pytest
+
+from darts_lite.errors import UserError
+from darts_lite.hypergradient import (
+    ConjugateGradient,
+    Estimator,
+    Forward,
+    Neumann,
+    OneStep,
+    Online,
+    PerKind,
+    Unrolled,
+)
+from darts_lite.hyperparameters import Kind
+from darts_lite.learning import ANNEALED, CHOICES, DEFAULT, KINDS, plan
+
+VARIABLES: dict[str, Kind] = {
+    "alpha.cell": "architecture",
+    "lr": "optimizer",
+    "weight_decay": "optimizer",
+    "magnitude.rotate": "loss",
+}
+
+
+def parts(estimator: Estimator) -> tuple[type, type, type]:
+    """Who learns architecture, loss and optimiser."""
+    if isinstance(estimator, PerKind):
+        one, two, three = (getattr(estimator, kind) for kind in KINDS)
+        return type(one), type(two), type(three)
+    return (type(estimator),) * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "annealed"),
+    [
+        (DEFAULT, (OneStep, OneStep, OneStep), True),
+        ("one_step", (OneStep, OneStep, OneStep), False),
+        ("unrolled", (Unrolled, Unrolled, Unrolled), False),
+        ("forward", (Forward, Forward, Forward), False),
+        ("optimizer=forward", (OneStep, OneStep, Forward), False),
+        ("optimizer=annealed", (OneStep, OneStep, OneStep), True),
+        ("unrolled,optimizer=annealed", (Unrolled, Unrolled, OneStep), True),
+        ("neumann,optimizer=unrolled", (Neumann, Neumann, Unrolled), False),
+        ("architecture=neumann,loss=unrolled", (Neumann, Unrolled, OneStep), False),
+        (
+            "loss=conjugate_gradient , optimizer = online",
+            (OneStep, ConjugateGradient, Online),
+            False,
+        ),
+        ("unrolled,one_step", (OneStep, OneStep, OneStep), False),  # the last word
+        ("optimizer=forward,one_step", (OneStep, OneStep, OneStep), False),
+    ],
+)
+def test_a_text_is_a_plan(text: str, expected: tuple[type, ...], annealed: bool) -> None:
+    """A default, then kinds that differ; spaces do not matter."""
+    found = plan(text)
+    assert parts(found.estimator) == expected and found.annealed == annealed
+    assert found.loss_carries == (expected[1] in (Forward, Online))
+
+
+def test_one_for_all_is_not_put_together() -> None:
+    """Equal parts are one estimator, which shares its passes by itself."""
+    assert plan("architecture=unrolled,loss=unrolled,optimizer=unrolled") == plan("unrolled")
+    assert plan(DEFAULT).estimator is CHOICES["one_step"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("guess", r"'guess' is neither an estimator \(one_step, unrolled, .*annealed\) nor one"),
+        ("one_step,optimiser=forward", r"'optimiser=forward' .* \(architecture, loss, optimizer\)"),
+        ("optimizer=guess", "'optimizer=guess' .* such as optimizer=forward"),
+        ("=forward", "'=forward'"),
+        ("optimizer=", "'optimizer='"),
+        ("one_step,", "''"),
+        ("", "''"),
+        ("One_Step", "'One_Step'"),
+        (ANNEALED, "annealed finds a learning rate; give architecture another"),
+        ("loss=annealed", "annealed finds a learning rate; give loss another"),
+        ("neumann", "Neumann cannot differentiate the optimizer .* use OneStep, Unrolled or For"),
+        ("optimizer=conjugate_gradient", "ConjugateGradient .* use OneStep, Unrolled or Forward"),
+        ("online", "Online cannot differentiate the architecture .* use OneStep"),
+        ("loss=online", "Online cannot differentiate the loss .* use OneStep"),
+        ("unrolled,optimizer=forward", "Forward carries .* estimators of one step, not of 5"),
+        ("architecture=unrolled,optimizer=online", "Online carries .* of one step, not of 5"),
+    ],
+)
+def test_what_is_no_plan(text: str, said: str) -> None:
+    """One line that names the flag and the remedy."""
+    with pytest.raises(UserError, match=said) as error:
+        plan(text)
+    assert str(error.value).startswith("--estimator") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_choice_can_be_planned(name: str) -> None:
+    """For each kind that it covers."""
+    for i, kind in enumerate(KINDS):
+        if kind in CHOICES[name].supports:
+            assert parts(plan(f"{kind}={name}").estimator)[i] is type(CHOICES[name])
+        else:
+            with pytest.raises(UserError):
+                plan(f"{kind}={name}")
+
+
+@pytest.mark.parametrize(
+    ("text", "mixed", "kinds"),
+    [
+        (DEFAULT, True, {"architecture", "loss"}),
+        (DEFAULT, False, {"architecture"}),
+        ("one_step", True, {"architecture", "loss", "optimizer"}),
+        ("one_step", False, {"architecture", "optimizer"}),
+        ("optimizer=forward", False, {"architecture", "optimizer"}),
+        ("unrolled", False, {"architecture", "loss", "optimizer"}),
+        ("optimizer=unrolled", False, {"architecture", "loss", "optimizer"}),
+        ("unrolled,optimizer=annealed", False, {"architecture", "loss"}),
+        ("forward", False, {"architecture", "loss", "optimizer"}),
+        ("loss=forward", False, {"architecture", "loss", "optimizer"}),
+        ("forward,optimizer=annealed", False, {"architecture", "loss"}),
+    ],
+)
+def test_what_a_step_learns(text: str, mixed: bool, kinds: set[Kind]) -> None:
+    """A pass of its own is rare for one step; a window has it for nothing; tangents never miss."""
+    found = plan(text).kinds(VARIABLES, mixed=mixed)
+    assert found == {name: kind for name, kind in VARIABLES.items() if kind in kinds}

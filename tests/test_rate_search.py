@@ -1,0 +1,240 @@
+"""Finding the scale of a learning rate: when it looks, which way it moves, and where it ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from problems import OPTIMIZERS, Case, close, network, normal, walk
+from torch import Tensor, nn
+
+from darts_lite.data import Dataset, Splits
+from darts_lite.hypergradient import Learner, OneStep, RateSearch, Unrolled
+from darts_lite.hypergradient.problem import Hyper
+from darts_lite.hyperparameters import HyperParameters, HyperSpec, LogInterval
+from darts_lite.joint import cosine
+
+WIDE = LogInterval(1e-6, 1e2)
+
+
+def rate(start: Any = 0.1, range_: LogInterval = WIDE) -> HyperParameters:
+    value = torch.as_tensor(start, dtype=torch.float64)
+    return HyperParameters((HyperSpec("lr", value, range_, "optimizer"),))
+
+
+# --- The annealed look-ahead -------------------------------------------------------------------
+
+
+def annealed_end(case: Case, hyper: Hyper, steps: int) -> Tensor:
+    """The outer loss after `steps` steps, the rate of the t-th times 1 - t/steps, by hand."""
+    state = case.state
+    for t in range(steps):
+
+        def settings(hyper: Hyper, t: int = t) -> dict[str, Any]:
+            own = dict(case.problem.settings(hyper))
+            return {**own, "lr": own["lr"] * (1 - t / steps)}
+
+        problem = replace(case.problem.after(t), settings=settings)
+        state = walk(case._replace(problem=problem, state=state), hyper, 1)
+    return case.problem.outer_loss(state.params, hyper)[0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("name", ["nesterov", "adamw"])
+def test_the_annealed_window_is_right_and_takes_no_step(name: str, steps: int) -> None:
+    """Central differences of the annealed look-ahead, of every variable."""
+    case = network(OPTIMIZERS[name])
+    fixed = {n: h.detach() for n, h in case.hyper.items()}
+    ahead = case(Unrolled(steps, anneal=True))
+    assert ahead.state is case.state
+    for variable, value in fixed.items():
+        expected = torch.zeros_like(value)
+        for i in range(value.numel()):
+            unit = torch.zeros_like(value)
+            unit.view(-1)[i] = 1e-5
+            above, below = (
+                annealed_end(case, {**fixed, variable: value + side * unit}, steps)
+                for side in (1, -1)
+            )
+            expected.view(-1)[i] = (above - below) / 2e-5
+        close(ahead.hypergradient[variable], expected, 1e-6)
+
+
+def test_annealing_asks_for_higher_rates_than_a_plain_window() -> None:
+    """A noisy valley: at its floor the plain window only sees noise, and wants none of it."""
+    curvature = torch.logspace(0, -2, 20, dtype=torch.float64)
+    noise = normal(400, 10, 20)
+
+    def look(estimator: Unrolled, window: Tensor) -> Tensor:
+        case = network(OPTIMIZERS["sgd"])
+        start = torch.where(curvature > 0.5, 0.5, 3.0).to(curvature)  # the steep part is done
+        problem = replace(
+            case.problem,
+            inner_loss=lambda p, h, t: (0.5 * (curvature * (p[0] - window[t]) ** 2).sum(), None),
+            outer_loss=lambda p, h: (0.5 * (curvature * p[0] ** 2).sum(), None),
+            settings=lambda h: {"lr": h["lr"]},
+        )
+        state = case.state._replace(params=(start,), optimizer=problem.optimizer.init((start,)))
+        hyper = {"lr": torch.tensor(0.9, dtype=torch.float64, requires_grad=True)}
+        return estimator(problem, state, hyper, {"lr": "optimizer"}).hypergradient["lr"]
+
+    plain, annealed = (
+        torch.stack([look(e, window) for window in noise[:60]]).mean()
+        for e in (Unrolled(10), Unrolled(10, anneal=True))
+    )
+    assert plain > 0 > annealed
+
+
+# --- When it looks -----------------------------------------------------------------------------
+
+
+def looked(search: RateSearch, fractions: list[float]) -> list[float]:
+    """The fraction of each look, of a caller that looks whenever one is due."""
+    found = []
+    for fraction in fractions:
+        while search.due(fraction):
+            found.append(fraction)
+            search.done += 1
+    return found
+
+
+@pytest.mark.parametrize(("looks", "before", "until"), [(16, 6, 0.06), (5, 0, 0.04), (4, 3, 0.1)])
+def test_it_looks_before_the_first_step_and_then_evenly(
+    looks: int, before: int, until: float
+) -> None:
+    found = looked(RateSearch(looks, before, until), [i / 10_000 for i in range(10_000)])
+    assert len(found) == looks and found[:before] == [0.0] * before
+    after = looks - before
+    expected = [until * (k + 1) / after for k in range(after)]
+    assert found[before:] == pytest.approx(expected, abs=1e-4)
+
+
+def test_none_is_due_late() -> None:
+    """Looks count as training time: where steps are few, some are left out."""
+    assert looked(RateSearch(), [0.0, 0.05, 0.11, 0.5]) == [0.0] * 6 + [0.05] * 8
+    assert looked(RateSearch(), [0.101]) == []
+    assert len(looked(RateSearch(), [0.099])) == 16
+
+
+# --- Which way it moves ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gradient", "direction"),
+    [
+        (1e-9, -1),
+        (-1e9, 1),
+        (0.0, 0),
+        (math.nan, -1),
+        (math.inf, -1),
+        (-math.inf, -1),  # overflow is the mark of a rate too high, whatever its sign
+    ],
+)
+def test_a_look_moves_by_its_stride(gradient: float, direction: int) -> None:
+    """By less each time, whatever the magnitude."""
+    variables, search = rate(), RateSearch(looks=4, stride=0.8)
+    logs = [math.log(0.1)]
+    for _ in range(4):
+        search.update(variables, {"lr": torch.tensor(gradient).double()})
+        logs.append(float(variables.values()["lr"].log()))
+    moves = torch.tensor(logs, dtype=torch.float64).diff().tolist()
+    assert moves == pytest.approx([direction * s for s in (0.8, 0.6, 0.4, 0.2)], abs=1e-9)
+    assert search.done == 4 and not search.due(0.0)
+
+
+def test_groups_move_apart() -> None:
+    variables, search = rate([0.1, 0.1, 0.1]), RateSearch()
+    search.update(variables, {"lr": torch.tensor([1.0, -1.0, math.nan]).double()})
+    low, high = 0.1 * math.exp(-0.8), 0.1 * math.exp(0.8)
+    torch.testing.assert_close(
+        variables.values()["lr"], torch.tensor([low, high, low], dtype=torch.float64)
+    )
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_it_stays_in_the_range(sign: float) -> None:
+    """And comes back from its end at once."""
+    variables, search = rate(0.1, LogInterval(0.05, 0.2)), RateSearch()
+    for _ in range(8):
+        search.update(variables, {"lr": torch.tensor(sign).double()})
+        assert 0.05 < float(variables.values()["lr"]) < 0.2
+    end = float(variables.values()["lr"])
+    search.update(variables, {"lr": torch.tensor(-sign).double()})
+    moved = math.log(float(variables.values()["lr"]) / end)
+    assert moved == pytest.approx(sign * 0.8 * (1 - 8 / 16), rel=1e-6)
+
+
+def test_it_touches_no_other_variable() -> None:
+    other = HyperSpec("weight_decay", torch.tensor(0.1), WIDE, "optimizer")
+    variables = HyperParameters((*rate().specs, other))
+    before = variables.raw["weight_decay"].clone()
+    search = RateSearch()
+    search.update(variables, {"lr": torch.ones(()), "weight_decay": torch.ones(())})
+    assert torch.equal(variables.raw["weight_decay"], before)
+    assert set(search.kinds) == {"lr"}
+
+
+def test_it_resumes() -> None:
+    whole, variables = RateSearch(), rate()
+    for _ in range(7):
+        whole.update(variables, {"lr": torch.ones(()).double()})
+    again = RateSearch()
+    again.load_state_dict(whole.state_dict())
+    other = rate(float(variables.values()["lr"]))
+    for search, own in ((whole, variables), (again, other)):
+        assert search.due(0.012) and not search.due(0.011)
+        search.update(own, {"lr": -torch.ones(()).double()})
+    torch.testing.assert_close(variables.values(), other.values())
+
+
+# --- Where it ends -----------------------------------------------------------------------------
+
+
+def found_rate(images: Tensor, labels: Tensor, start: float, seed: int, steps: int = 400) -> float:
+    """The first tenth of a training of a small network with momentum, BatchNorm and a cosine."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(
+            nn.Linear(64, 32, bias=False), nn.BatchNorm1d(32), nn.SiLU(), nn.Linear(32, 10)
+        )
+    optimizer = torch.optim.SGD(model.parameters(), start, momentum=0.9, nesterov=True)
+    spec = HyperSpec("lr", torch.tensor(start), WIDE, "optimizer")
+    generator = torch.Generator().manual_seed(seed)
+
+    def batch(first: int, last: int, count: int) -> tuple[Tensor, Tensor]:
+        rows = torch.randint(first, last, (count,), generator=generator)
+        return images[rows], labels[rows]
+
+    def loss(model: Callable[..., Tensor], batch: tuple[Tensor, Tensor], _: Any) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    learner, search = Learner(model, optimizer, loss, [spec], steps, OneStep()), RateSearch()
+    for i in range(steps // 10):
+        while search.due(i / steps):
+            optimizer.param_groups[0]["lr"] = start
+            window = [batch(0, 400, 64) for _ in range(10)]
+            found = learner.hypergradient(
+                window, batch(400, 600, 128), search.estimator, search.kinds
+            )
+            search.update(learner.variables, found)
+        optimizer.param_groups[0]["lr"] = start * cosine(i / steps)
+        learner.step(batch(0, 400, 64))
+    assert search.done == search.looks
+    return float(learner.values()["lr"])
+
+
+@pytest.mark.filterwarnings("ignore:.* learns the lr greedily")
+@pytest.mark.parametrize("seed", [0, 3])
+def test_every_start_ends_at_the_same_rate(digits: tuple[Dataset, Splits], seed: int) -> None:
+    """Starts of 1/30, 1 and 10 times 0.1. (Not every seed: some starts end a few times higher.)"""
+    parts = digits[1].train, digits[1].validation
+    images = torch.cat([p.pixels for p in parts]).flatten(1).float() / 255
+    labels = torch.cat([p.labels for p in parts]).long()
+    ends = [found_rate(images, labels, 0.1 * factor, seed) for factor in (1 / 30, 1.0, 10.0)]
+    assert max(ends) / min(ends) < 3
+    assert all(0.03 < end < 3 for end in ends)
