@@ -55,14 +55,13 @@ METHODS: dict[Method, float] = {  # and the radius of the differences
     "finite_difference": 0.01,
     "one_sided": 1e-3,  # its error is of first order
 }
-DIFFERENCES: tuple[Method, ...] = ("finite_difference", "one_sided")
-EXACT: Method = "double_backward"
 VARIANTS: tuple[str, ...] = ("higher", *METHODS)
 
 Params = tuple[Tensor, ...]
 Hyper = Mapping[str, Tensor]
 Found = dict[str, Tensor]
 Turn = dict[str, float]
+Methods = Mapping[str, Callable[[], Found]]
 
 
 class Net(nn.Module):
@@ -147,8 +146,6 @@ class Task:
             "momentum": hyper["momentum"].sigmoid(),
         }
 
-    # --- what is timed ----------------------------------------------------------------------
-
     def plain(self, hyper: Hyper) -> Callable[[], object]:
         return lambda: self.problem.inner_step(self.state, hyper)
 
@@ -180,9 +177,8 @@ class Task:
         return self.estimate(estimator, hyper, *OPTIMIZER)
 
     def higher(self, hyper: Hyper) -> Found:
-        optimizer = torch.optim.SGD(
-            self.net.parameters(), lr=1.0, momentum=0.9, weight_decay=1.0, nesterov=True
-        )
+        given = dict.fromkeys(OPTIMIZER, 0.5)  # overridden
+        optimizer = torch.optim.SGD(self.net.parameters(), **given, nesterov=True)
         override = {name: [value] for name, value in self.settings(hyper).items()}
         with higher.innerloop_ctx(self.net, optimizer, override=override) as (net, inner):
             for x, y in zip(self.images[:-1], self.labels):
@@ -193,14 +189,10 @@ class Task:
 
 
 class Comparison:
-    """Runs every call once, leaving out those of `methods` that torch cannot do, then in turns."""
+    """Runs every call once, dropping those of `methods` that torch cannot do, then in turns."""
 
     def __init__(
-        self,
-        device: torch.device,
-        turns: int,
-        methods: Mapping[str, Callable[[], Found]],
-        **others: Callable[[], object],
+        self, device: torch.device, turns: int, methods: Methods, **others: Callable[[], object]
     ):
         self.found: dict[str, Found] = {}
         self.failed: dict[str, str] = {}
@@ -218,35 +210,30 @@ class Comparison:
             self.turns.append({name: seconds(calls[name], device) for name in order})
 
     def ratio(self, name: str, over: str, without: str | None = None) -> float:
-        """The median of time over time; infinite for what torch cannot do."""
+        """The median of time over time; not a number for what torch cannot do."""
         if name in self.failed:
-            return float("inf")
+            return float("nan")
         return statistics.median(
             (turn[name] - (turn[without] if without else 0)) / turn[over] for turn in self.turns
         )
 
-    def note(self, name: str, reference: str) -> str:
-        """The largest deviation of a variable, over its largest entry."""
-        if name in self.failed:
-            return self.failed[name]
-        if name == reference or reference in self.failed:
-            return ""
+    def note(self, name: str) -> str:
+        """The largest deviation of a variable from the first method that works, relative."""
+        reference = next(iter(self.found))
+        if name in self.failed or name == reference:
+            return self.failed.get(name, "")
         found, truth = self.found[name], self.found[reference]
         each = [float((found[n] - t).abs().max() / t.abs().max()) for n, t in truth.items()]
         return f"within {max(each):.0e} of {reference}"
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
-    synchronize(device)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
     start = time.perf_counter()
     call()
-    synchronize(device)
+    wait()
     return time.perf_counter() - start
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class Row(NamedTuple):
@@ -263,9 +250,6 @@ class Row(NamedTuple):
         return f"| {self.what} | {self.unit} | {bound} | {self.measured:.2f} | {self.note} |"
 
 
-# --- the table ---------------------------------------------------------------------------------
-
-
 def one_step(task: Task, turns: int) -> list[Row]:
     hyper, what = task.hyper(*OPTIMIZER), "OneStep, 3 settings"
     own = {what: task.estimate(hg.OneStep(), hyper, *OPTIMIZER)}
@@ -277,16 +261,14 @@ def mixed(task: Task, turns: int) -> list[Row]:
     names = (*OPTIMIZER, *LOSS, "alpha")
     hyper = task.hyper(*names)
     without = task.estimate(hg.OneStep(), hyper, *OPTIMIZER)
-    own = {
+    own: Methods = {
         m: task.estimate(hg.OneStep(m, second_order=True, radius=r), hyper, *names)
         for m, r in METHODS.items()
     }
     seen = Comparison(task.device, turns, own, plain=task.plain(hyper), without=without)
     what, unit = f"mixed pass of {len(LOSS)} loss scalars and alpha: ", "plain steps"
-    return [
-        Row(what + m, unit, 1.5, seen.ratio(m, "plain", "without"), seen.note(m, EXACT))
-        for m in own
-    ]
+    cost = {m: seen.ratio(m, "plain", "without") for m in own}
+    return [Row(what + m, unit, 1.5, cost[m], seen.note(m)) for m in own]
 
 
 def unrolled(task: Task, turns: int, memory: Mapping[str, float]) -> list[Row]:
@@ -295,28 +277,24 @@ def unrolled(task: Task, turns: int, memory: Mapping[str, float]) -> list[Row]:
     what, reference = f"Unrolled({WINDOW}): ", f"higher, {WINDOW} steps"
     time_of, memory_of = "time of higher", "peak memory of higher"
     rows = [Row(reference, "plain steps", None, seen.ratio("higher", "plain"))]
-    for m in METHODS:
-        note = seen.note(m, "higher")
-        rows.append(Row(what + m, time_of, 0.75, seen.ratio(m, "higher"), note))
+    rows += [Row(what + m, time_of, 0.75, seen.ratio(m, "higher"), seen.note(m)) for m in METHODS]
     rows.append(Row(reference, "peak MiB", None, memory["higher"]))
-    for m in METHODS:
-        share, note = memory[m] / memory["higher"], f"{memory[m]:.0f} MiB"
-        rows.append(Row(what + m, memory_of, 0.5, share, note))
-    return rows
+    share = {m: memory[m] / memory["higher"] for m in METHODS}
+    return rows + [Row(what + m, memory_of, 0.5, share[m]) for m in METHODS]
 
 
 def forward(task: Task, turns: int) -> list[Row]:
     names = (*OPTIMIZER, "translate")
     hyper = task.hyper(*names)
     state = task.underway(hg.Forward(product="finite_difference"), hyper, *names)
-    own = {
+    own: Methods = {
         m: task.estimate(hg.Forward(1.0, product=m, radius=r), hyper, *names, state=state)
         for m, r in METHODS.items()
-        if m != EXACT  # which cannot carry tangents
+        if m != "double_backward"  # which cannot carry tangents
     }
     seen = Comparison(task.device, turns, own, plain=task.plain(hyper))
     what, unit = f"Forward, {len(names)} scalars: ", "plain steps"
-    return [Row(what + m, unit, 8, seen.ratio(m, "plain"), seen.note(m, "jvp")) for m in own]
+    return [Row(what + m, unit, 8, seen.ratio(m, "plain"), seen.note(m)) for m in own]
 
 
 def others(task: Task, turns: int) -> list[Row]:
@@ -326,21 +304,18 @@ def others(task: Task, turns: int) -> list[Row]:
     neumann = hg.Neumann(10, step_size=0.01)
     conjugate = hg.ConjugateGradient(10, tolerance=0, damping=10.0)
     own = {
-        f"Neumann(10), {len(LOSS)} loss scalars": task.estimate(neumann, hyper, *LOSS),
-        f"ConjugateGradient(10), {len(LOSS)} loss scalars": task.estimate(conjugate, hyper, *LOSS),
-        "Online, 3 settings": task.estimate(hg.Online(), hyper, *OPTIMIZER, state=carried),
+        "Neumann(10)": task.estimate(neumann, hyper, *LOSS),
+        "ConjugateGradient(10)": task.estimate(conjugate, hyper, *LOSS),
+        "Online": task.estimate(hg.Online(), hyper, *OPTIMIZER, state=carried),
     }
     seen = Comparison(task.device, turns, own, plain=task.plain(hyper))
     return [Row(name, "plain steps", None, seen.ratio(name, "plain")) for name in own]
 
 
-# --- memory ------------------------------------------------------------------------------------
-
-
 def peak_memory(variant: str, width: int, batch: int, device: str) -> float:
     """MiB, measured in a process of its own."""
     command = [sys.executable, __file__, "--memory-of", variant, "--width", str(width)]
-    command += ["--memory-batch-size", str(batch), "--device", device]
+    command += ["--memory-batch", str(batch), "--device", device]
     threshold = str(64 * 1024)  # larger blocks go back to the system when they are freed
     env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": threshold, "MALLOC_TRIM_THRESHOLD_": threshold}
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=env).stdout)
@@ -370,39 +345,28 @@ def resident(field: str) -> int:
 @click.command()
 @click.option("--width", default=16, show_default=True, help="Channels of the first layer.")
 @click.option("--batch-size", default=64, show_default=True)
-@click.option("--memory-batch-size", default=256, show_default=True, help="For peak memory.")
+@click.option("--memory-batch", default=256, show_default=True, help="For peak memory.")
 @click.option("--pairs", default=7, show_default=True, help="Turns of each row.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--memory-of", type=click.Choice(VARIANTS), hidden=True)
 def main(
-    width: int,
-    batch_size: int,
-    memory_batch_size: int,
-    pairs: int,
-    device: str,
-    memory_of: str | None,
+    width: int, batch_size: int, memory_batch: int, pairs: int, device: str, memory_of: str | None
 ) -> None:
     """Prints what the estimators cost next to the targets."""
     where = torch.device(device)
     if memory_of:
-        print(peak(Task(width, memory_batch_size, where), memory_of))
+        print(peak(Task(width, memory_batch, where), memory_of))
         return
-    memory = {v: peak_memory(v, width, memory_batch_size, device) for v in VARIANTS}
+    memory = {v: peak_memory(v, width, memory_batch, device) for v in VARIANTS}
     keep_freed_memory()
     task = Task(width, batch_size, where)
-    rows = [
-        *one_step(task, pairs),
-        *mixed(task, pairs),
-        *unrolled(task, pairs, memory),
-        *forward(task, pairs),
-        *others(task, pairs),
-    ]
+    rows = one_step(task, pairs) + mixed(task, pairs) + unrolled(task, pairs, memory)
+    rows += forward(task, pairs) + others(task, pairs)
     print(
         f"{len(LAYERS)} convolutions of width {width} to {4 * width}, BatchNorm and SiLU, "
         f"{sum(p.numel() for p in task.state.params)} parameters, {'x'.join(map(str, IMAGE))}, "
-        f"batch {batch_size} ({memory_batch_size} for memory), float32, {device}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {pairs} pairs; "
-        f"radius {', '.join(f'{METHODS[m]:g} of {m}' for m in DIFFERENCES)}\n"
+        f"batch {batch_size} ({memory_batch} for memory), float32, {device}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {pairs} pairs\n"
     )
     print("| what | in | target | measured | |\n|---|---|---|---|---|")
     print("\n".join(map(str, rows)))

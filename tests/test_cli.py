@@ -76,10 +76,13 @@ def test_default_hyperparameters_and_selection_of_the_best(searched: Path, tmp_p
     assert "trained on" not in result.output
 
 
-@pytest.mark.parametrize("estimator", ["one_step,optimizer=annealed", "unrolled"])
-def test_learning_on_while_training(searched: Path, tmp_path: Path, estimator: str) -> None:
+@pytest.mark.parametrize(
+    ("estimator", "epochs"), [("one_step,optimizer=annealed", 1), ("unrolled", 2)]
+)
+def test_learning_on_while_training(
+    searched: Path, tmp_path: Path, estimator: str, epochs: int
+) -> None:
     """It takes the epochs that it is given, and what it learned can be trained with again."""
-    epochs = 2
     result = call("derive", "--genotype", searched / "g.json", "--epochs", epochs,
                   "--hyperparameters", "online", "--estimator", estimator,
                   "--out", tmp_path / "d")  # fmt: skip
