@@ -177,8 +177,9 @@ class Task:
         return self.estimate(estimator, hyper, *OPTIMIZER)
 
     def higher(self, hyper: Hyper) -> Found:
-        given = dict.fromkeys(OPTIMIZER, 0.5)  # overridden
-        optimizer = torch.optim.SGD(self.net.parameters(), **given, nesterov=True)
+        optimizer = torch.optim.SGD(
+            self.net.parameters(), lr=1.0, weight_decay=1.0, momentum=0.5, nesterov=True
+        )
         override = {name: [value] for name, value in self.settings(hyper).items()}
         with higher.innerloop_ctx(self.net, optimizer, override=override) as (net, inner):
             for x, y in zip(self.images[:-1], self.labels):
@@ -228,7 +229,7 @@ class Comparison:
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait: Callable[[], None] = getattr(torch, device.type).synchronize  # no-op on a CPU
     wait()
     start = time.perf_counter()
     call()

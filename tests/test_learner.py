@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -284,11 +285,28 @@ def test_looking_moves_nothing(estimator: Estimator) -> None:
     assert bool(own["carried"]) == estimator.carries
 
 
-def test_a_look_of_a_rate_search_is_of_the_rate_only() -> None:
-    learner, _ = learner_with(OneStep())
-    search = RateSearch()
-    found = learner.hypergradient(batches(10), HELD_OUT, search.estimator, search.kinds)
-    assert found.keys() == {"lr"}
+def test_a_look_moves_the_rate_only_and_takes_it_without_its_schedule() -> None:
+    """By the search's own rule; the schedule is put back, also after a failure."""
+    ends = []
+    for factor in (1.0, 0.01):
+        learner, optimizer = learner_with(OneStep())
+        found = learner.hypergradient(
+            batches(10), HELD_OUT, RateSearch().estimator, {"lr": "optimizer"}
+        )
+        optimizer.param_groups[0]["lr"] *= factor
+        scheduled, before = optimizer.param_groups[0]["lr"], everything(learner.model, optimizer)
+        raw = dict(learner.variables.raw)
+        search = RateSearch()
+        learner.look(search, batches(10), HELD_OUT)
+        agree(everything(learner.model, optimizer), before, 0.0)
+        assert search.done == 1 and optimizer.param_groups[0]["lr"] == scheduled
+        assert torch.equal(learner.variables.raw["smoothing"], raw["smoothing"])
+        ends.append(learner.values()["lr"])
+        assert float(ends[-1]) == pytest.approx(0.1 * math.exp(-0.8 * found["lr"].sign()))
+        with pytest.raises(ValueError, match="a list of 10 batches, not 3"):
+            learner.look(search, batches(3), HELD_OUT)
+        assert search.done == 1 and optimizer.param_groups[0]["lr"] == scheduled
+    assert torch.equal(ends[0], ends[1])
 
 
 @pytest.mark.parametrize("held", [True, False], ids=["in_the_optimizer", "left_out"])

@@ -216,12 +216,7 @@ def found_rate(images: Tensor, labels: Tensor, start: float, seed: int, steps: i
     learner, search = Learner(model, optimizer, loss, [spec], steps, OneStep()), RateSearch()
     for i in range(steps // 10):
         while search.due(i / steps):
-            optimizer.param_groups[0]["lr"] = start
-            window = [batch(0, 400, 64) for _ in range(10)]
-            found = learner.hypergradient(
-                window, batch(400, 600, 128), search.estimator, search.kinds
-            )
-            search.update(learner.variables, found)
+            learner.look(search, [batch(0, 400, 64) for _ in range(10)], batch(400, 600, 128))
         optimizer.param_groups[0]["lr"] = start * cosine(i / steps)
         learner.step(batch(0, 400, 64))
     assert search.done == search.looks
