@@ -190,9 +190,14 @@ class HyperParameters:
     def multiply(self, name: str, factor: Tensor | float) -> None:
         """Scales the value of one variable, staying inside its range."""
         spec = next(s for s in self.specs if s.name == name)
-        raw = spec.bijection.inverse(spec.bijection.forward(self.raw[name]) * factor)
-        inside = raw.isfinite() & (raw.abs() < EDGE)
-        self.raw[name] = torch.where(inside, raw, torch.as_tensor(factor - 1.0).sign() * EDGE)
+        old = self.raw[name]
+        raw = spec.bijection.inverse(spec.bijection.forward(old) * factor)
+        if isinstance(spec.bijection, (Interval, LogInterval)):  # the others have no ends
+            up = torch.as_tensor(factor, device=old.device) > 1
+            high, low = old.clamp(min=EDGE), old.clamp(max=-EDGE)  # who is beyond stays
+            raw = torch.where(raw.isnan(), torch.where(up, high, low), raw)
+            raw = torch.where(up, torch.minimum(raw, high), torch.maximum(raw, low))
+        self.raw[name] = torch.where(raw.isfinite(), raw, old)
 
     def state_dict(self) -> dict[str, object]:
         moments = dict(self._moments)  # copies: `update` replaces entries of its own

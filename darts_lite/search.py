@@ -129,6 +129,7 @@ class SearchTask:
         if int(fraction * KNOTS) > int(self.fraction * KNOTS) or not self.history:
             self.history.append((fraction, self._learned()))
         phase = self.phase(fraction)
+        # one a step: by the clock, the looks must not take more than their share
         if self.plan.annealed and self.rate_search.due(fraction):
             self._look(phase)
         if fraction < WARM_UP:

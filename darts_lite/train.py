@@ -115,11 +115,12 @@ class TrainTask:
         if config.hyperparameters != "default":
             self.schedules = self._learned()
         self.online: Online | None = None
+        learning = plan(config.estimator)
         constrain: Callable[[Hyper], Hyper] = lambda values: values  # noqa: E731
         if config.hyperparameters == "online":
             start = {name: schedule[-1][1] for name, schedule in self.schedules.items()}
             variables = outer_variables(self.augment, start=start).to(device)
-            self.online = Online(variables, plan(config.estimator), RateSearch())
+            self.online = Online(variables, learning, RateSearch())
             constrain = variables.constrain
         self.joint = Joint(self.network, genotype.space, self.augment, constrain)
         self.inner = InnerState(self.network.params, OPTIMIZER.init(self.network.params))
@@ -180,6 +181,7 @@ class TrainTask:
             return online.report
         if int(fraction * KNOTS) > int(self.fraction * KNOTS) or not online.history:
             online.history.append((fraction, online.variables.values()))
+        # one a step: by the clock, the looks must not take more than their share
         if online.plan.annealed and online.rate_search.due(fraction):
             window = self._window(online.rate_search.estimator.steps)
             flat = replace(phase, lr_factor=1.0)

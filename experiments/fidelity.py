@@ -148,10 +148,9 @@ def points() -> Iterator[tuple[int, InnerState]]:
             yield t + 1, state
 
 
-# --- the truth and the estimators -----------------------------------------------------------------
-
-
 def truth(problem: Bilevel, start: InnerState, length: int) -> Found:
+    """Really trains, twice an entry; each run gives all horizons."""
+
     def losses(raw: Hyper) -> dict[str, float]:
         state, found = start, {}
         for t in range(length):
@@ -234,7 +233,10 @@ def cost(case: Case, name: str, state: InnerState) -> float:
     begin = estimator(problem, state, leaves, kinds).state if estimator.carries else state
 
     def seconds(call: Callable[[], object]) -> float:
-        return statistics.median(timeit.repeat(call, timer=time.process_time, repeat=3, number=1))
+        times = 1 if estimator.steps > 10 else 3
+        return statistics.median(
+            timeit.repeat(call, timer=time.process_time, repeat=times, number=1)
+        )
 
     plain = seconds(lambda: [problem.inner_step(state, leaves) for _ in range(5)]) / 5
     return seconds(lambda: estimator(problem, begin, leaves, kinds)) / estimator.steps / plain
@@ -272,9 +274,6 @@ def collect(out: Path, windows: int, long: int) -> tuple[Windows, Costs]:
     for point, w in ((p, w) for p in POINTS for w in range(windows)):
         found[f"{point} {w}"]["said"][OTHER] = found[f"{point} {(w + 1) % 2}"]["truth"]
     return [found[key] for key in wanted[1:]], found["costs"]
-
-
-# --- tables and picture ---------------------------------------------------------------------------
 
 
 def pairs(windows: Windows, label: str, name: str, k: int) -> list[Pair]:

@@ -145,7 +145,7 @@ def fit(
         optimizer.param_groups[0]["lr"] = lr * cosine(done / steps)
         looks = estimator is not None and (done // window) % every == 0
         batches = [batch() for _ in range(window)]
-        learner.step(batches, held_out() if looks else None)
+        learner.step(batches if window > 1 else batches[0], held_out() if looks else None)
         done += window
     seconds = time.perf_counter() - clock
     final = {n: float(v) for n, v in learner.values().items()}

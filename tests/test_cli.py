@@ -125,7 +125,6 @@ def test_a_bad_estimator_of_derive_is_one_line(
     assert not (tmp_path / "d" / "metrics.json").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="--estimator is read only where it is used")
 def test_a_bad_estimator_is_refused_where_it_is_of_no_use(searched: Path, tmp_path: Path) -> None:
     refuse("derive", "--genotype", searched / "g.json", "--epochs", 1, "--out", tmp_path / "d",
            "--estimator", "guess")  # fmt: skip

@@ -363,11 +363,9 @@ def test_the_held_out_loss_may_be_another() -> None:
     torch.testing.assert_close(twice.hypergradient(batches(1)[0], HELD_OUT)["lr"], 2 * plain)
 
 
-LEAKS = "Learner hands what its own estimator carries to every other"
 
 
 @pytest.mark.parametrize("estimator", [Forward(), Online()], ids=["forward", "online"])
-@pytest.mark.xfail(strict=True, reason=LEAKS)
 def test_a_check_begins_where_it_is_asked(estimator: Estimator) -> None:
     """Its truth knows nothing of the tangents of earlier steps, so no estimate may."""
     learner, _ = learner_with(estimator)
@@ -449,7 +447,6 @@ def test_a_schedule_multiplies_the_learned_rate(schedule: str, factor: float) ->
     agree(ends[1], ends[0], 1e-10)
 
 
-@pytest.mark.xfail(strict=True, reason="torch does not know that Learner.step is a step")
 def test_a_scheduler_does_not_complain() -> None:
     model = network()
     optimizer = sgd(model)
@@ -535,9 +532,7 @@ def test_it_resumes_to_the_same_bits(estimator: Estimator) -> None:
     "late",
     [
         False,
-        pytest.param(
-            True, marks=pytest.mark.xfail(strict=True, reason="Learner takes its lr for the start")
-        ),
+        True,
     ],
 )
 def test_it_resumes_amid_a_schedule(late: bool) -> None:
@@ -681,14 +676,12 @@ def test_what_cannot_be_done_is_said(
 
 @pytest.mark.parametrize("kind", [optim.ASGD, optim.Rprop])
 @pytest.mark.filterwarnings("ignore:Differentiable Rprop")
-@pytest.mark.xfail(strict=True, reason="`higher` lists them, but they cannot be learned with")
 def test_rules_without_a_derivative(kind: type[optim.Optimizer]) -> None:
     """ASGD keeps numbers in its state that are not carried, Rprop takes the gradient's sign."""
     with pytest.raises(UnsupportedOptimizer, match=kind.__name__):
         one([], lambda m: kind(m.parameters()))  # type: ignore[call-arg]
 
 
-@pytest.mark.xfail(strict=True, reason="the warning of `higher`, at every step")
 def test_rmsprop_does_not_warn() -> None:
     """Its derivatives are checked above."""
     learner = one([], lambda m: optim.RMSprop(m.parameters()))
@@ -697,14 +690,12 @@ def test_rmsprop_does_not_warn() -> None:
         learner.step(batches(1)[0])
 
 
-@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="0 / 0 of the group's lr")
 def test_a_group_whose_rate_is_zero() -> None:
     """There is nothing for a schedule's factor to be relative to."""
     with pytest.raises(ValueError, match=r"lr"):
         one([spec("lr", 0.1)], lambda m: sgd(m, 0.0)).step(batches(1)[0])
 
 
-@pytest.mark.xfail(strict=True, reason="a list is taken for a window")
 def test_a_batch_of_a_data_loader_is_one_batch() -> None:
     """Which yields lists; so where the estimator looks one step ahead, a list is no window."""
     x, y = batches(1)[0]
@@ -728,7 +719,6 @@ class Counting(nn.Module):
         return self.layer(x)
 
 
-@pytest.mark.xfail(strict=True, reason="functional_call returns new buffers in its dictionary")
 def test_a_buffer_that_is_replaced() -> None:
     model = Counting()
     learner = Learner(model, sgd(model), loss, ["lr"], 100)

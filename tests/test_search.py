@@ -118,14 +118,6 @@ def test_by_default_the_rate_is_found_in_the_warm_up_and_the_decay_stays(
     assert search.rate_search.done == looks
 
 
-@pytest.mark.xfail(strict=True, reason="the search looks once a step, however many looks are due")
-def test_the_first_looks_come_before_the_first_step(digits: tuple[Dataset, Splits]) -> None:
-    """So that not even the first steps are taken at a rate that is far too high."""
-    search = task(digits)
-    search.step(0.0)
-    assert search.rate_search.done == search.rate_search.before
-
-
 @pytest.mark.filterwarnings("ignore:ConjugateGradient", "ignore:Neumann")
 @pytest.mark.parametrize("name", CHOICES)
 def test_every_estimator_learns_an_architecture(digits: tuple[Dataset, Splits], name: str) -> None:

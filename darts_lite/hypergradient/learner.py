@@ -89,7 +89,10 @@ class Learner:
         kinds = self.variables.kinds
         check_supported(self.estimator, kinds)
         self._check_settings(kinds)
-        self._base = [float(group["lr"]) for group in optimizer.param_groups]
+        # `initial_lr` is where a scheduler began: a learner may be made amid its schedule
+        self._base = [float(g.get("initial_lr", g["lr"])) for g in optimizer.param_groups]
+        if "lr" in kinds and not all(base > 0 for base in self._base):
+            raise ValueError("the lr of a parameter group is 0: a learned lr needs one above 0")
         normalised = any(isinstance(m, nn.modules.batchnorm._NormBase) for m in model.modules())
         for text in caveats(self.estimator, kinds, normalised):
             warnings.warn(text, UserWarning, stacklevel=2)
@@ -99,10 +102,11 @@ class Learner:
     def step(self, batch: Batch | list[Batch], held_out: Batch | None = None) -> Tensor:
         """Trains on a batch, or on a list of `estimator.steps` of them, and returns the loss.
 
-        With `held_out` the hyperparameters are learned as well. In between, steps without it, or
-        the optimiser's own, are plain training with the current values.
+        With `held_out` the hyperparameters are learned as well; without, the step is plain training
+        with the current values. The optimiser's own `step`, which may come in between, uses the
+        settings of its groups.
         """
-        batches = batch if isinstance(batch, list) else [batch]
+        batches = self._batches(batch, self.estimator)
         window = _Window(self, batches, held_out)
         if held_out is None:
             state, loss = self._state(), None
@@ -128,7 +132,7 @@ class Learner:
 
         Arguments: `estimator` and `kinds`, if they are to differ from those of the training.
         """
-        batches = batch if isinstance(batch, list) else [batch]
+        batches = self._batches(batch, estimator or self.estimator)
         return self._estimate(_Window(self, batches, held_out), estimator, kinds).hypergradient
 
     def look(self, search: RateSearch, batches: list[Batch], held_out: Batch) -> None:
@@ -150,9 +154,15 @@ class Learner:
         """`check_hypergradient` on the real model; use float64 and a smooth activation."""
         window = _Window(self, batches, held_out)
         leaves, kinds = self.variables.leaves(), self.variables.kinds
+        state = self._state()._replace(carried={})  # the truth begins here, without tangents
         return check_hypergradient(
-            window.problem, self._state(), leaves, kinds, estimators, horizon=len(batches)
+            window.problem, state, leaves, kinds, estimators, horizon=len(batches)
         )
+
+    @staticmethod
+    def _batches(batch: Batch | list[Batch], estimator: Estimator) -> list[Batch]:
+        """A list is a window only for who looks at several: loaders of torch yield lists."""
+        return batch if isinstance(batch, list) and estimator.steps > 1 else [batch]
 
     def values(self) -> dict[str, Tensor]:
         """The learned values."""
@@ -190,7 +200,10 @@ class Learner:
                 f"not {len(window.batches)}"
             )
         kinds = kinds or self.variables.kinds
-        return estimator(window.problem, self._state(), self.variables.leaves(), kinds)
+        state = self._state()
+        if estimator != self.estimator:
+            state = state._replace(carried={})  # another's
+        return estimator(window.problem, state, self.variables.leaves(), kinds)
 
     @torch.no_grad()
     def _write(self, state: InnerState, window: _Window) -> None:
@@ -198,6 +211,7 @@ class Learner:
             p.copy_(new)
         write_state(self.optimizer, self._params, self.rule, state.optimizer)
         self._carried = state.carried
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # schedulers ask
         window.commit(state.optimizer.step - window.began)
 
     def settings(self, raw: Hyper) -> dict[str, Setting]:
@@ -231,7 +245,8 @@ class Learner:
         if name not in self.rule.settings:
             raise ValueError(f"{type(self.optimizer).__name__} has no {name!r} to learn")
         key, place = SETTINGS[name]
-        value = self.optimizer.param_groups[0][key]
+        group = self.optimizer.param_groups[0]
+        value = group.get("initial_lr", group["lr"]) if name == "lr" else group[key]
         start = float(value if place is None else value[place])
         if name in ("lr", "weight_decay") and not start > 0:
             raise ValueError(f"{name} is {start}: learned on a log scale, it must start above 0")
@@ -301,7 +316,7 @@ class _Window:
             _set_random_state(random)
             loss = function(call, batch, self.learner.variables.constrain(raw))
             after = _random_state()
-        return loss, (after, {n: b.detach() for n, b in buffers.items()})
+        return loss, (after, {n: tensors[n].detach() for n in old})  # written to, or replaced
 
     @torch.no_grad()
     def commit(self, steps: int) -> None:
