@@ -363,8 +363,6 @@ def test_the_held_out_loss_may_be_another() -> None:
     torch.testing.assert_close(twice.hypergradient(batches(1)[0], HELD_OUT)["lr"], 2 * plain)
 
 
-
-
 @pytest.mark.parametrize("estimator", [Forward(), Online()], ids=["forward", "online"])
 def test_a_check_begins_where_it_is_asked(estimator: Estimator) -> None:
     """Its truth knows nothing of the tangents of earlier steps, so no estimate may."""
