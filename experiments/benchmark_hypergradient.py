@@ -367,7 +367,8 @@ def main(
         f"{len(LAYERS)} convolutions of width {width} to {4 * width}, BatchNorm and SiLU, "
         f"{sum(p.numel() for p in task.state.params)} parameters, {'x'.join(map(str, IMAGE))}, "
         f"batch {batch_size} ({memory_batch} for memory), float32, {device}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {pairs} pairs\n"
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, {pairs} pairs; "
+        f"radius of one_sided {METHODS['one_sided']:g}, else {METHODS['finite_difference']:g}\n"
     )
     print("| what | in | target | measured | |\n|---|---|---|---|---|")
     print("\n".join(map(str, rows)))

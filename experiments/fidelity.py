@@ -7,8 +7,8 @@ usual. In windows from three points of it (the same batches and draws on both si
 brute force: K real steps with a value changed, [L(value + width) - L(value - width)] / (2 width) of
 the loss L on 1 000 validation images. Values are raw: log lr, log decay, logits. An estimator sees
 128 validation images, as in practice, and the window from its beginning for the steps that it looks
-ahead or, if it carries tangents, for K (Forward(1.0) after 100 steps is Unrolled(100)). Agreement
-is the mean cosine: for a scalar, the share of right signs minus that of wrong ones. Costs are CPU
+ahead or, if it carries tangents, for K (Forward(1.0) after K steps is Unrolled(K)). Agreement is
+the mean cosine: for a scalar, the share of right signs minus that of wrong ones. Costs are CPU
 times in plain steps for each step advanced (annealed: looked at), itself included. Results are kept
 in --out as they come; the command goes on where it was stopped.
 """
@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import matplotlib
 import torch
 import torch.nn.functional as F
+from matplotlib import pyplot as plt
 from small_network import BATCH, DECAY, HELD_OUT, data, network
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -42,9 +42,6 @@ from darts_lite.hypergradient.problem import Bilevel, Estimator, Hyper, InnerSta
 from darts_lite.hyperparameters import HyperParameters, HyperSpec, Identity, Interval, Kind, Log
 from darts_lite.joint import cosine
 from darts_lite.optimizers import SGD, Setting
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 HORIZONS = (1, 5, 25, 100)
 STEPS = 1000  # of the training
@@ -139,8 +136,7 @@ def bind(batches: Batches, held_out: tuple[Tensor, ...], factor: float) -> Bilev
 def points() -> Iterator[tuple[int, InnerState]]:
     """The plain training at each point."""
     batches, held_out = draw(max(POINTS), 0)
-    params = tuple(MODEL.parameters())
-    state = InnerState(params, RULE.init(params))
+    state = InnerState(tuple(MODEL.parameters()), RULE.init(tuple(MODEL.parameters())))
     for t in range(max(POINTS)):
         problem = bind(batches, held_out[0], cosine(t / STEPS))
         state, _ = problem.inner_step(state, VARIABLES.raw, t)
@@ -172,12 +168,13 @@ def truth(problem: Bilevel, start: InnerState, length: int) -> Found:
 
 @dataclass(frozen=True)
 class Case:
-    """An estimator, what it is asked for, and until which step it is read, or averaged."""
+    """An estimator, what it is asked for, until which step it is read, or averaged, on what."""
 
     estimator: Estimator
     names: Sequence[str] = NAMES
     until: int = 0
     mean: bool = False
+    large: bool = False  # 8 held-out batches as one
 
     def kinds(self, names: Sequence[str] = NAMES) -> dict[str, Kind]:
         """SGD's decay is part of the training loss, so implicit differentiation may have it."""
@@ -191,16 +188,19 @@ CASES = {
     "OneStep": Case(OneStep()),
     "OneStep, 2nd order": Case(OneStep(second_order=True), ("alpha",)),
     "OneStep, 2nd order, exact": Case(OneStep("double_backward", second_order=True), IN_LOSS),
-    "OneStep, 2nd order, mean of 25": Case(OneStep(second_order=True), until=25, mean=True),
+    "OneStep, mean of 25": Case(OneStep(), until=25, mean=True),
+    "2nd order, mean of 25": Case(OneStep(second_order=True), ("alpha",), until=25, mean=True),
     "Online": Case(Online(), OPTIMIZER),
     "Unrolled(5), exact": Case(Unrolled(5)),
     "Unrolled(5)": Case(Unrolled(5, **FAST)),
+    "Unrolled(5), mean of 25": Case(Unrolled(5, **FAST), until=25, mean=True),
     "Unrolled(25)": Case(Unrolled(25, **FAST)),
+    "Unrolled(25), 1024 images": Case(Unrolled(25, **FAST), large=True),
     "Unrolled(100)": Case(Unrolled(100, **FAST)),
     "Unrolled(10), annealed": Case(Unrolled(10, anneal=True, **FAST), OPTIMIZER),
-    "Forward(0.9)": Case(Forward(0.9, **FAST), until=25),
+    "Forward(0.9)": Case(Forward(0.9, **FAST), SCALARS, until=25),
     "Forward(0.99)": Case(Forward(0.99, **FAST), until=100),
-    "Forward(1.0)": Case(Forward(1.0, **FAST), until=25),
+    "Forward(1.0)": Case(Forward(1.0, **FAST), SCALARS, until=25),
     "Neumann(10)": Case(Neumann(10, damping=0.1), ("weight_decay", *IN_LOSS)),
     "CG(10)": Case(ConjugateGradient(10, damping=0.1), ("weight_decay", *IN_LOSS)),
 }
@@ -209,16 +209,16 @@ CASES = {
 def ask(case: Case, batches: Batches, held_out: Batches, factor: float, state: InnerState) -> Found:
     """What an estimator says in a window; nothing if the window is too short for it."""
     leaves, length, said = VARIABLES.leaves(), len(batches), dict[str, dict[str, Tensor]]()
-    for t in range(min(case.until, length)):
-        # a tangent an entry: vectors only in the beginning of long windows
-        few = case.estimator.carries and (length < HORIZONS[-1] or t >= HORIZONS[-2])
-        problem = bind(batches, held_out[t if case.mean else 0], factor).after(t)
-        ahead = case.estimator(problem, state, leaves, case.kinds(SCALARS if few else NAMES))
+    held = tuple(map(torch.cat, zip(*held_out[: 8 if case.large else 1])))
+    for t in range(0, min(case.until, length), case.estimator.steps):
+        problem = bind(batches, held_out[t] if case.mean else held, factor).after(t)
+        kinds = case.kinds(NAMES if t < HORIZONS[-2] else SCALARS)  # a tangent an entry is dear
+        ahead = case.estimator(problem, state, leaves, kinds)
         state, said[str(t + 1)] = ahead.state, ahead.hypergradient
     if case.mean:
-        said = {"any": {n: torch.stack([v[n] for v in said.values()]).mean(0) for n in NAMES}}
+        said = {"any": {n: torch.stack([v[n] for v in said.values()]).mean(0) for n in case.names}}
     if not case.until and case.estimator.steps <= length:
-        problem, steps = bind(batches, held_out[0], factor), case.estimator.steps
+        problem, steps = bind(batches, held, factor), case.estimator.steps
         steps += case.estimator.carries
         said["any"] = estimate(case.estimator, problem, state, leaves, case.kinds(), steps)
     kept = {k: v for k, v in said.items() if k in ("any", *map(str, HORIZONS))}
@@ -229,14 +229,12 @@ def cost(case: Case, name: str, state: InnerState) -> float:
     """CPU time of a call for one variable, in plain steps a step."""
     estimator, leaves, kinds = case.estimator, VARIABLES.leaves(), case.kinds((name,))
     batches, held_out = draw(25, 1)
-    problem = bind(batches, held_out[0], 1.0)
+    problem = bind(batches, tuple(map(torch.cat, zip(*held_out[: 8 if case.large else 1]))), 1.0)
     begin = estimator(problem, state, leaves, kinds).state if estimator.carries else state
 
     def seconds(call: Callable[[], object]) -> float:
-        times = 1 if estimator.steps > 10 else 3
-        return statistics.median(
-            timeit.repeat(call, timer=time.process_time, repeat=times, number=1)
-        )
+        n = 1 if estimator.steps > 5 else 3
+        return statistics.median(timeit.repeat(call, timer=time.process_time, repeat=n, number=1))
 
     plain = seconds(lambda: [problem.inner_step(state, leaves) for _ in range(5)]) / 5
     return seconds(lambda: estimator(problem, begin, leaves, kinds)) / estimator.steps / plain
