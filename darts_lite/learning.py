@@ -25,7 +25,7 @@ from darts_lite.hyperparameters import HyperParameters, Kind
 from darts_lite.joint import Batch, Joint, Phase
 
 CHOICES: dict[str, Estimator] = {  # with the knobs that suit a network in float32
-    "one_step": OneStep(),
+    "one_step": OneStep("one_sided", radius=1e-3),
     "unrolled": Unrolled(5),
     "forward": Forward(0.99, "one_sided", 1e-3),
     "neumann": Neumann(5, damping=0.1, product="finite_difference"),

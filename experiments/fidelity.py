@@ -344,7 +344,7 @@ def paint(windows: Windows, costs: Costs, path: Path) -> None:
     panels = ((k, kind) for k in HORIZONS[1:] for kind in ("optimizer", "loss", "architecture"))
     for axis, (k, kind) in zip(axes.flat, panels):
         names = [n for n in NAMES if VARIABLES.kinds[n] == kind]
-        axis.set(title=f"{kind}, {k} steps", xscale="log", xlim=(1, 70), ylim=(-1.1, 1.1))
+        axis.set(title=f"{kind}, {k} steps", xscale="log", xlim=(1, 80))
         axis.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
         for i, label in enumerate(CASES):
             samples = [pairs(windows, label, n, k) for n in names]
@@ -352,10 +352,10 @@ def paint(windows: Windows, costs: Costs, path: Path) -> None:
                 x = statistics.mean(costs[label][n] for n in names)
                 y = statistics.mean(map(agreement, samples))
                 handles[label] = axis.plot(x, y, "osD^v"[i % 5], color=colors(i), ms=9)[0]
-    figure.supxlabel("cost, plain training steps a step", y=0.085, fontsize=11)
+    figure.supxlabel("cost, plain training steps a step", y=0.1, fontsize=11)
     figure.supylabel("agreement with real training", fontsize=11)
     figure.legend([handles[c] for c in CASES], CASES, loc="lower center", ncols=5, frameon=False)
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.tight_layout(rect=(0, 0.095, 1, 1))
     figure.savefig(path, dpi=100)
 
 

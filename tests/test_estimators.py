@@ -123,7 +123,7 @@ def test_tangent_of_the_gradient(method: Method, names: tuple[str, ...], still: 
         along = tuple(torch.zeros_like(a) for a in along)
     problem, calls = counted(case.problem)
     _, gradient, _ = case.problem.advance(case.state, case.hyper, 0)
-    product = replace(derivative(case._replace(problem=problem)), gradient=gradient)
+    product = replace(derivative(case._replace(problem=problem)), known=gradient)
     got, mixed = product.along(along, {n: moving[n] for n in names}, method=method, radius=1e-4)
     for part, row, turned in zip(got, wh, applied(ww, along)):
         moved = [torch.tensordot(row[n], moving[n], moving[n].dim()) for n in names]
@@ -657,7 +657,7 @@ def test_online_of_groups() -> None:
     case = case._replace(kinds={"rates": "optimizer"})
     got = case(Repeated(Online(), 2)).hypergradient["rates"]
     state = walk(case, case.hyper, 1)
-    _, gradient, _ = case.problem.advance(state, case.hyper, 1)
+    _, (gradient, _), _ = case.problem.advance(state, case.hyper, 1)
     velocity = state.optimizer.moments[0]
     close(got, torch.stack([-dot((g,), (v,)) for g, v in zip(gradient, velocity)]))
 
@@ -665,6 +665,7 @@ def test_online_of_groups() -> None:
 # --- PerKind -----------------------------------------------------------------------------------
 
 CENTRAL = OneStep(second_order=True)
+SIDED = OneStep("one_sided", second_order=True)
 MIXTURES: dict[str, tuple[PerKind, int]] = {  # and how many training losses it may evaluate
     "one_step": (PerKind(CENTRAL, CENTRAL, CENTRAL), 1 + 2),
     "cheapest": (PerKind(OneStep(), OneStep("double_backward"), OneStep()), 1 + 1),
@@ -679,6 +680,7 @@ MIXTURES: dict[str, tuple[PerKind, int]] = {  # and how many training losses it 
         PerKind(Neumann(2, 0.02, 20.0, steps=3), Neumann(2, 0.02, 20.0, steps=2), OneStep()),
         3 + (2 + 1) + (2 + 1),
     ),
+    "one_sided": (PerKind(SIDED, Unrolled(3, product="one_sided"), OneStep()), 3 + 3 + 1 + 1),
     "forward": (PerKind(OneStep(), OneStep(), Forward()), 1 + 2 + 1),
     "online": (PerKind(EXACT, EXACT, Online()), 1 + 1),
 }
@@ -732,6 +734,17 @@ def test_per_kind_shares_its_passes(name: str) -> None:
     problem, calls = counted(case.problem)
     case._replace(problem=problem)(estimator)
     assert calls["inner"] <= expected and calls["outer"] == 1
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_one_sided_differences_start_from_the_training_gradient(steps: int) -> None:
+    """One gradient a step beside the training's, in weights and variables at once."""
+    case = network(SGD())
+    problem, calls = counted(case.problem)
+    case = case._replace(problem=problem)
+    ahead = case(SIDED if steps == 1 else Unrolled(steps, product="one_sided"))
+    assert ahead.hypergradient.keys() == case.kinds.keys()
+    assert calls == {"inner": 2 * steps, "outer": 1}
 
 
 @pytest.mark.parametrize("carrying", [Forward(), Forward(0.5), Online()])

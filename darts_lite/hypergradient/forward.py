@@ -19,6 +19,7 @@ import torch
 from darts_lite.hypergradient.problem import (
     EVERY_KIND,
     Bilevel,
+    Gradient,
     Hyper,
     InnerState,
     Lookahead,
@@ -64,7 +65,7 @@ class Forward:
     ) -> Lookahead:
         check_supported(self, kinds)
         names = tuple(kinds)
-        new, gradient, inner = problem.advance(state, hyper, 0)
+        new, (gradient, _), inner = problem.advance(state, hyper, 0)
         v, direct, outer = problem.outer_gradient(new.params, hyper, names)
         carried, total = {}, dict(direct)
         reached = _reached(problem, state, gradient, hyper, kinds)
@@ -105,7 +106,7 @@ class Forward:
                 lambda params, values: problem.inner_loss(params, values, 0),
                 state.params,
                 hyper,
-                gradient=gradient,
+                known=Gradient(gradient),
             )
             turned, _ = derivative.along(
                 tangent[: len(gradient)],

@@ -35,8 +35,9 @@ from darts_lite.hyperparameters import Kind
 class OneStep:
     """See the module. The step that is looked ahead is the training step itself: none is lost.
 
-    Arguments: `mixed`, how d/dhyper (grad_w L_train . u) is computed: see `products.Method`. The
-    central difference is about half the cost of the exact ways and, on a smooth network, as good.
+    Arguments: `mixed`, how d/dhyper (grad_w L_train . u) is computed: see `products.Method`. On a
+    smooth network the central difference is as good as the exact ways and a little cheaper; the
+    one-sided one, with a `radius` of 1e-3, halves its cost.
     `second_order` adds the mixed term to the architecture's direct one; first order is the
     default of the field. `radius`, of the differences.
     """
@@ -55,16 +56,19 @@ class OneStep:
     ) -> Lookahead:
         check_supported(self, kinds)
         names = tuple(kinds)
-        new, gradient, inner = problem.advance(state, hyper, 0)
-        v, direct, outer = problem.outer_gradient(new.params, hyper, names)
-        _, u, optimal = problem.update_product(state, gradient, hyper, names, v)
         with_mixed = {"loss", "architecture"} if self.second_order else {"loss"}
+        of = tuple(n for n in names if kinds[n] in with_mixed)
+        shared = of if self.mixed == "one_sided" else ()
+        new, gradient, inner = problem.advance(state, hyper, 0, shared)
+        v, direct, outer = problem.outer_gradient(new.params, hyper, names)
+        _, u, optimal = problem.update_product(state, gradient.weights, hyper, names, v)
         derivative = Derivative(
             lambda params, values: problem.inner_loss(params, values, 0),
             state.params,
             hyper,
-            of=tuple(n for n in names if kinds[n] in with_mixed),
+            of=of,
             weights=False,
+            known=gradient,
         )
         _, mixed = derivative.along(u, method=self.mixed, radius=self.radius)
         total = {n: add(direct[n], optimal[n], mixed.get(n)) for n in names}

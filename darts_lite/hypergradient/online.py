@@ -47,7 +47,7 @@ class Online:
     ) -> Lookahead:
         check_supported(self, kinds)
         names = tuple(kinds)
-        new, gradient, inner = problem.advance(state, hyper, 0)
+        new, (gradient, _), inner = problem.advance(state, hyper, 0)
         found = {
             n: torch.stack([dot(gradient, row) for row in zip(*state.carried[n])]).view_as(hyper[n])
             for n in names

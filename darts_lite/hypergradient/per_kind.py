@@ -12,6 +12,7 @@ from darts_lite.hypergradient.problem import (
     EVERY_KIND,
     Bilevel,
     Estimator,
+    Gradient,
     Hyper,
     InnerState,
     Lookahead,
@@ -77,16 +78,21 @@ class PerKind:
         )  # fmt: skip
         trace = [state]
         inner: list[Loss] = []
-        for t in range(self.steps):
-            new, _, loss = shared.advance(trace[-1], hyper, t)
-            trace.append(new)
-            inner.append(loss)
+
+        def walk(steps: int) -> None:
+            while len(inner) < steps:
+                new, _, loss = shared.advance(trace[-1], hyper, len(inner))
+                trace.append(new)
+                inner.append(loss)
+
         found: dict[str, Tensor] = {}
         diagnostics: dict[str, Tensor] = {}
         carried: dict[str, Params] = {}
         outer = None
-        for estimator, group in groups.items():
+        # the longest window first: it may want more of a training step than the step alone
+        for estimator, group in sorted(groups.items(), key=lambda item: -item[0].steps):
             start = self.steps - estimator.steps
+            walk(start)
             own = {n: z for n, z in state.carried.items() if n in group}
             begin = trace[start]._replace(carried=own)
             ahead = estimator(shared.after(start), begin, hyper, group)
@@ -96,6 +102,7 @@ class PerKind:
             diagnostics |= {
                 f"{type(estimator).__name__}.{n}": d for n, d in ahead.diagnostics.items()
             }
+        walk(self.steps)
         end = trace[-1]._replace(carried=carried)
         return Lookahead(end, found, inner[0], outer, diagnostics)
 
@@ -106,15 +113,22 @@ class _Shared(Bilevel):
 
     names: tuple[str, ...] = ()
     offset: int = 0
-    steps: dict[tuple, tuple[InnerState, Params, Loss]] = field(default_factory=dict)
+    steps: dict[tuple, tuple[InnerState, Gradient, Loss]] = field(default_factory=dict)
     ends: dict[int, tuple[Params, Partial, Loss]] = field(default_factory=dict)
 
-    def advance(self, state: InnerState, hyper: Hyper, t: int) -> tuple[InnerState, Params, Loss]:
+    def advance(
+        self, state: InnerState, hyper: Hyper, t: int, of: tuple[str, ...] = ()
+    ) -> tuple[InnerState, Gradient, Loss]:
         # the caller and `steps` keep these tensors alive; an annealed window has other settings
         key = (id(state.params[0]), t + self.offset, self.settings)
-        if key not in self.steps:
-            self.steps[key] = super().advance(state, hyper, t)
-        return self.steps[key]
+        known = self.steps.get(key)
+        if known is None:
+            known = super().advance(state, hyper, t, of)
+        elif any(n not in known[1].hyper for n in of):
+            both = tuple(dict.fromkeys((*known[1].hyper, *of)))
+            known = (known[0], super().advance(state, hyper, t, both)[1], known[2])
+        self.steps[key] = known
+        return known
 
     def outer_gradient(
         self, params: Params, hyper: Hyper, names: tuple[str, ...]

@@ -22,8 +22,15 @@ from darts_lite.optimizers import Optimizer, OptimizerState, Setting
 Params = tuple[Tensor, ...]
 Hyper = Mapping[str, Tensor]
 Loss = tuple[Tensor, Any]  # a scalar, and anything worth reporting (detached)
-Partial = dict[str, Tensor | None]  # derivatives by variable; None: does not depend on it
+Partial = Mapping[str, Tensor | None]  # derivatives by variable; None: does not depend on it
 Window = TypeVar("Window", bound="Bilevel")
+
+
+class Gradient(NamedTuple):
+    """First derivatives of a loss, or a derivative of them: in the parameters, in variables."""
+
+    weights: Params
+    hyper: Mapping[str, Tensor | None] = {}
 
 
 class InnerState(NamedTuple):
@@ -72,14 +79,20 @@ class Bilevel:
             *self.optimizer.update(state.params, gradient, state.optimizer, **settings)
         )
 
-    def advance(self, state: InnerState, hyper: Hyper, t: int) -> tuple[InnerState, Params, Loss]:
-        """w_{t+1}, the training gradient at w_t and the loss there, all detached."""
-        params = leaves(state.params)
-        loss, report = self.inner_loss(params, constant(hyper), t)
-        gradient = torch.autograd.grad(loss, params)
+    def advance(
+        self, state: InnerState, hyper: Hyper, t: int, of: tuple[str, ...] = ()
+    ) -> tuple[InnerState, Gradient, Loss]:
+        """w_{t+1}, the training gradient at w_t and the loss there, all detached.
+
+        Arguments: `of`, variables in which the gradient is wanted too; one pass gives both.
+        Raises: ValueError if a parameter tensor has no part in the training loss.
+        """
+        gradient, (loss, report) = gradient_at(
+            lambda p, h: self.inner_loss(p, h, t), state.params, hyper, of
+        )
         with torch.no_grad():
-            new = self.update(detach(state), gradient, constant(hyper))
-        return new, gradient, (loss.detach(), report)
+            new = self.update(detach(state), gradient.weights, constant(hyper))
+        return new, gradient, (loss, report)
 
     def outer_gradient(
         self, params: Params, hyper: Hyper, names: tuple[str, ...]
@@ -88,15 +101,8 @@ class Bilevel:
 
         Raises: ValueError if a parameter tensor has no part in the outer loss.
         """
-        params = leaves(params)
-        loss, report = self.outer_loss(params, hyper)
-        results = torch.autograd.grad(
-            loss, (*params, *(hyper[n] for n in names)), allow_unused=True
-        )
-        v = results[: len(params)]
-        if any(part is None for part in v):
-            raise ValueError("the outer loss must depend on every parameter tensor")
-        return v, dict(zip(names, results[len(params) :])), (loss.detach(), report)
+        (v, direct), loss = gradient_at(self.outer_loss, params, hyper, names)
+        return v, direct, loss
 
     def update_product(
         self,
@@ -195,7 +201,21 @@ def require(gradients: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
     return {name: g.detach() for name, g in gradients.items() if g is not None}
 
 
-# --- sums, copies, leaves ----------------------------------------------------------------------
+# --- derivatives, sums, copies ------------------------------------------------------------------
+
+
+def gradient_at(
+    loss: Callable[[Params, Hyper], Loss], params: Params, hyper: Hyper, of: tuple[str, ...]
+) -> tuple[Gradient, Loss]:
+    """A loss and its derivatives in the parameters and in the variables `of`, without a graph."""
+    params = leaves(params)
+    values = constant(hyper) | {n: hyper[n].detach().requires_grad_() for n in of}
+    value, report = loss(params, values)
+    found = torch.autograd.grad(value, (*params, *(values[n] for n in of)), allow_unused=True)
+    weights = found[: len(params)]
+    if any(part is None for part in weights):
+        raise ValueError("the loss must depend on every parameter tensor")
+    return Gradient(weights, dict(zip(of, found[len(params) :]))), (value.detach(), report)
 
 
 def add(*terms: Tensor | None) -> Tensor | None:

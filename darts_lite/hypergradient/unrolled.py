@@ -69,27 +69,28 @@ class Unrolled:
     ) -> Lookahead:
         check_supported(self, kinds)
         names = tuple(kinds)
+        mixed_in = tuple(n for n in names if kinds[n] != "optimizer")
+        shared = mixed_in if self.product == "one_sided" else ()
         begin, trace, first = state, [], None
         for t in range(self.steps):
-            new, gradient, loss = self._at(problem, t).advance(state, hyper, t)
+            new, gradient, loss = self._at(problem, t).advance(state, hyper, t, shared)
             trace.append((state, gradient))
             state, first = new, first or loss
         assert first is not None
         v, total, outer = problem.outer_gradient(state.params, hyper, names)
 
-        mixed_in = tuple(n for n in names if kinds[n] != "optimizer")
         adjoint = (*v, *(torch.zeros_like(m) for m in flat(state)[len(v) :]))
         for t in reversed(range(self.steps)):
             old, gradient = trace.pop()
             step = self._at(problem, t)
-            adjoint, u, optimal = step.update_product(old, gradient, hyper, names, adjoint)
+            adjoint, u, optimal = step.update_product(old, gradient.weights, hyper, names, adjoint)
             derivative = Derivative(
                 lambda params, values, t=t: problem.inner_loss(params, values, t),  # type: ignore[misc]
                 old.params,
                 hyper,
                 of=mixed_in,
                 weights=t > 0,  # nobody asks for the adjoint of the window's beginning
-                gradient=gradient,
+                known=gradient,
             )
             curved, mixed = derivative.along(u, method=self.product, radius=self.radius)
             if t > 0:
