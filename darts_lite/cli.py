@@ -52,6 +52,20 @@ _where = _options(
 )
 
 
+_data = _options(
+    click.option(
+        "--dataset",
+        help="digits, fashion-mnist, mnist, cifar10, cifar100, svhn or folder:PATH.  "
+        "[default: the first of cifar10, fashion-mnist, digits that is on this machine]",
+    ),
+    click.option("--data-dir", default="data", show_default=True, help="Where data sets lie."),
+    click.option("--subset", type=POSITIVE, help="Images for training and validation together."),
+    click.option("--image-size", type=POSITIVE, help="Resize images to so many pixels a side."),
+)
+AUGMENT = (
+    "none, standard (flips and shifts), learned, randaugment, trivialaugment, autoaugment or a "
+    ".json file; settings as in randaugment:n=2,m=15; +cutmix or +mixup."
+)
 _estimator = click.option(
     "--estimator",
     default="one_step,optimizer=annealed",
@@ -71,14 +85,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--out", default="out", show_default=True, help="Folder of the run.")
-@click.option(
-    "--dataset",
-    help="digits, fashion-mnist, mnist, cifar10, cifar100, svhn or folder:PATH.  "
-    "[default: the first of cifar10, fashion-mnist, digits that is on this machine]",
-)
-@click.option("--data-dir", default="data", show_default=True, help="Where data sets lie.")
-@click.option("--subset", type=POSITIVE, help="Images for training and validation together.")
-@click.option("--image-size", type=POSITIVE, help="Resize images to so many pixels a side.")
+@_data
 @click.option(
     "--budget-hours",
     type=HOURS,
@@ -100,6 +107,7 @@ def main() -> None:
 @click.option(
     "--stem-stride", type=click.IntRange(1, 2), default=1, show_default=True, help="2 is faster."
 )
+@click.option("--augment", default="learned", show_default=True, help=AUGMENT)
 @_estimator
 @click.option(
     "--protect/--no-protect",
@@ -139,6 +147,7 @@ def search(context: click.Context, /, resume: bool, **flags: Any) -> None:
     help="Those that the search learned, the usual recipe, or learn on from the former while "
     "training, on the validation images.",
 )
+@click.option("--augment", help=f"{AUGMENT}  [default: what the search learned]")
 @_estimator
 @click.option(
     "--select",
@@ -158,6 +167,28 @@ def derive(context: click.Context, /, resume: bool, **flags: Any) -> None:
         runs.derive(
             options.DeriveOptions(**flags), resume=given, started=PROCESS_START, say=click.echo
         )
+
+
+@main.command()
+@click.option("--augment", default="learned", show_default=True, help=AUGMENT)
+@click.option("--out", default="augment.png", show_default=True, help="The picture.")
+@click.option("--save", help="Write the augmentation itself, as JSON for --augment.")
+@click.option(
+    "--fraction",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Of the training, for an augmentation that changes with it.",
+)
+@_data
+@click.option("--download", is_flag=True, help="Fetch the data set if it is not there.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of images.")
+def augment(**flags: Any) -> None:
+    """Draw what an augmentation does: its operations over their ranges, and random draws."""
+    with _clear_errors():
+        from darts_lite import options, runs
+
+        runs.augment(options.AugmentOptions(**flags), say=click.echo)
 
 
 def _given(context: click.Context) -> set[str]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from darts_lite.augment import Draws, LearnedMagnitudes
+from darts_lite.augment import Augmentation, Choices, Learned, augmentation
+from darts_lite.augment.lookup import LEVELS
 from darts_lite.data import Dataset
 from darts_lite.functional import DECAYED, FlatNetwork
 from darts_lite.hypergradient.problem import Bilevel, Hyper, Loss, Params
 from darts_lite.hyperparameters import (
+    Bijection,
     HyperParameters,
     HyperSpec,
     Identity,
@@ -33,7 +34,13 @@ LABEL_SMOOTHING = 0.1
 START = {"lr": 0.05, "weight_decay": 5e-4}  # deliberately plain; the search moves them
 LEARNED = {"lr": LogInterval(1e-4, 10.0), "weight_decay": LogInterval(1e-6, 1e-2)}
 TRAVEL = {"lr": 4.0, "weight_decay": 1.0}  # one step says little of a decay under BatchNorm
-MAGNITUDE_START = 0.05
+
+
+AUGMENT: dict[str, tuple[Bijection, float]] = {  # range and travel, by what a name begins with
+    "magnitude": (Interval(0.0, 1.0), 8.0),
+    "probability": (Interval(0.02, 0.98), 4.0),  # at 0 or 1 nothing more would be learned of it
+    "mixing": (Interval(0.0, 1.0), 4.0),
+}
 
 
 class Batch(NamedTuple):
@@ -41,7 +48,7 @@ class Batch(NamedTuple):
 
     images: Tensor
     labels: Tensor
-    draws: Draws | None = None
+    choices: Choices | None = None
 
 
 @dataclass(frozen=True)
@@ -53,26 +60,15 @@ class Phase:
     beta_decay: float = 0.0
 
 
-def cosine(fraction: float, warmup: float = 0.03) -> float:
-    """A linear warm-up, then half a cosine to zero.
-
-    >>> cosine(0.03), round(cosine(1.0), 6)
-    (1.0, 0.0)
-    """
-    if fraction < warmup:
-        return (fraction + 0.1 * warmup) / (1.1 * warmup)
-    return 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
-
-
 def outer_variables(
-    augment: LearnedMagnitudes,
+    augment: Augmentation,
     space: SearchSpace | None = None,
     start: Mapping[str, float] = START,
 ) -> HyperParameters:
     """Everything that is learned beside the weights, at its starting value.
 
-    Arguments: `space`, whose architecture is learned too; `start`, by name; a magnitude that it
-    does not name starts small, and every value starts inside its range.
+    Arguments: `space`, whose architecture is learned too; `start`, by name; what it does not name
+    starts where the augmentation says, and every value starts inside its range.
     """
     specs = []
     if space is not None:
@@ -83,31 +79,36 @@ def outer_variables(
     for name, range_ in LEARNED.items():
         value = min(max(start[name], 1.01 * range_.low), 0.99 * range_.high)
         specs.append(HyperSpec(name, torch.tensor(value), range_, "optimizer", TRAVEL[name]))
-    for name in (f"magnitude.{n}" for n in augment.names):
-        value = min(max(start.get(name, MAGNITUDE_START), 0.01), 0.99)
-        specs.append(HyperSpec(name, torch.tensor(value), Interval(0.0, 1.0), "loss", 8.0))
+    for name, usual in augment.starts.items():
+        bijection, travel = AUGMENT[name.partition(".")[0]]
+        value = min(max(start.get(name, usual), 0.03), 0.97)
+        specs.append(HyperSpec(name, torch.tensor(value), bijection, "loss", travel))
     return HyperParameters(tuple(specs))
 
 
-def default_augmentation(dataset: Dataset) -> LearnedMagnitudes:
-    """Flips where the data allow, shifts by a fourteenth of the side, and what is learned."""
-    return LearnedMagnitudes(
-        dataset.channels, flips=dataset.flips, crop=max(1, min(dataset.image_size) // 14)
-    )
+def augmentation_for(dataset: Dataset, text: str) -> Augmentation:
+    """The named one, with flips where the data allow and shifts by a fourteenth of the side."""
+    height, width = dataset.image_size
+    crop = max(1, min(height, width) // 14)
+    found = augmentation(text, dataset.channels, dataset.flips, crop)
+    if type(found.policy) is Learned and height * width < LEVELS:  # then it changes nothing
+        rest = tuple(n for n in found.policy.operations if n != "equalize")
+        return replace(found, policy=replace(found.policy, operations=rest))
+    return found
 
 
 @dataclass(frozen=True)
 class Joint:
     """Binds batches to a network's bilevel problem.
 
-    `constrain` gives meaning to the raw outer values: `alpha.*`, `lr`, `weight_decay` and
-    `magnitude.*`. With `costs` the network is a supernet; above `target` parameters the expected
+    `constrain` gives meaning to the raw outer values: `alpha.*`, `lr`, `weight_decay` and the names
+    of `augment`. With `costs` the network is a supernet; above `target` parameters the expected
     ones are penalised: max(0, log(E[parameters] / target)).
     """
 
     network: FlatNetwork
     space: SearchSpace
-    augment: LearnedMagnitudes
+    augment: Augmentation
     constrain: Callable[[Hyper], Hyper]
     costs: CostTable | None = None
     target: float | None = None
@@ -121,13 +122,19 @@ class Joint:
             return relax(self.space, select(values, "alpha."), phase.temperature)
 
         def loss(params: Params, values: Hyper, weights: Weights | None, batch: Batch) -> Loss:
-            images = batch.images
-            if batch.draws is not None:
-                magnitudes = select(values, "magnitude.")
-                images = self.augment.apply(images, batch.draws, magnitudes or None)
-            out = self.network(params, images, weights)
-            smoothing = LABEL_SMOOTHING if batch.draws is not None else 0.0
-            value = F.cross_entropy(out, batch.labels, label_smoothing=smoothing)
+            if batch.choices is None:
+                out = self.network(params, batch.images, weights)
+                value = F.cross_entropy(out, batch.labels)
+            else:
+                own = {n: values[n] for n in self.augment.names if n in values}
+                value, out = self.augment.loss(
+                    lambda images: self.network(params, images, weights),
+                    batch.images,
+                    batch.labels,
+                    batch.choices,
+                    own,
+                    LABEL_SMOOTHING,
+                )
             correct = (out.detach().argmax(1) == batch.labels).float().mean()
             return value, torch.stack([value.detach(), correct])
 

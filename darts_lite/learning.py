@@ -26,7 +26,7 @@ from darts_lite.joint import Batch, Joint, Phase
 
 CHOICES: dict[str, Estimator] = {  # with the knobs that suit a network in float32
     "one_step": OneStep("one_sided", radius=1e-3),
-    "unrolled": Unrolled(5),
+    "unrolled": Unrolled(25, product="one_sided", radius=1e-3),
     "forward": Forward(0.99, "one_sided", 1e-3),
     "neumann": Neumann(5, damping=0.1, product="finite_difference"),
     "conjugate_gradient": ConjugateGradient(5, damping=0.1, product="finite_difference"),

@@ -38,6 +38,7 @@ class SearchOptions:
     stem_stride: int = 1
     max_params: int | None = None
     batch_size: int = 64
+    augment: str = "learned"
     estimator: str = DEFAULT
     protect: bool = True
     seed: int = 0
@@ -57,12 +58,29 @@ class DeriveOptions:
     epochs: int | None = None
     max_params: int | None = None
     hyperparameters: Literal["learned", "default", "online"] = "learned"
+    augment: str | None = None
     estimator: str = DEFAULT
     select: Literal["last", "best"] = "last"
     batch_size: int = 64
     seed: int = 0
     device: str = "auto"
     checkpoint_seconds: float = 50.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentOptions:
+    """What a user may say of a picture of an augmentation."""
+
+    augment: str = "learned"
+    out: str = "augment.png"
+    save: str | None = None
+    fraction: float = 0.0
+    dataset: str | None = None
+    data_dir: str = "data"
+    download: bool = False
+    image_size: int | None = None
+    subset: int | None = None
+    seed: int = 0
 
 
 Options = TypeVar("Options", SearchOptions, DeriveOptions)

@@ -15,10 +15,10 @@ from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from darts_lite import pictures
 from darts_lite.errors import UserError
 
 FLUSH_SECONDS = 30
@@ -58,9 +58,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._writer.add_image(name, image, step, dataformats="HWC")
         path = self.folder / "pictures" / f"{name.replace('/', '_')}.png"
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        Image.fromarray(image).save(temporary, format="PNG")
-        os.replace(temporary, path)
+        pictures.save(path, image)
 
     def hparams(self, settings: Mapping[str, object], metrics: Mapping[str, float]) -> None:
         """The row of this run in the table that compares the runs of a log folder.

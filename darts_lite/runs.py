@@ -1,6 +1,7 @@
 """Runs on disk: the folders of a search and of a retraining, their resuming, their results.
 
 out/g.json                 what the search found
+out/augment.json           the augmentation that it learned, for --augment
 out/search/, out/derive/   checkpoint.pt, config.json, events, metrics.jsonl, pictures/
 out/derive/                also genotype.json, model.pt and metrics.json
 """
@@ -15,14 +16,17 @@ from typing import Any
 
 import torch
 
-from darts_lite import checkpoint, loop, pictures
+from darts_lite import checkpoint, loop, pictures, preview
+from darts_lite.augment import to_json
 from darts_lite.budget import Budget
-from darts_lite.data import Dataset, Splits, load, split
+from darts_lite.data import Dataset, Splits, evaluation_batches, load, split
 from darts_lite.errors import UserError
-from darts_lite.evaluation import evaluate, picture_of
+from darts_lite.evaluation import evaluate, picture_of, sample
+from darts_lite.joint import augmentation_for
 from darts_lite.network import network_cost
 from darts_lite.options import (
     FREE,
+    AugmentOptions,
     DeriveOptions,
     SearchOptions,
     read_options,
@@ -82,10 +86,18 @@ def search(
         step = loop.run(task, budget, recorder, store, start=start, name="search")
         recorder.scalars(step, task.evaluate(step, recorder))
         genotype = task.genotype(_settings(options, finished=True))
-        recorder.picture(
-            step, "learned", pictures.parameter_plot(genotype.hyperparameters, "learned schedules")
-        )
+        learned = genotype.hyperparameters
+        recorder.picture(step, "learned", pictures.parameter_plot(learned, "learned schedules"))
+        for what in ("magnitude", "probability"):
+            picture = preview.over_time(learned, what)
+            if picture is not None:
+                recorder.picture(step, f"learned/{what}", picture)
     genotype.save(result)
+    augment = task.augment.replayed(learned)
+    write_json(out / "augment.json", to_json(augment))
+    strengths = augment.policy.strengths(dataset.image_size, fraction=1.0)
+    if strengths:
+        say(preview.table(strengths))
     say(
         f"{result}: {genotype.parameters} parameters, {genotype.macs} MACs, {step} steps, "
         f"{budget.elapsed:.0f} s"
@@ -126,6 +138,7 @@ def derive(
     config = TrainConfig(
         batch_size=options.batch_size,
         hyperparameters=options.hyperparameters,
+        augment=options.augment,
         estimator=options.estimator,
         select=options.select,
         seed=options.seed,
@@ -187,6 +200,25 @@ def derive(
     return account
 
 
+def augment(options: AugmentOptions, *, say: Say = print) -> None:
+    """Draws what an augmentation does to images of a data set, and may save it as JSON."""
+    dataset, splits = _data(options, options.seed, say)
+    chosen = augmentation_for(dataset, options.augment)
+    images, _ = next(iter(evaluation_batches(sample(splits.train, preview.DRAWS), preview.DRAWS)))
+    out = Path(options.out)
+    _make(out.parent)
+    picture = preview.preview(chosen, images, fraction=options.fraction)
+    pictures.save(out, picture)
+    strengths = chosen.policy.strengths(dataset.image_size, fraction=options.fraction)
+    if strengths:
+        say(preview.table(strengths))
+    say(f"{out}: {picture.shape[1]} x {picture.shape[0]} pixels")
+    if options.save:
+        _make(Path(options.save).parent)
+        write_json(Path(options.save), to_json(chosen))
+        say(f"{options.save}: for --augment")
+
+
 def load_genotype(
     path: Path, max_params: int | None, data_dir: str | None = None, say: Say = print
 ) -> Genotype:
@@ -237,7 +269,7 @@ def _discretised(saved: Path, max_params: int | None, data_dir: str | None, say:
 # --- pieces ------------------------------------------------------------------------------------
 
 
-def _data(options: SearchOptions, seed: int, say: Say) -> tuple[Dataset, Splits]:
+def _data(options: SearchOptions | AugmentOptions, seed: int, say: Say) -> tuple[Dataset, Splits]:
     dataset = load(
         options.dataset,
         Path(options.data_dir),
@@ -290,7 +322,7 @@ def _searched(genotype: Genotype, options: DeriveOptions) -> SearchOptions:
 
 
 def _settings(options: SearchOptions, finished: bool) -> dict[str, Any]:
-    kept = ("dataset", "data_dir", "image_size", "subset", "budget_hours", "steps")
+    kept = ("dataset", "data_dir", "image_size", "subset", "budget_hours", "steps", "augment")
     return {**{name: getattr(options, name) for name in kept}, "finished": finished}
 
 

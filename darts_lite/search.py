@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import darts_lite
-from darts_lite import checkpoint, loop, pictures
+from darts_lite import checkpoint, loop, pictures, preview
 from darts_lite.data import Batches, Dataset, Splits, evaluation_batches
 from darts_lite.derive import discretise
 from darts_lite.evaluation import accuracy, sample
@@ -29,8 +29,7 @@ from darts_lite.joint import (
     Batch,
     Joint,
     Phase,
-    cosine,
-    default_augmentation,
+    augmentation_for,
     outer_variables,
 )
 from darts_lite.learning import DEFAULT, look, plan
@@ -38,13 +37,14 @@ from darts_lite.network import CostTable, Network, network_cost
 from darts_lite.optimizers import OptimizerState
 from darts_lite.record import Recorder
 from darts_lite.relaxation import Weights, entropy, logit_shapes, option_probabilities, relax
+from darts_lite.schedule import cosine
 from darts_lite.space import PRESETS, Genotype, SearchSpace
 
 WARM_UP = 0.25  # of the budget
 HARDENING = 0.75  # where it begins
 FINAL_TEMPERATURE = 0.2
 BETA_DECAY = 0.2  # final weight, reached linearly
-MIXED_EVERY = 4  # steps between two hypergradients of the magnitudes
+MIXED_EVERY = 4  # steps between two hypergradients of the augmentation
 KNOTS = 50  # of a learned schedule
 EVALUATED = 1024  # validation images in an evaluation during the search
 CALIBRATED = 512  # training images for BatchNorm statistics
@@ -61,6 +61,7 @@ class SearchConfig:
     stem_stride: int = 1
     max_params: int
     batch_size: int = 64
+    augment: str = "learned"
     estimator: str = DEFAULT
     protect: bool = True
     seed: int = 0
@@ -85,7 +86,7 @@ class SearchTask:
         generator = torch.Generator().manual_seed(config.seed)
         network = Network(supernet, self.image, classes, generator).to(device)
         self.network = FlatNetwork(network)
-        self.augment = default_augmentation(dataset)
+        self.augment = augmentation_for(dataset, config.augment)
         self.variables = outer_variables(self.augment, self.space).to(device)
         self.plan = plan(config.estimator)
         self.rate_search = RateSearch()
@@ -152,9 +153,10 @@ class SearchTask:
 
     def _joint_step(self, phase: Phase) -> Lookahead:
         estimator = self.plan.estimator
-        problem = self.joint.bind(*self._window(estimator.steps), phase)
         mixed = self.steps % MIXED_EVERY == 0
         kinds = self.plan.kinds(self.variables.kinds, mixed=mixed)
+        window = self._window(estimator.steps, turn="loss" in kinds.values())
+        problem = self.joint.bind(*window, phase)
         return estimator(problem, self.inner, self.variables.leaves(), kinds)
 
     def _look(self, phase: Phase) -> None:
@@ -162,16 +164,29 @@ class SearchTask:
         phase = replace(phase, lr_factor=1.0)
         look(self.rate_search, self.joint, self.inner, self.variables, *window, phase)
 
-    def _window(self, steps: int) -> tuple[list[Batch], Batch]:
-        train = [self._batch(self.train, augmented=True) for _ in range(steps)]
+    def _window(self, steps: int, turn: bool = False) -> tuple[list[Batch], Batch]:
+        train = [self._batch(self.train, augmented=True, turn=turn) for _ in range(steps)]
         return train, self._batch(self.validation)
 
-    def _batch(self, batches: Batches, augmented: bool = False) -> Batch:
+    def _batch(self, batches: Batches, augmented: bool = False, turn: bool = False) -> Batch:
         x, y = next(batches)
         if not augmented:
             return Batch(x, y)
-        size = self.dataset.image_size
-        return Batch(x, y, self.augment.sample(len(x), size, self.generator, self.device))
+        choices = self.augment.sample(
+            len(x),
+            self.dataset.image_size,
+            self.generator,
+            self.device,
+            self._augmenting(),
+            self.fraction,
+            turn,
+        )
+        return Batch(x, y, choices)
+
+    def _augmenting(self) -> dict[str, Tensor]:
+        """The learned values of the augmentation."""
+        values = self.variables.values()
+        return {n: values[n] for n in self.augment.names}
 
     # --- what is seen of it ---------------------------------------------------------------
 
@@ -236,7 +251,7 @@ class SearchTask:
         )
         for name, title, rows, columns, values in self._probabilities():
             recorder.picture(step, name, pictures.heat_map(rows, columns, values, title))
-        recorder.picture(step, "augmented", pictures.image_grid(self._augmented().cpu()))
+        recorder.picture(step, "augmentation", self._preview())
         self._warn(step, recorder, mixed, one_hot, space)
         return {
             "accuracy/mixed": mixed,
@@ -257,12 +272,10 @@ class SearchTask:
                 values = edge[:, None].cpu().numpy()
                 yield f"edges/{cell.name}", f"{cell.name}: edges", rows, ["edge"], values
 
-    def _augmented(self) -> Tensor:
-        """The same 32 training images under fixed draws, at the current magnitudes."""
+    def _preview(self) -> pictures.Image:
+        """The augmentation as it is now, of the same training images every time."""
         images, _ = next(iter(evaluation_batches(sample(self.splits.train, 32), 32)))
-        generator = torch.Generator().manual_seed(0)
-        draws = self.augment.sample(len(images), self.dataset.image_size, generator, images.device)
-        return self.augment.apply(images, draws, select(self._learned(), "magnitude."))
+        return preview.preview(self.augment, images, self._augmenting(), self.fraction)
 
     def _warn(
         self, step: int, recorder: Recorder, mixed: float, one_hot: float, space: SearchSpace

@@ -17,6 +17,7 @@ from typing import Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from darts_lite.errors import UserError
+from darts_lite.schedule import Schedule
 
 FORMAT_VERSION = 1
 CHOICES = {  # operation -> its conditional choices, in the order in which they are reported
@@ -211,8 +212,6 @@ def blocks(channels: int = 16, length: int = 7, stem_stride: int = 1) -> SearchS
 
 
 PRESETS = {"cells": cells, "blocks": blocks}
-
-Schedule = tuple[tuple[float, float], ...]  # (budget fraction, value), ascending in the fraction
 
 
 @dataclass(frozen=True, kw_only=True)

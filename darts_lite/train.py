@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -19,19 +18,20 @@ from darts_lite.hypergradient import InnerState, RateSearch
 from darts_lite.hypergradient.problem import Hyper, detach
 from darts_lite.hyperparameters import HyperParameters
 from darts_lite.joint import (
+    AUGMENT,
     OPTIMIZER,
     Batch,
     Joint,
     Phase,
-    cosine,
-    default_augmentation,
+    augmentation_for,
     outer_variables,
 )
 from darts_lite.learning import DEFAULT, Plan, look, plan
 from darts_lite.network import Network, calibrate
 from darts_lite.optimizers import OptimizerState
 from darts_lite.record import Recorder
-from darts_lite.space import Genotype, Schedule
+from darts_lite.schedule import Schedule, cosine, interpolate
+from darts_lite.space import Genotype
 
 DEFAULTS: dict[str, Schedule] = {  # the usual recipe by hand: no augmentation but flips and crops
     "lr": ((0.0, 0.05),),
@@ -50,11 +50,13 @@ class TrainConfig:
     trains on the former and keeps the weights that were best on the latter. `hyperparameters`
     "learned" follows the genotype's schedules, "default" the usual recipe, and "online" goes on
     learning from where the genotype ended: then validation images are never trained on.
-    `estimator` says how, for "online" (`darts_lite.learning.plan`).
+    `estimator` says how, for "online" (`darts_lite.learning.plan`). `augment` None is that of the
+    search, with what it learned of it.
     """
 
     batch_size: int = 64
     hyperparameters: Literal["learned", "default", "online"] = "learned"
+    augment: str | None = None
     estimator: str = DEFAULT
     select: Literal["last", "best"] = "last"
     seed: int = 0
@@ -110,10 +112,15 @@ class TrainTask:
         generator = torch.Generator().manual_seed(config.seed)
         network = Network(genotype.space, genotype.image, len(genotype.classes), generator)
         self.network = FlatNetwork(network.to(device))
-        self.augment = default_augmentation(dataset)
+        searched = genotype.settings.get("augment", "learned")
+        self.augment = augmentation_for(dataset, config.augment or str(searched))
         self.schedules = DEFAULTS
         if config.hyperparameters != "default":
             self.schedules = self._learned()
+            if config.hyperparameters == "learned":
+                self.augment = self.augment.replayed(self.schedules)
+        elif config.augment is None:
+            self.augment = self.augment.plain
         self.online: Online | None = None
         learning = plan(config.estimator)
         constrain: Callable[[Hyper], Hyper] = lambda values: values  # noqa: E731
@@ -134,17 +141,18 @@ class TrainTask:
         self._sum: tuple[Tensor, int] = (torch.zeros(2, device=device), 0)
 
     def _learned(self) -> dict[str, Schedule]:
-        """The genotype's schedules; a magnitude that it does not name is zero."""
+        """The genotype's schedules, of the augmentation those of what is in use."""
         found = self.genotype.hyperparameters
-        magnitudes = {f"magnitude.{name}" for name in self.augment.names}
         missing = {"lr", "weight_decay"} - set(found)
-        unknown = set(found) - {"lr", "weight_decay"} - magnitudes
+        others = set(found) - {"lr", "weight_decay"}
+        unknown = {n for n in others if n.partition(".")[0] not in AUGMENT}
         if missing or unknown:
             raise UserError(
                 f"the genotype's hyperparameters lack {sorted(missing)} and have the unknown "
                 f"{sorted(unknown)}; use --hyperparameters default or search again"
             )
-        return {**dict.fromkeys(sorted(magnitudes), ((0.0, 0.0),)), **found}
+        own = {"lr", "weight_decay", *self.augment.names}
+        return {name: schedule for name, schedule in found.items() if name in own}
 
     def values(self, fraction: float) -> dict[str, float]:
         """The hyperparameters at a fraction of the budget."""
@@ -191,7 +199,8 @@ class TrainTask:
         if not estimator.carries and online.steps % ONLINE_EVERY:
             return self._plain_step(phase, online.variables.raw)
         kinds = online.plan.kinds(online.variables.kinds)
-        problem = self.joint.bind(*self._window(estimator.steps), phase)
+        window = self._window(estimator.steps, turn="loss" in kinds.values())
+        problem = self.joint.bind(*window, phase)
         ahead = estimator(problem, self.inner, online.variables.leaves(), kinds)
         self.inner = ahead.state
         online.variables.update(ahead.hypergradient, fraction - online.learned)
@@ -199,13 +208,27 @@ class TrainTask:
         online.ahead, online.report = estimator.steps - 1, ahead.inner[1]
         return online.report
 
-    def _batch(self) -> Batch:
+    def _batch(self, turn: bool = False) -> Batch:
         x, y = next(self.batches)
-        draws = self.augment.sample(len(x), self.dataset.image_size, self.generator, self.device)
-        return Batch(x, y, draws)
+        values = None if self.online is None else self._augmenting(self.online)
+        choices = self.augment.sample(
+            len(x),
+            self.dataset.image_size,
+            self.generator,
+            self.device,
+            values,
+            self.fraction,
+            turn,
+        )
+        return Batch(x, y, choices)
 
-    def _window(self, steps: int) -> tuple[list[Batch], Batch]:
-        return [self._batch() for _ in range(steps)], Batch(*next(self.held_out))
+    def _augmenting(self, online: Online) -> dict[str, Tensor]:
+        """The learned values of the augmentation."""
+        values = online.variables.values()
+        return {n: values[n] for n in self.augment.names}
+
+    def _window(self, steps: int, turn: bool = False) -> tuple[list[Batch], Batch]:
+        return [self._batch(turn) for _ in range(steps)], Batch(*next(self.held_out))
 
     def learned(self) -> dict[str, Schedule]:
         """The schedules that were learned online, or those that were followed."""
@@ -280,16 +303,3 @@ class TrainTask:
         if self.online is not None:
             self.online.load_state_dict(state["online"])
         self.fraction, self.best = state["fraction"], state["best"]
-
-
-def interpolate(schedule: Schedule, fraction: float) -> float:
-    """Piecewise linear through the knots, constant beyond them.
-
-    >>> interpolate(((0.0, 1.0), (1.0, 3.0)), 0.25)
-    1.5
-    """
-    at = bisect_right([f for f, _ in schedule], fraction)
-    if at == 0 or at == len(schedule):
-        return schedule[min(at, len(schedule) - 1)][1]
-    (f0, v0), (f1, v1) = schedule[at - 1], schedule[at]
-    return v0 + (v1 - v0) * (fraction - f0) / (f1 - f0)

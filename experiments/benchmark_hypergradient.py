@@ -28,7 +28,7 @@ from torch.func import functional_call
 
 from darts_lite import hypergradient as hg
 from darts_lite.allocator import keep_freed_memory
-from darts_lite.augment import LearnedMagnitudes
+from darts_lite.augment import CLASSIC, Learned
 from darts_lite.hypergradient.products import Method
 from darts_lite.hyperparameters import Kind
 from darts_lite.optimizers import SGD, Setting
@@ -37,7 +37,7 @@ CLASSES = 10
 IMAGE = (3, 28, 28)
 LAYERS = ((1, 1), (2, 2), (2, 1), (4, 2))  # width in units of the first, stride
 WINDOW = 5
-AUGMENT = LearnedMagnitudes(channels=IMAGE[0], crop=2)
+AUGMENT = Learned(channels=IMAGE[0], crop=2, probabilities=False, operations=CLASSIC)
 START: dict[str, tuple[Kind, tuple[float, ...]]] = {  # raw
     "lr": ("optimizer", (-3.5,)),  # log
     "weight_decay": ("optimizer", (-7.0,)),  # log

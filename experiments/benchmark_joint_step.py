@@ -75,7 +75,8 @@ def main(
     seconds = [statistics.median(column) / MIXED_EVERY for column in zip(*rows)]
     print(
         f"{space}, {channels} channels, {image_channels}x{size}x{size}, batch {batch_size}, "
-        f"{len(task.augment.names)} magnitudes, {device}, {torch.get_num_threads()} threads, "
+        f"{len(task.augment.names)} values of the augmentation, {device}, "
+        f"{torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, {pairs} pairs of {MIXED_EVERY} steps\n"
     )
     print("| step | ms | plain steps |\n|---|---|---|")

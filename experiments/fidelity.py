@@ -35,19 +35,19 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from darts_lite.allocator import keep_freed_memory
-from darts_lite.augment import LearnedMagnitudes
+from darts_lite.augment import CLASSIC, Learned
 from darts_lite.hypergradient import ConjugateGradient, Forward, Neumann, OneStep, Online, Unrolled
 from darts_lite.hypergradient.check import estimate
 from darts_lite.hypergradient.problem import Bilevel, Estimator, Hyper, InnerState, Loss, Params
 from darts_lite.hyperparameters import HyperParameters, HyperSpec, Identity, Interval, Kind, Log
-from darts_lite.joint import cosine
 from darts_lite.optimizers import SGD, Setting
+from darts_lite.schedule import cosine
 
 HORIZONS = (1, 5, 25, 100)
 STEPS = 1000  # of the training
 POINTS = (50, 300, 800)
 JUDGED = 1000  # validation images of the truth
-AUGMENT = LearnedMagnitudes(1, flips=True, crop=2)
+AUGMENT = Learned(channels=1, crop=2, probabilities=False, operations=CLASSIC)
 RULE = SGD(nesterov=True)
 
 
@@ -115,7 +115,7 @@ def bind(batches: Batches, held_out: tuple[Tensor, ...], factor: float) -> Bilev
     def inner(params: Params, raw: Hyper, t: int) -> Loss:
         values = VARIABLES.constrain(raw)
         x, y, draws = batches[t]
-        x = AUGMENT.apply(x, draws, values["magnitudes"])
+        x = AUGMENT.apply(x, draws, dict(zip(AUGMENT.names, values["magnitudes"].unbind())))
         scores = -logits(params, values["alpha"], x).log_softmax(1)
         right, every = scores.gather(1, y[:, None]).mean(), scores.mean()
         return torch.lerp(right, every, values["smoothing"]), None

@@ -2,12 +2,16 @@
 
 `rate` starts the learning rate at {1/30, 1/10, 1, 10} times the best of a grid of constants times
 a cosine and trains once with each way of learning it. `magnitude` starts augmentation magnitudes at
-zero and compares with a grid of one global magnitude. Accuracy is that of the 10 000 test images,
-which no training and no hypergradient sees: the 2 000 validation images that the hypergradients use
-would be a biased and noisier measure.
+zero and compares with a grid of one global magnitude. `augment` compares whole policies, also on
+colour images (`colour_fashion.py`). Accuracy is that of the 10 000 test images, which no training
+and no hypergradient sees: the 2 000 validation images that the hypergradients use would be a biased
+and noisier measure.
 
     python experiments/small_network.py rate
     python experiments/small_network.py magnitude
+    python experiments/small_network.py augment --data fashion-mnist
+    python experiments/colour_fashion.py
+    python experiments/small_network.py augment --data cifar10
 
 Results are kept in --out as they come; the command goes on where it was stopped.
 """
@@ -29,7 +33,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darts_lite.augment import LearnedMagnitudes
+from darts_lite.augment import (
+    CLASSIC,
+    Augmentation,
+    Learned,
+    Nothing,
+    Policy,
+    RandAugment,
+    TrivialAugment,
+)
 from darts_lite.data import load, split
 from darts_lite.hypergradient import (
     Estimator,
@@ -41,11 +53,16 @@ from darts_lite.hypergradient import (
     Unrolled,
 )
 from darts_lite.hyperparameters import HyperSpec, Interval, LogInterval
-from darts_lite.joint import cosine
+from darts_lite.schedule import cosine
 
 BATCH = 64
 HELD_OUT = 128  # images in a validation batch
 DECAY = 5e-4
+COLOUR = Path("out-small/colour")  # of `colour_fashion.py`
+AUGMENT: dict[str, tuple[Any, Any, float]] = {  # range, kind and travel of what is learned
+    "magnitude": (Interval(), "loss", 20.0),
+    "probability": (Interval(0.02, 0.98), "loss", 8.0),
+}
 
 
 class Split(NamedTuple):
@@ -58,21 +75,22 @@ class Split(NamedTuple):
 
 
 @cache
-def data() -> tuple[Split, Split, Split]:
+def data(name: str = "fashion-mnist") -> tuple[Split, Split, Split]:
     """Training (8 000), validation (2 000) and test (10 000) images."""
-    dataset = load("fashion-mnist", Path("data"), download=False, image_size=None)
+    folder = Path("data") if name == "fashion-mnist" else COLOUR
+    dataset = load(name, folder, download=False, image_size=None)
     parts = split(dataset, subset=10_000, seed=0)
     return tuple(Split(p.pixels.float() / 255, p.labels.long()) for p in parts)  # type: ignore
 
 
-def network(seed: int) -> nn.Sequential:
+def network(seed: int, channels: int = 1, side: int = 28) -> nn.Sequential:
     """Three convolutions, SiLU, BatchNorm: 24 000 parameters."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for before, after, stride in ((1, 16, 2), (16, 32, 2), (32, 32, 1)):
+    for before, after, stride in ((channels, 16, 2), (16, 32, 2), (32, 32, 1)):
         layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)]
         layers.append(nn.SiLU())
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 49, 10))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * (side // 4) ** 2, 10))
 
 
 @torch.no_grad()
@@ -95,15 +113,19 @@ def fit(
     estimator: Estimator | None = None,
     *,
     search: RateSearch | None = None,
-    augment: LearnedMagnitudes | None = None,
-    magnitudes: dict[str, float] | None = None,
+    augment: Augmentation | None = None,
     every: int = 1,
     learn_lr: bool = True,
+    dataset: str = "fashion-mnist",
 ) -> Run:
-    """One training: SGD with Nesterov momentum, cosine, and what is learned on the way."""
-    train, validation, test = data()
+    """One training: SGD with Nesterov momentum, cosine, and what is learned on the way.
+
+    With an estimator the values of the augmentation are learned, else they are what it has set.
+    """
+    train, validation, test = data(dataset)
+    channels, side = train.images.shape[1:3]
     generator = torch.Generator().manual_seed(seed)
-    model = network(seed).train()
+    model = network(seed, channels, side).train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr, momentum=0.9, nesterov=True, weight_decay=DECAY
     )
@@ -112,23 +134,28 @@ def fit(
         specs.append(
             HyperSpec("lr", torch.tensor(lr), LogInterval(1e-6, 1e2), "optimizer", travel=6.0)
         )
-    start = magnitudes or {}
     if augment is not None and estimator is not None:
         specs += [
-            HyperSpec(name, torch.tensor(max(start[name], 0.01)), Interval(), "loss", travel=20.0)
-            for name in augment.names
+            HyperSpec(name, torch.tensor(start), *AUGMENT[name.partition(".")[0]])
+            for name, start in augment.starts.items()
         ]
 
     def loss(model: Callable, batch: Any, learned: Any) -> Tensor:
-        x, y, draws = batch
-        if draws is not None and augment is not None:
-            values = learned if estimator is not None else start
-            x = augment.apply(x, draws, {n: torch.as_tensor(values[n]) for n in augment.names})
-        return F.cross_entropy(model(x), y, label_smoothing=0.1)
+        x, y, choices = batch
+        if choices is None or augment is None:
+            return F.cross_entropy(model(x), y, label_smoothing=0.1)
+        own = {n: learned[n] for n in augment.names if n in learned}
+        return augment.loss(model, x, y, choices, own, label_smoothing=0.1)[0]
 
-    def batch() -> tuple:
+    def batch(turn: bool = False) -> tuple:
         x, y = train.draw(BATCH, generator)
-        return x, y, augment.sample(BATCH, (28, 28), generator) if augment else None
+        if augment is None:
+            return x, y, None
+        own = {n: v for n, v in learner.values().items() if n in augment.names}
+        choices = augment.sample(
+            BATCH, (side, side), generator, values=own, fraction=done / steps, turn=turn
+        )
+        return x, y, choices
 
     def held_out() -> tuple:
         return *validation.draw(HELD_OUT, generator), None
@@ -137,14 +164,14 @@ def fit(
     learner = Learner(model, optimizer, loss, specs, steps, estimator or OneStep())
     window = learner.estimator.steps
     clock = time.perf_counter()
-    done = 0
+    done = 0  # read by `batch`
     while done < steps:
         while search is not None and search.due(done / steps):
             looking = [batch() for _ in range(search.estimator.steps)]
             learner.look(search, looking, held_out())
         optimizer.param_groups[0]["lr"] = lr * cosine(done / steps)
         looks = estimator is not None and (done // window) % every == 0
-        batches = [batch() for _ in range(window)]
+        batches = [batch(turn=looks) for _ in range(window)]
         learner.step(batches if window > 1 else batches[0], held_out() if looks else None)
         done += window
     seconds = time.perf_counter() - clock
@@ -255,6 +282,14 @@ def rate(out: str, steps: int, seeds: int, workers: int) -> None:
 MAGNITUDE_LR = 0.1  # the best of the grid of `rate`
 
 
+class Low(Learned):
+    """Magnitudes that start next to zero."""
+
+    @property
+    def starts(self) -> dict[str, float]:
+        return dict.fromkeys(self.names, 0.01)
+
+
 @main.command()
 @click.option("--out", default="out-small/magnitude.jsonl", show_default=True)
 @click.option("--steps", default=1000, show_default=True, help="Of batches of 64: 8 epochs.")
@@ -262,9 +297,10 @@ MAGNITUDE_LR = 0.1  # the best of the grid of `rate`
 @click.option("--workers", default=2, show_default=True, help="Trainings at once, one thread each.")
 def magnitude(out: str, steps: int, seeds: int, workers: int) -> None:
     """Augmentation magnitudes, from zero."""
-    augment = LearnedMagnitudes(1, flips=True, crop=2)
+    policy = Learned(channels=1, crop=2, probabilities=False, operations=CLASSIC)
+    zero = Augmentation(Low(channels=1, crop=2, probabilities=False, operations=CLASSIC))
     grid = (0.0, 0.1, 0.2, 0.35, 0.5)
-    common = {"steps": steps, "lr": MAGNITUDE_LR, "augment": augment, "learn_lr": False}
+    common = {"steps": steps, "lr": MAGNITUDE_LR, "learn_lr": False}
     estimators: dict[str, dict[str, Any]] = {
         "one step": {"estimator": OneStep(), "every": 2},
         "unrolled, 5 steps": {
@@ -275,11 +311,11 @@ def magnitude(out: str, steps: int, seeds: int, workers: int) -> None:
     for s in range(seeds):
         for m in grid:
             jobs[f"grid {m} {s}"] = {
-                **common, "seed": s, "magnitudes": dict.fromkeys(augment.names, m),
+                **common, "seed": s,
+                "augment": Augmentation(policy.replayed(dict.fromkeys(policy.names, ((0.0, m),)))),
             }  # fmt: skip
         for label, arguments in estimators.items():
-            zero = dict.fromkeys(augment.names, 0.0)
-            jobs[f"{label} {s}"] = {**common, "seed": s, "magnitudes": zero, **arguments}
+            jobs[f"{label} {s}"] = {**common, "seed": s, "augment": zero, **arguments}
     found = collect(Path(out), jobs, workers)
     rows = {f"global magnitude {m:g}": [f"grid {m} {s}" for s in range(seeds)] for m in grid}
     rows |= {f"learned, {n}": [f"{n} {s}" for s in range(seeds)] for n in estimators}
@@ -291,6 +327,58 @@ def magnitude(out: str, steps: int, seeds: int, workers: int) -> None:
         last = found[keys[0]]["learned"]
         shown = ", ".join(f"{n} {v:.2f}" for n, v in last.items())
         print(f"| {label} | {mean(found, keys):.2%} | {share:.0%} | {shown} |")
+
+
+@main.command()
+@click.option("--data", "dataset", default="fashion-mnist", show_default=True)
+@click.option("--out", default="out-small/augment.jsonl", show_default=True)
+@click.option("--steps", default=1500, show_default=True, help="Of batches of 64: 12 epochs.")
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--workers", default=2, show_default=True, help="Trainings at once, one thread each.")
+def augment(dataset: str, out: str, steps: int, seeds: int, workers: int) -> None:
+    """Policies: none, flips and shifts, published ones with a grid, and learned in one run."""
+    train, _, _ = data(dataset)
+    base = {"channels": train.images.shape[1], "crop": 2}
+    grid = {
+        f"RandAugment, N {n}, M {m}": RandAugment(**base, n=n, m=m)
+        for n, m in ((1, 9), (2, 3), (2, 9), (2, 15))
+    }
+    policies: dict[str, Policy] = {
+        "none": Nothing(channels=base["channels"]),
+        "flips and shifts": Policy(**base),
+        "TrivialAugment": TrivialAugment(**base),
+        **grid,
+    }
+    one_step = OneStep("one_sided", radius=1e-3)
+    learned = {
+        "learned: magnitudes and probabilities": Learned(**base),
+        "learned: magnitudes": Learned(**base, probabilities=False, operations=CLASSIC),
+        "learned: RandAugment's M": RandAugment(**base, n=2, m=9),
+    }
+    common = {"steps": steps, "lr": MAGNITUDE_LR, "learn_lr": False, "dataset": dataset}
+    jobs: dict[str, dict[str, Any]] = {}
+    for s in range(seeds):
+        for label, policy in policies.items():
+            jobs[f"{dataset} {label} {s}"] = {
+                **common, "seed": s, "augment": Augmentation(policy)
+            }  # fmt: skip
+        for label, policy in learned.items():
+            jobs[f"{dataset} {label} {s}"] = {
+                **common, "seed": s, "augment": Augmentation(policy),
+                "estimator": one_step, "every": 4,
+            }  # fmt: skip
+    found = collect(Path(out), jobs, workers)
+    rows = {n: [f"{dataset} {n} {s}" for s in range(seeds)] for n in (*policies, *learned)}
+    whole = sum(mean(found, rows[n], "seconds") for n in grid)
+    print(f"| {dataset} | test accuracy | of each seed | time, of the grid's |")
+    print("|---|---|---|---|")
+    for label, keys in rows.items():
+        each = ", ".join(f"{found[k]['accuracy']:.2%}" for k in keys)
+        share = mean(found, keys, "seconds") / whole
+        print(f"| {label} | {mean(found, keys):.2%} | {each} | {share:.0%} |")
+    for label in learned:
+        last = found[rows[label][0]]["learned"]
+        print(f"\n{label}, seed 0: " + ", ".join(f"{n} {v:.2f}" for n, v in last.items()))
 
 
 if __name__ == "__main__":

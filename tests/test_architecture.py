@@ -17,6 +17,7 @@ import darts_lite
 ORDER = (  # a part may import from itself and from the parts before it
     "errors",
     "budget",
+    "schedule",
     "allocator",
     "space",
     "operations",
@@ -34,6 +35,7 @@ ORDER = (  # a part may import from itself and from the parts before it
     "loop",
     "evaluation",
     "joint",
+    "preview",
     "learning",
     "derive",
     "search",
@@ -53,7 +55,7 @@ SOLE_IMPORTER = {  # library -> the one module that may import it
     "higher": "darts_lite.hypergradient.torch_optimizers",
     "click": "darts_lite.cli",
 }
-WITHOUT_TORCH = ("errors", "budget", "allocator", "space")
+WITHOUT_TORCH = ("errors", "budget", "schedule", "allocator", "space")
 
 ROOT = Path(darts_lite.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))

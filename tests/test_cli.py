@@ -93,7 +93,7 @@ def test_learning_on_while_training(
     assert metrics["epochs"] == epochs and metrics["validation_held_out"] is True
     assert metrics["hyperparameters"] == "online" and options["estimator"] == estimator
     taken = _task(tmp_path / "d")["optimizer"][0]
-    window = 5 if estimator == "unrolled" else 1
+    window = 25 if estimator == "unrolled" else 1
     assert metrics["steps"] <= taken < metrics["steps"] + window
 
     learned, before = (Genotype.load(p) for p in (tmp_path / "d/learned.json", searched / "g.json"))

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from darts_lite import loop
+from darts_lite.augment.learned import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
-from darts_lite.joint import MAGNITUDE_START, START, cosine
+from darts_lite.joint import START
 from darts_lite.learning import CHOICES
 from darts_lite.record import Recorder
+from darts_lite.schedule import cosine
 from darts_lite.search import WARM_UP, SearchConfig, SearchTask, default_channels
 from darts_lite.space import Genotype, cells
 
@@ -138,7 +140,9 @@ def test_every_estimator_learns_an_architecture(digits: tuple[Dataset, Splits], 
     after = bits(search)
     moved = {n for n in search.variables.raw if after[n] != before[n]}
     assert {n for n in search.variables.raw if n.startswith("alpha.")} <= moved
-    assert {n for n in search.variables.raw if n.startswith("magnitude.")} <= moved
+    often = {n for n, start in search.augment.starts.items() if start == OFTEN}
+    assert {n.replace("probability", "magnitude") for n in often} <= moved
+    assert any(n.startswith("probability.") for n in moved)  # of the coins that were turned
     assert "weight_decay" not in moved
     assert not torch.equal(search.inner.params[0], weights)
     assert all(v.isfinite().all() for v in search.variables.raw.values())
@@ -160,7 +164,7 @@ def test_it_learns_and_says_what_it_learned(
     found.save(tmp_path / "g.json")
     assert Genotype.load(tmp_path / "g.json") == found
     assert found.parameters <= 3000
-    assert found.hyperparameters["magnitude.rotate"][0] == (0.0, pytest.approx(MAGNITUDE_START))
+    assert found.hyperparameters["magnitude.rotate"][0] == (0.0, pytest.approx(0.05))
     assert {*START} < {*found.hyperparameters}
 
 

@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from darts_lite.augment.learned import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.derive import uniform_random
 from darts_lite.errors import UserError
 from darts_lite.evaluation import evaluate
-from darts_lite.joint import cosine
 from darts_lite.learning import DEFAULT
 from darts_lite.network import network_cost
 from darts_lite.record import Recorder
+from darts_lite.schedule import cosine, interpolate
 from darts_lite.space import Genotype, blocks
-from darts_lite.train import DEFAULTS, ONLINE_EVERY, TrainConfig, TrainTask, interpolate
+from darts_lite.train import DEFAULTS, ONLINE_EVERY, TrainConfig, TrainTask
 
 CPU = torch.device("cpu")
 
@@ -71,10 +72,10 @@ def test_it_learns_digits(
 ) -> None:
     task = TrainTask(TrainConfig(batch_size=32), genotype, *digits, CPU)
     assert task.images.count == 600
-    for i in range(250):
-        task.step(i / 250)
+    for i in range(400):
+        task.step(i / 400)
     with Recorder(tmp_path) as recorder:
-        network = task.finish(250, recorder)
+        network = task.finish(400, recorder)
     result = evaluate(network, digits[1].test)
     assert result.accuracy > 0.85
     assert result.confusion.sum() == digits[1].test.count
@@ -129,7 +130,11 @@ def test_online_trains_on_the_training_images_only(
         for i in range(ONLINE_EVERY):
             task.step(i / 40)
         ends.append((task.inner.params[0], raw(task)))
-        assert all(not torch.equal(ends[-1][1][n], v) for n, v in before.items())
+        moved = {n for n, v in before.items() if not torch.equal(ends[-1][1][n], v)}
+        often = {n for n, start in task.augment.starts.items() if start == OFTEN}
+        magnitudes = {n.replace("probability", "magnitude") for n in often}
+        assert {"lr", "weight_decay"} | magnitudes <= moved
+        assert any(n.startswith("probability.") for n in moved)  # of the coins that were turned
     assert torch.equal(ends[0][0], ends[1][0])
     assert any(not torch.equal(ends[0][1][n], v) for n, v in ends[1][1].items())
 
@@ -146,7 +151,7 @@ def test_online_goes_on_from_the_genotype_and_learns(
     assert task.inner.optimizer.step == 40
     end = task.values(1.0)
     moved = {n for n in start if end[n] != pytest.approx(start[n], rel=1e-3)}
-    assert moved == {"lr", *(n for n in start if n.startswith("magnitude."))}
+    assert moved == {"lr", *(n for n in start if n.startswith(("magnitude.", "probability.")))}
     learned = task.learned()
     assert learned.keys() == start.keys()
     for name, schedule in learned.items():
@@ -196,7 +201,7 @@ def test_a_window_counts_as_its_steps(digits: tuple[Dataset, Splits], genotype: 
     for i in range(20):
         task.step(i / 40)
         steps.append(task.inner.optimizer.step)
-    assert steps == [1, 2, 3, *[8] * 5, 9, 10, 11, *[16] * 5, 17, 18, 19, 24]
+    assert steps == [1, 2, 3, *[28] * 17]
 
 
 def test_an_estimator_nobody_knows_is_refused(

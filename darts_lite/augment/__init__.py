@@ -1,5 +1,31 @@
 """Differentiable augmentation of images, in batch, on their device."""
 
-from darts_lite.augment.policy import OPERATIONS, Draws, LearnedMagnitudes
+from darts_lite.augment.fixed import AutoAugment, RandAugment, TrivialAugment
+from darts_lite.augment.learned import CLASSIC, Learned, Scheduled
+from darts_lite.augment.mixing import Mixing
+from darts_lite.augment.named import POLICIES, augmentation, load, to_json
+from darts_lite.augment.pipeline import Augmentation, Augmented, Choices
+from darts_lite.augment.policy import Draws, Nothing, Policy
+from darts_lite.augment.stage import OPERATIONS, operate
 
-__all__ = ["OPERATIONS", "Draws", "LearnedMagnitudes"]
+__all__ = [
+    "CLASSIC",
+    "OPERATIONS",
+    "POLICIES",
+    "Augmentation",
+    "Augmented",
+    "AutoAugment",
+    "Choices",
+    "Draws",
+    "Learned",
+    "Mixing",
+    "Nothing",
+    "Policy",
+    "RandAugment",
+    "Scheduled",
+    "TrivialAugment",
+    "augmentation",
+    "load",
+    "operate",
+    "to_json",
+]

@@ -1,214 +1,302 @@
-"""Augmentation policies: which operations, how strong, drawn how.
+"""What an augmentation policy is: which operations, how strong, drawn how.
 
-A policy separates chance from computation: `sample` makes all random choices and `apply` is a pure
-function of images, draws and magnitudes. May import `operations` and `errors` only.
+A policy separates chance from computation: `sample` makes every random choice and `apply` is a pure
+function of images, draws and learned values. Every policy is a number of stages (`stage.py`) after
+the usual flips and shifts; what differs is how the values of a stage are drawn, and that is all a
+subclass says.
 """
 
-import math
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 
-from darts_lite.augment import operations as ops
+from darts_lite.augment.geometry import Size, flip_and_shift
+from darts_lite.augment.noise import BANK
+from darts_lite.augment.stage import NAMES, Places, Selection, chained, check_images, select, stage
 from darts_lite.errors import UserError
+from darts_lite.schedule import Schedule
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+Values = Mapping[str, Tensor]
+"""Learned values by name: "magnitude.rotate", "probability.rotate", ..."""
 
 
-class Geometric(NamedTuple):
-    """A row of `OPERATIONS` done by `warp`: `matrix(value [B], size)` gives `[B, 3, 3]`."""
+class Strength(NamedTuple):
+    """Of an operation: its largest value, and how often it acts on an image in the mean."""
 
-    magnitude: str
-    range: float
-    matrix: Callable[[Tensor, ops.Size], Tensor]
-    signed: bool = True
+    value: float
+    rate: float
 
 
-class Colour(NamedTuple):
-    """A row of `OPERATIONS` done by `recolour`: `gains(value [B])` gives `[B, 3]`."""
+class Turned(NamedTuple):
+    """The same choices with one coin of each image turned, for a probability's derivative.
 
-    magnitude: str
-    range: float
-    gains: Callable[[Tensor], Tensor]
-    signed: bool = True
+    units: as of `Draws`. operation: `[B]`, index of the one whose coin was turned. weight: `[B]`,
+    how many coins there were to choose from, negative where the coin drawn says that the operation
+    does not act. chance: `[B]`, its probability when it was drawn.
+    """
 
-
-class Cutout(NamedTuple):
-    """A row of `OPERATIONS` done by `cutout`: value is the side of the square."""
-
-    magnitude: str
-    range: float
-    signed: bool = False
-
-
-Operation = Geometric | Colour | Cutout
-
-OPERATIONS: dict[str, Operation] = {
-    "translate_x": Geometric("translate", 0.3, ops.translate_x),  # fraction of the width
-    "translate_y": Geometric("translate", 0.3, ops.translate_y),  # fraction of the height
-    "rotate": Geometric("rotate", math.radians(30), ops.rotate),  # radians
-    "shear_x": Geometric("shear", 0.3, ops.shear_x),  # tangent
-    "shear_y": Geometric("shear", 0.3, ops.shear_y),  # tangent
-    "scale": Geometric("scale", math.log(1.4), ops.scale),  # logarithm of the factor
-    "brightness": Colour("brightness", 0.8, ops.brightness),  # factor minus one
-    "contrast": Colour("contrast", 0.8, ops.contrast),  # factor minus one
-    "saturation": Colour("saturation", 0.8, ops.saturation),  # factor minus one
-    "cutout": Cutout("cutout", 0.5),  # fraction of the shorter side
-}
-"""Every operation in the order in which it is done: the name of its magnitude, the value that a
-magnitude of one stands for (the maxima of RandAugment, Cubuk et al. 2020, or close to them), how it
-is done, and whether it has a sign."""
+    units: Tensor
+    operation: Tensor
+    weight: Tensor
+    chance: Tensor
 
 
 class Draws(NamedTuple):
-    """The random choices for one batch. Tensors only, so that they can be stored and moved.
+    """The random choices for one batch, on its device.
 
-    factors: `[B, operations]`, coin · Uniform(-1, 1), or coin · Uniform(0, 1) without a sign.
-    flip: `[B]` bool. shift: `[B, 2]` integers, pixels to the right and down.
-    centre: `[B, 2]`, of the cutout, (x, y) as fractions of width and height.
+    units: `[stages, B, operations]`, the values of the operations for magnitudes of one, zero where
+    one does not act. selections: which images each stage touches. centre: `[stages, B, 2]` of
+    cutout; start: `[stages, B]` of the noise. flip: `[B]` bool; shift: `[B, 2]` whole pixels to the
+    right and down. turned, turned_selections: with a coin of each image turned, if asked for.
     """
 
-    factors: Tensor
+    units: Tensor
+    selections: tuple[Selection, ...]
+    centre: Tensor
+    start: Tensor
     flip: Tensor
     shift: Tensor
-    centre: Tensor
+    turned: Turned | None = None
+    turned_selections: tuple[Selection, ...] = ()
 
 
-@dataclass(frozen=True)
-class LearnedMagnitudes:
-    """One magnitude in [0, 1] per operation, the learned upper bound of a uniform distribution.
-
-    Each operation acts on an image with `probability`, with the value
-
-        value = coin · u · magnitude · range,       u ~ Uniform(-1, 1) or Uniform(0, 1),
-
-    so that ∂value/∂magnitude = coin · u · range is the pathwise derivative of the expectation.
-    (DADA, Li et al. 2020, takes ∂image/∂magnitude = 1 instead, which is not a derivative.)
-    The order is flip and crop, geometry (one `warp`), colour (one `recolour`), cutout.
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """Random flips and shifts only, and the base of every policy.
 
     Arguments:
-        channels: of the images; three have a saturation.
+        channels: of the images, 1 or 3.
         flips: mirror left-right with probability 1/2.
-        crop: largest plain random shift on each axis, whole pixels; zeros come in.
-        probability: of each operation, in (0, 1].
+        crop: largest random shift on each axis, whole pixels; zeros come in.
     Raises: UserError if a knob is out of its range.
 
-    >>> augment = LearnedMagnitudes(channels=1, flips=False, crop=2)
-    >>> augment.names
-    ('translate', 'rotate', 'shear', 'scale', 'brightness', 'contrast', 'cutout')
-    >>> draws = augment.sample(4, (8, 8), torch.Generator().manual_seed(0))
-    >>> images, magnitudes = torch.rand(4, 1, 8, 8), torch.full((7,), 0.5, requires_grad=True)
-    >>> augment.apply(images, draws, magnitudes).sum().backward()
-    >>> magnitudes.grad.shape
-    torch.Size([7])
+    >>> policy = Policy(channels=1, flips=False, crop=1)
+    >>> policy(torch.rand(4, 1, 8, 8), torch.Generator().manual_seed(0)).shape
+    torch.Size([4, 1, 8, 8])
     """
+
+    __pydantic_config__ = STRICT
+    name: ClassVar[str] = "standard"
+    stages: ClassVar[int] = 0
 
     channels: int
     flips: bool = True
     crop: int = 0
-    probability: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.channels < 1:
-            raise UserError(f"augment: channels is {self.channels}; images have 1 or more")
+        if self.channels not in (1, 3):
+            raise UserError(f"augment: channels is {self.channels}; images have 1 or 3")
         if self.crop < 0:
             raise UserError(f"augment: crop is {self.crop} pixels; give 0 (none) or more")
-        if not 0 < self.probability <= 1:
-            raise UserError(f"augment: probability is {self.probability}; give one in (0, 1]")
 
-    @property
-    def operations(self) -> dict[str, Operation]:
-        """The rows of `OPERATIONS` in use, one column of `Draws.factors` each."""
-        return {k: v for k, v in OPERATIONS.items() if k != "saturation" or self.channels == 3}
+    # --- what a subclass says ---------------------------------------------------------------
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The learned magnitudes, in order."""
-        return tuple(dict.fromkeys(op.magnitude for op in self.operations.values()))
+        """The values that can be learned: those that `apply` is differentiable in."""
+        return ()
+
+    @property
+    def starts(self) -> dict[str, float]:
+        """Where learning begins, by name."""
+        return {}
+
+    def units(
+        self, batch: int, size: Size, generator: torch.Generator, values: Values, fraction: float
+    ) -> Tensor:
+        """`[stages, B, operations]` of `Draws`, on the CPU, at a fraction of the training.
+
+        Arguments: values, the learned ones, with the probabilities on the CPU.
+        """
+        return torch.zeros(self.stages, batch, len(NAMES))
+
+    def turning(
+        self, batch: int, size: Size, generator: torch.Generator, values: Values, fraction: float
+    ) -> tuple[Tensor, Turned | None]:
+        """`units`, and with one coin of each image turned if probabilities are learned."""
+        return self.units(batch, size, generator, values, fraction), None
+
+    def reach(self, values: Values) -> Tensor | None:
+        """The learned magnitudes `[operations]` that multiply the units; None: all one."""
+        return None
+
+    def chance(self, operation: Tensor, values: Values) -> Tensor:
+        """The learned probability `[B]` of each image's operation."""
+        raise NotImplementedError(f"{self.name} learns no probabilities")
+
+    def strengths(
+        self, size: Size, values: Values | None = None, fraction: float = 0.0
+    ) -> dict[str, Strength]:
+        """How strong each operation is and how often it acts, for people."""
+        return {}
+
+    def replayed(self, schedules: Mapping[str, Schedule]) -> Policy:
+        """The policy that does what was learned, instead of learning it."""
+        return self
+
+    # --- what a caller uses -----------------------------------------------------------------
 
     def sample(
         self,
         batch: int,
-        image_size: ops.Size,
+        size: Size,
         generator: torch.Generator,
         device: torch.device | str = "cpu",
+        values: Values | None = None,
+        fraction: float = 0.0,
+        turn: bool = False,
     ) -> Draws:
-        """All random choices for one batch: one call to the (CPU) generator, one transfer.
+        """All random choices for one batch, from the (CPU) generator.
 
-        Arguments: batch, images; image_size, (height, width) in pixels.
-        Returns: Draws on `device`.
+        Arguments: batch, images; size, (height, width); values, the learned ones, of which only
+        the probabilities are read (waits for the device if they are there); fraction, of the
+        training, for policies that change with it; turn, a coin of each image as well, for the
+        derivative in learned probabilities.
         Raises: UserError if `crop` could move an image out of sight.
         """
-        if self.crop >= min(image_size):
-            height, width = image_size
+        if self.crop >= min(size):
+            height, width = size
             raise UserError(f"augment: crop {self.crop} needs images larger than {height}x{width}")
-        table = self.operations.values()
-        n = len(table)
-        uniform = torch.rand(batch, 2 * n + 5, generator=generator)
-        signed = torch.tensor([op.signed for op in table])
-        size, coin, rest = uniform.tensor_split((n, 2 * n), 1)
-        factors = torch.where(signed, 2 * size - 1, size) * (coin < self.probability)
-        flip = (rest[:, :1] < 0.5) & self.flips
-        shift = (rest[:, 1:3] * (2 * self.crop + 1)).floor().clamp(max=2 * self.crop) - self.crop
-        packed = torch.cat((factors, flip, shift, rest[:, 3:]), 1).to(device, non_blocking=True)
-        factors, flip, shift, centre = packed.tensor_split((n, n + 1, n + 3), 1)
-        return Draws(factors, flip.squeeze(1).bool(), shift.long(), centre)
+        local = dict(values or {})
+        rates = [n for n in local if n.startswith("probability.")]
+        if rates:
+            read = torch.stack([local[n].detach() for n in rates]).cpu()
+            local |= zip(rates, read.unbind())
+        uniform = torch.rand(batch, 3 + 3 * self.stages, generator=generator)
+        flip = (uniform[:, 0] < 0.5) & self.flips
+        shift = (uniform[:, 1:3] * (2 * self.crop + 1)).floor().clamp(max=2 * self.crop) - self.crop
+        rest = uniform[:, 3:].view(batch, self.stages, 3).transpose(0, 1)
+        units, turned = (
+            self.turning(batch, size, generator, local, fraction)
+            if turn
+            else (self.units(batch, size, generator, local, fraction), None)
+        )
+        selections = chained(tuple(select(active) for active in units != 0))
+        others = tuple(select(active) for active in turned.units != 0) if turned else ()
+        draws = Draws(
+            units,
+            selections,
+            rest[:, :, :2].contiguous(),
+            (rest[:, :, 2] * BANK).long(),
+            flip,
+            shift.long(),
+            turned,
+            others,
+        )
+        return draws if torch.device(device).type == "cpu" else _moved(draws, device)
 
     def apply(
-        self,
-        images: Tensor,
-        draws: Draws,
-        magnitudes: Mapping[str, Tensor] | Tensor | None = None,
+        self, images: Tensor, draws: Draws, values: Values | None = None, *, turned: bool = False
     ) -> Tensor:
-        """The augmented images: a pure function, differentiable in images and magnitudes.
+        """The augmented images: a pure function, differentiable in images and values.
 
-        Nothing in it waits for the device. Without magnitudes it only flips and crops, exactly.
+        Nothing in it waits for the device.
 
-        Arguments:
-            images: `[B, C, H, W]` floating, in [0, 1].
-            draws: of `sample`, on the same device.
-            magnitudes: scalars by name, or `[len(names)]` in the order of `names`, or None.
+        Arguments: images `[B, C, H, W]` floating, in [0, 1] (see `check`); draws of `sample`;
+        values, the learned ones that `sample` was given too; turned, with the coins turned that
+        `sample` has turned.
         Returns: images `[B, C, H, W]`, channels_last if `images` is.
         Raises: UserError if the images do not have `channels`.
         """
-        if images.dim() != 4 or images.shape[1] != self.channels:
-            raise UserError(
-                f"augment: images of shape {tuple(images.shape)}; needs [B, {self.channels}, H, W]"
-            )
-        if magnitudes is None:
-            out = self._flip_and_crop(images, draws)
-        else:
-            out = self._augment(images, draws, magnitudes)
+        check_images(images, self.channels)
+        units, selections = draws.units, draws.selections
+        if turned:
+            if draws.turned is None:
+                raise ValueError("no coin was turned: sample with turn=True")
+            units, selections = draws.turned.units, draws.turned_selections
+        out, flip, shift = images, None, None
+        if self.flips or self.crop:
+            first = selections[0].families if selections else {}
+            if first.get("geometric", images) is None:  # the whole batch is warped anyway
+                flip, shift = draws.flip, draws.shift
+            else:
+                out = flip_and_shift(images, draws.flip, draws.shift)
+        scaled = units.to(images.dtype)
+        reach = self.reach(values) if values else None
+        if reach is not None:
+            scaled = scaled * reach.to(images.dtype)
+        for i, selection in enumerate(selections):
+            places = Places(draws.centre[i].to(images.dtype), draws.start[i])
+            out = stage(out, scaled[i], selection, places, flip, shift)
+            flip = shift = None
         if images.is_contiguous(memory_format=torch.channels_last):
             out = out.contiguous(memory_format=torch.channels_last)
         return out
 
-    def _flip_and_crop(self, images: Tensor, draws: Draws) -> Tensor:
-        if not self.flips and self.crop == 0:
-            return images
-        return ops.flip_and_shift(images, draws.flip, draws.shift)
-
-    def _augment(
-        self, images: Tensor, draws: Draws, magnitudes: Mapping[str, Tensor] | Tensor
+    def __call__(
+        self, images: Tensor, generator: torch.Generator, values: Values | None = None
     ) -> Tensor:
-        if isinstance(magnitudes, Tensor):
-            magnitudes = dict(zip(self.names, magnitudes.unbind(), strict=True))
-        table = self.operations.values()
-        reach = torch.stack([magnitudes[op.magnitude] * op.range for op in table])
-        values = (draws.factors.to(images.dtype) * reach.to(images.dtype)).unbind(1)
+        """Checks the images, samples and applies."""
+        check(images, self.channels)
+        size = (images.shape[-2], images.shape[-1])
+        draws = self.sample(len(images), size, generator, images.device, values)
+        return self.apply(images, draws, values)
 
-        height, width = images.shape[-2:]
-        matrix = ops.flip_and_shift_matrix(draws.flip, draws.shift, images.dtype)
-        gains = images.new_ones(len(images), 3)
-        side = images.new_zeros(len(images))
-        for op, value in zip(table, values, strict=True):
-            match op:
-                case Geometric():
-                    matrix = ops.compose(matrix, op.matrix(value, (height, width)))
-                case Colour():
-                    gains = gains * op.gains(value)
-                case Cutout():
-                    side = side + value
-        images = ops.recolour(ops.warp(images, matrix), gains)
-        return ops.cutout(images, side, draws.centre.to(images.dtype))
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing(Policy):
+    """Images as they are."""
+
+    name: ClassVar[str] = "none"
+    flips: bool = False
+
+
+def check(images: Tensor, channels: int | None = None) -> None:
+    """Raises: UserError for images of a wrong shape or outside [0, 1]. Waits for the device."""
+    check_images(images, channels)
+    low, high = (float(v) for v in images.detach().aminmax()) if images.numel() else (0.0, 1.0)
+    if not (low >= 0 and high <= 1):
+        raise UserError(
+            f"augment: images with values from {low:g} to {high:g}; needs [0, 1] (divide bytes by "
+            "255, augment before normalising)"
+        )
+
+
+def _moved(draws: Draws, device: torch.device | str) -> Draws:
+    """On another device, in one transfer for the numbers and one for the indices."""
+    numbers: list[Tensor] = []
+    indices: list[Tensor] = []
+
+    def collect(value: Any) -> Any:
+        (numbers if value.is_floating_point() else indices).append(value)
+        return value
+
+    _map(draws, collect)
+    sent_numbers, sent_indices = iter(_send(numbers, device)), iter(_send(indices, device))
+
+    def replace(value: Tensor) -> Tensor:
+        new = next(sent_numbers if value.is_floating_point() else sent_indices)
+        return new.to(value.dtype)
+
+    moved: Draws = _map(draws, replace)
+    return moved
+
+
+def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same structure with another tensor for each, in a fixed order."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Selection):
+        return Selection(*(_map(getattr(value, f.name), function) for f in fields(value)))
+    if isinstance(value, dict):
+        return {key: _map(part, function) for key, part in value.items()}
+    if isinstance(value, tuple):
+        parts = [_map(part, function) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
+def _send(tensors: list[Tensor], device: Any) -> list[Tensor]:
+    if not tensors:
+        return []
+    flat = torch.cat([t.flatten() for t in tensors]).to(device, non_blocking=True)
+    parts = flat.split([t.numel() for t in tensors])
+    return [part.view(t.shape) for part, t in zip(parts, tensors)]

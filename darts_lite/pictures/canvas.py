@@ -6,10 +6,13 @@ and nothing has to be closed.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -38,6 +41,13 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 
 def write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
     axes.text(x, y, plain(text), **{"color": INK, "ha": "center", "va": "center_baseline", **style})
+
+
+def save(path: Path, image: Image) -> None:
+    """A PNG file, under a temporary name until it is whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    PIL.Image.fromarray(image).save(temporary, format="PNG")
+    os.replace(temporary, path)
 
 
 def render(figure: Figure) -> Image:

@@ -73,6 +73,41 @@ def image_grid(images: npt.ArrayLike, columns: int = 8, zoom: int | None = None)
     return grid
 
 
+def labelled_grid(
+    images: npt.ArrayLike, rows: Sequence[str], columns: Sequence[str], title: str
+) -> Image:
+    """Images [rows, columns, 1 or 3, H, W] in [0, 1] as tiles, with names beside and above."""
+    table = np.asarray(images, dtype=np.float32)
+    grid = image_grid(table.reshape(-1, *table.shape[2:]), columns=len(columns))
+    high, wide = grid.shape[0] / len(rows) / DPI, grid.shape[1] / len(columns) / DPI
+    left = max(text_width(name, 9) for name in rows) + 0.4
+    width = max(len(columns) * wide + left + 0.3, text_width(title, 12) + 0.4)
+    figure = Figure((width, len(rows) * high + 0.8), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    figure.suptitle(plain(title), size=12, color=INK)
+    axes.imshow(grid, interpolation="nearest")
+    for axis, names, length in (
+        (axes.xaxis, columns, grid.shape[1]),
+        (axes.yaxis, rows, grid.shape[0]),
+    ):
+        ticks = [(i + 0.5) * length / len(names) for i in range(len(names))]
+        axis.set_ticks(ticks, [plain(n) for n in names], size=9, color=INK)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return render(figure)
+
+
+def above(first: Image, second: Image) -> Image:
+    """Two pictures, one above the other, on white."""
+    width = max(first.shape[1], second.shape[1])
+    parts = [
+        np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255)
+        for p in (first, second)
+    ]
+    return np.vstack(parts)
+
+
 def parameter_plot(schedules: Mapping[str, Sequence[tuple[float, float]]], title: str) -> Image:
     """A panel per learned hyperparameter: its value against the fraction of the budget spent."""
     columns = min(4, math.ceil(math.sqrt(len(schedules)))) or 1

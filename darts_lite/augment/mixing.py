@@ -1,0 +1,241 @@
+"""Mixing pairs of images and their labels: CutMix and mixup, with a learnable strength.
+
+`Mixing.sample` makes all random choices, `Mixing.apply` is a pure function of images, draws and
+strength, and `mixed_cross_entropy` is the loss that belongs to it. Image i takes something of image
+j = partner[i]. With s the share of the partner that was drawn and t in [0, 1] the strength,
+
+    p = s t                                  what is asked for,
+    out_i = (1 - w) image_i + w image_j      with a weight w for each pixel,
+    share = mean of w over the pixels        the weight of the label of j.
+
+**mixup** (Zhang et al. 2018): w = p everywhere, so that ∂out/∂t = s (image_j - image_i).
+
+**CutMix** (Yun et al. 2019): w = cover_y · cover_x, a box of the sides √p·H and √p·W, antialiased
+as in `cutout`, about a centre that is uniform on the image. The image clips the box, hence share is
+what was really pasted: at most p, equal to it if nothing was clipped. The border moves with
+∂√p/∂t = s / (2 √p), so that
+
+    ∂w/∂t = s / (2 √p) · (∂cover_y/∂√p · cover_x + cover_y · ∂cover_x/∂√p),
+
+and ∂share/∂t is its mean, s if nothing was clipped. Both stay finite where √p does not have a
+derivative: as p → 0 the box lies in one pixel, w = H W p, and ∂w/∂t = H W s there.
+
+Nothing drawn depends on t and out is continuous in it: these are pathwise derivatives, and their
+mean over draws is the derivative of the mean. Departures from the papers: the share is drawn for
+each sample instead of each batch, and the box is not rounded to whole pixels.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from darts_lite.augment.cutout import coverage
+from darts_lite.augment.geometry import Size
+from darts_lite.augment.policy import STRICT
+from darts_lite.errors import UserError
+
+KINDS = ("cutmix", "mixup")
+
+TINY = 2.0**-40
+"""Share of the image below which a box grows linearly, as one within a pixel: see `_weights`."""
+
+
+class MixDraws(NamedTuple):
+    """The random choices for one batch. Tensors only, so that they can be stored and moved.
+
+    partner: `[B]` long, a permutation. share: `[B]` in [0, 1], of the partner at strength one; zero
+    where a sample is not mixed. centre: `[B, 2]`, of the box, (x, y) as fractions of width and
+    height. box: `[B]` bool, CutMix instead of mixup.
+    """
+
+    partner: Tensor
+    share: Tensor
+    centre: Tensor
+    box: Tensor
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Mix each image with another one of the batch; it comes after all other augmentation.
+
+    Arguments:
+        kinds: of `KINDS`; with both, a fair coin for each sample.
+        alpha: the share is Beta(alpha, alpha), drawn for each sample; 1 is uniform.
+        probability: of a sample to be mixed, in [0, 1].
+        strength: in [0, 1], where it is not learned.
+    Raises: UserError if a knob is out of its range.
+
+    >>> mixing = Mixing(("cutmix", "mixup"))
+    >>> draws = mixing.sample(4, torch.Generator().manual_seed(0))
+    >>> images, strength = torch.rand(4, 3, 8, 8), torch.tensor(0.5, requires_grad=True)
+    >>> mixed, share = mixing.apply(images, draws, strength)
+    >>> loss = mixed_cross_entropy(mixed.mean((2, 3)), torch.tensor([0, 1, 2, 0]), draws, share)
+    >>> loss.shape, torch.autograd.grad(loss.sum(), strength)[0].shape
+    (torch.Size([4]), torch.Size([]))
+    """
+
+    __pydantic_config__ = STRICT
+
+    kinds: tuple[str, ...] = ("cutmix",)
+    alpha: float = 1.0
+    probability: float = 1.0
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        known = isinstance(self.kinds, (tuple, list)) and set(self.kinds) <= set(KINDS)
+        if not known or len(set(self.kinds)) != len(self.kinds) or not self.kinds:
+            raise UserError(f"mixing: kinds is {self.kinds!r}; give one or both of {KINDS}")
+        if not 0 < self.alpha < float("inf"):
+            raise UserError(f"mixing: alpha is {self.alpha}; give a finite one above 0")
+        if not 0 <= self.probability <= 1:
+            raise UserError(f"mixing: probability is {self.probability}; give one in [0, 1]")
+        if not 0 <= self.strength <= 1:
+            raise UserError(f"mixing: strength is {self.strength}; give one in [0, 1]")
+
+    def sample(
+        self, batch: int, generator: torch.Generator, device: torch.device | str = "cpu"
+    ) -> MixDraws:
+        """All random choices for one batch: one call to the (CPU) generator, one transfer.
+
+        A Beta variate is the inverse of its distribution function at a uniform one.
+
+        Arguments: batch, images. Returns: MixDraws on `device`.
+
+        >>> Mixing(alpha=0.2).sample(5, torch.Generator().manual_seed(0)).partner.sort().values
+        tensor([0, 1, 2, 3, 4])
+        """
+        uniform = torch.rand(batch, 6, generator=generator, dtype=torch.float64)
+        order, share, chance, coin = uniform[:, :4].unbind(1)
+        if self.alpha != 1:
+            from scipy.special import betaincinv  # here, for it would slow down every start
+
+            share = torch.from_numpy(betaincinv(self.alpha, self.alpha, share.numpy()))
+        share = share * (chance < self.probability)
+        box = coin < self.kinds.count("cutmix") / len(self.kinds)
+        packed = torch.stack((order.argsort(), share, box), 1)
+        packed = torch.cat((packed, uniform[:, 4:]), 1).float().to(device, non_blocking=True)
+        partner, share, box = packed[:, :3].unbind(1)
+        return MixDraws(partner.long(), share, packed[:, 3:], box.bool())
+
+    def apply(
+        self, images: Tensor, draws: MixDraws, strength: Tensor | float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The mixed images and the weights of their partners' labels: a pure function.
+
+        Differentiable in images and strength, twice and forward too; nothing waits for the device.
+        A strength of zero is the identity exactly, one is as published.
+
+        Arguments:
+            images: `[B, C, H, W]` floating.
+            draws: of `sample`, on the same device.
+            strength: in [0, 1], one for all or `[B]`; by default the one set.
+        Returns: images `[B, C, H, W]`, channels_last if `images` is; share `[B]`, of their dtype
+            or of float32 if that has less precision.
+        Raises: UserError if images, draws and strength do not fit together.
+
+        >>> half = MixDraws(  # of image 1 in the left half of image 0
+        ...     partner=torch.tensor([1, 0]),
+        ...     share=torch.tensor([1.0, 0.0]),
+        ...     centre=torch.tensor([[0.0, 0.5], [0.5, 0.5]]),
+        ...     box=torch.tensor([True, True]),
+        ... )
+        >>> images = torch.stack((torch.zeros(1, 2, 4), torch.ones(1, 2, 4)))
+        >>> mixed, share = Mixing().apply(images, half)
+        >>> mixed[0, 0], share
+        (tensor([[1., 1., 0., 0.],
+                [1., 1., 0., 0.]]), tensor([0.5000, 0.0000]))
+        """
+        strength = self.strength if strength is None else strength
+        _check(images, draws, strength)
+        channels, height, width = images.shape[1:]
+        rows, columns = _weights(draws, strength, (height, width))
+        share = (rows.mean(1) * columns.mean(1)).to(torch.promote_types(images.dtype, torch.float))
+        rows, columns = rows.to(images.dtype), columns.to(images.dtype)
+        # lerp is exact at the weights 0 and 1, and fast if it does not broadcast within rows.
+        if images.is_contiguous() or not images.is_contiguous(memory_format=torch.channels_last):
+            weight = (rows.unsqueeze(2) * columns.unsqueeze(1)).unsqueeze(1)
+            return torch.lerp(images, images.index_select(0, draws.partner), weight), share
+        pixels = images.permute(0, 2, 3, 1).flatten(2)
+        columns = columns.unsqueeze(2).expand(-1, -1, channels).flatten(1)
+        weight = rows.unsqueeze(2) * columns.unsqueeze(1)
+        mixed = torch.lerp(pixels, pixels.index_select(0, draws.partner), weight)
+        return mixed.unflatten(2, (width, channels)).permute(0, 3, 1, 2), share
+
+
+def mixed_cross_entropy(
+    logits: Tensor, labels: Tensor, draws: MixDraws, share: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross entropy of mixed images: (1 - share) ce(label) + share ce(label of the partner).
+
+    It is linear in the target, hence also the cross entropy with the mixed, smoothed target.
+
+    Arguments: logits `[B, classes]`; labels `[B]` long, of the images before mixing; draws and
+    share `[B]`, of `Mixing`; label_smoothing in [0, 1], as in torch's `cross_entropy`.
+    Returns: losses `[B]`. Raises: UserError if the arguments do not fit together.
+
+    >>> draws = MixDraws(torch.tensor([1, 0]), *[torch.zeros(2)] * 3)  # only partner matters
+    >>> logits = torch.tensor([[0.0, 100.0], [0.0, 100.0]])
+    >>> mixed_cross_entropy(logits, torch.tensor([1, 0]), draws, torch.tensor([0.25, 0.0]))
+    tensor([ 25., 100.])
+    """
+    batch = logits.shape[:1]
+    if logits.dim() != 2 or labels.shape != batch or labels.dtype != torch.long:
+        raise UserError(
+            f"mixing: logits of shape {tuple(logits.shape)} and labels of shape "
+            f"{tuple(labels.shape)}, {labels.dtype}; needs [B, classes] and [B] long"
+        )
+    if draws.partner.shape != batch or share.shape != batch:
+        raise UserError(
+            f"mixing: draws for {len(draws.partner)} images and share of shape "
+            f"{tuple(share.shape)}; there are {len(logits)} logits"
+        )
+    if not 0 <= label_smoothing <= 1:
+        raise UserError(f"mixing: label_smoothing is {label_smoothing}; give one in [0, 1]")
+    costs = -logits.log_softmax(1)  # of each label
+    pair = torch.stack((labels, labels[draws.partner]), 1)
+    own, other = costs.gather(1, pair).unbind(1)
+    loss = own + share * (other - own)
+    if label_smoothing == 0:
+        return loss
+    return (1 - label_smoothing) * loss + label_smoothing * costs.mean(1)
+
+
+def _check(images: Tensor, draws: MixDraws, strength: Tensor | float) -> None:
+    if images.dim() != 4 or not images.is_floating_point():
+        raise UserError(
+            f"mixing: images of shape {tuple(images.shape)}, {images.dtype}; "
+            "needs [B, C, H, W] floating"
+        )
+    if len(draws.partner) != len(images):
+        raise UserError(
+            f"mixing: draws for {len(draws.partner)} images, but there are {len(images)}; "
+            "sample as many"
+        )
+    if isinstance(strength, Tensor):
+        if strength.shape not in ((), images.shape[:1]):
+            raise UserError(
+                f"mixing: strength of shape {tuple(strength.shape)}; give one number, or one for "
+                f"each of {len(images)} images"
+            )
+    elif not 0 <= strength <= 1:
+        raise UserError(f"mixing: strength is {strength}; give one in [0, 1]")
+
+
+def _weights(draws: MixDraws, strength: Tensor | float, size: Size) -> tuple[Tensor, Tensor]:
+    """Rows `[B, H]` and columns `[B, W]`, float64: their products are the weights of the pixels.
+
+    √p has no derivative at p = 0. So a box has an area of at least `TINY`, and its weight is scaled
+    by p / TINY below that. This is what a box does that does not cross the border of a pixel, and
+    all others that are so small take a strip of about W √TINY (+ H √TINY) of the possible centres.
+    """
+    height, width = size
+    asked = (draws.share.double() * strength).unsqueeze(1)
+    half = asked.clamp(min=TINY).sqrt() / 2
+    centre = draws.centre.double()
+    cover_y = coverage(centre[:, 1:] * height, half * height, height)
+    cover_x = coverage(centre[:, :1] * width, half * width, width)
+    box = draws.box.unsqueeze(1)
+    rows = torch.where(box, cover_y * (asked / TINY).clamp(max=1), asked)
+    return rows, torch.where(box, cover_x, torch.ones_like(cover_x))

@@ -1,0 +1,32 @@
+"""Values as functions of the fraction of the budget that is spent. No torch."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+
+Schedule = tuple[tuple[float, float], ...]  # (budget fraction, value), ascending in the fraction
+
+
+def interpolate(schedule: Schedule, fraction: float) -> float:
+    """Piecewise linear through the knots, constant beyond them.
+
+    >>> interpolate(((0.0, 1.0), (1.0, 3.0)), 0.25)
+    1.5
+    """
+    at = bisect_right([f for f, _ in schedule], fraction)
+    if at == 0 or at == len(schedule):
+        return schedule[min(at, len(schedule) - 1)][1]
+    (f0, v0), (f1, v1) = schedule[at - 1], schedule[at]
+    return v0 + (v1 - v0) * (fraction - f0) / (f1 - f0)
+
+
+def cosine(fraction: float, warmup: float = 0.03) -> float:
+    """A linear warm-up, then half a cosine to zero.
+
+    >>> cosine(0.03), round(cosine(1.0), 6)
+    (1.0, 0.0)
+    """
+    if fraction < warmup:
+        return (fraction + 0.1 * warmup) / (1.1 * warmup)
+    return 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
