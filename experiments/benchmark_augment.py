@@ -26,7 +26,6 @@ from darts_lite.joint import OPTIMIZER, Batch, Joint, Phase, outer_variables
 from darts_lite.network import CostTable, Network
 from darts_lite.space import cells
 
-
 AT_ONCE = 0.05  # seconds of a measurement: short calls are repeated for so long
 
 
