@@ -141,6 +141,11 @@ class HyperParameters:
     def kinds(self) -> dict[str, Kind]:
         return {s.name: s.kind for s in self.specs}
 
+    @property
+    def begun(self) -> bool:
+        """Whether any variable was updated."""
+        return any(count > 0 for _, _, count, _ in self._moments.values())
+
     def leaves(self) -> dict[str, Tensor]:
         """Raw values that record gradients; what an estimator differentiates."""
         return {name: raw.detach().requires_grad_() for name, raw in self.raw.items()}

@@ -372,6 +372,45 @@ def test_help_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_drawing_an_augmentation(tmp_path: Path) -> None:
+    """A picture, a table, and JSON that the other commands take."""
+    picture, saved = tmp_path / "deep" / "a.png", tmp_path / "a.json"
+    result = call("augment", "--dataset", "digits", "--augment", "randaugment:m=20+cutmix",
+                  "--out", picture, "--save", saved)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "rotate" in result.output and "0.349 radians" in result.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    again = call("augment", "--dataset", "digits", "--augment", saved, "--out", tmp_path / "b.png")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "b.png").read_bytes() == picture.read_bytes()
+
+
+@pytest.mark.parametrize("bad", ["guess", "randaugment:m=99", "randaugment+learned", "none.json"])
+@pytest.mark.parametrize("command", ["search", "augment"])
+def test_a_bad_augmentation_is_one_line(tmp_path: Path, command: str, bad: str) -> None:
+    line = refuse(command, "--dataset", "digits", "--augment", bad, "--out", tmp_path / "o")
+    assert bad.partition(":")[0] in line
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("augment", ["randaugment", "learned+cutmix"])
+def test_an_augmentation_is_learned_and_replayed(tmp_path: Path, augment: str) -> None:
+    """`derive` takes what the search learned, or the file that it wrote, which is the same."""
+    out = tmp_path / "o"
+    found = call("search", "--dataset", "digits", "--subset", 200, "--steps", 8, "--cells", 1,
+                 "--space", "blocks", "--channels", 4, "--max-params", 5000, "--batch-size", 16,
+                 "--augment", augment, "--out", out)  # fmt: skip
+    assert found.exit_code == 0, found.output
+    metrics = []
+    for name, flags in (("a", []), ("b", ["--augment", out / "augment.json"])):
+        result = call("derive", "--genotype", out / "g.json", "--epochs", 1, *flags,
+                      "--out", tmp_path / name)  # fmt: skip
+        assert result.exit_code == 0, result.output
+        metrics.append(json.loads((tmp_path / name / "metrics.json").read_text()))
+    assert metrics[0]["test_accuracy"] == metrics[1]["test_accuracy"]
+    assert metrics[0]["test_macro_f1"] == metrics[1]["test_macro_f1"]
+
+
 def test_flags_are_what_they_were() -> None:
     """A change of the command line is a decision, not an accident."""
     flags = {
@@ -382,7 +421,9 @@ def test_flags_are_what_they_were() -> None:
     assert flags == {
         "search": common
         | {"--dataset", "--subset", "--image-size", "--steps", "--space", "--cells", "--channels",
-           "--search-channels", "--stem-stride", "--estimator", "--protect"},
+           "--search-channels", "--stem-stride", "--augment", "--estimator", "--protect"},
         "derive": common
-        | {"--genotype", "--epochs", "--hyperparameters", "--estimator", "--select"},
+        | {"--genotype", "--epochs", "--hyperparameters", "--augment", "--estimator", "--select"},
+        "augment": {"--augment", "--out", "--save", "--fraction", "--dataset", "--data-dir",
+                    "--subset", "--image-size", "--download", "--seed"},
     }  # fmt: skip

@@ -260,6 +260,28 @@ def test_a_window_moves_the_values_by_its_share_of_the_training(steps: int) -> N
 # --- Nothing moves that should not -------------------------------------------------------------
 
 
+def test_plain_steps_between_two_hypergradients_count() -> None:
+    """Learning at every fourth step, a value travels as far as learning at each."""
+    moved = []
+    for every in (1, 4):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 1)
+        optimizer = optim.SGD(model.parameters(), lr=1e-4)
+        batch = (torch.randn(16, 3), torch.randn(16, 1))
+
+        def loss(model: Callable[..., Tensor], batch: Any, learned: Any) -> Tensor:
+            return (model(batch[0]) - batch[1]).square().mean()
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            learner = Learner(model, optimizer, loss, ["lr"], steps=101)
+        start = learner.variables.raw["lr"].clone()
+        for i in range(101):
+            learner.step(batch, batch if i % every == 0 else None)
+        moved.append(float(learner.variables.raw["lr"] - start))
+    assert moved[0] > 1 and moved[1] == pytest.approx(moved[0], rel=0.2)
+
+
 @every_estimator
 def test_looking_moves_nothing(estimator: Estimator) -> None:
     """`hypergradient` and `check`: model, optimiser, tangents, values and draws, to the bit."""

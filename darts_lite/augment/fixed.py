@@ -124,7 +124,7 @@ class RandAugment(Policy):
             raise UserError(f"randaugment: m is {self.m:g}; give 0 to {BINS - 1}")
 
     @property
-    def stages(self) -> int:  # type: ignore[override]
+    def stages(self) -> int:
         return self.n
 
     @property
@@ -169,7 +169,10 @@ class TrivialAugment(Policy):
     """One operation for each image, of any magnitude (Müller and Hutter 2021, the wide space)."""
 
     name: ClassVar[str] = "trivialaugment"
-    stages: ClassVar[int] = 1
+
+    @property
+    def stages(self) -> int:
+        return 1
 
     def units(
         self, batch: int, size: Size, generator: torch.Generator, values: Values, fraction: float
@@ -195,7 +198,6 @@ class AutoAugment(Policy):
     """
 
     name: ClassVar[str] = "autoaugment"
-    stages: ClassVar[int] = 2
     dataset: Literal["cifar10", "svhn", "imagenet"] = "cifar10"
 
     def __post_init__(self) -> None:
@@ -203,6 +205,10 @@ class AutoAugment(Policy):
         if self.dataset not in _DATASETS:
             known = ", ".join(_DATASETS)
             raise UserError(f"autoaugment: no policy for {self.dataset!r}; known: {known}")
+
+    @property
+    def stages(self) -> int:
+        return 2
 
     def units(
         self, batch: int, size: Size, generator: torch.Generator, values: Values, fraction: float

@@ -76,7 +76,6 @@ class Learned(Policy):
     """
 
     name: ClassVar[str] = "learned"
-    stages: ClassVar[int] = 1
     probabilities: bool = True
     operations: tuple[str, ...] = NAMES
 
@@ -86,6 +85,10 @@ class Learned(Policy):
             if name not in OPERATIONS:
                 known = ", ".join(OPERATIONS)
                 raise UserError(f"augment: no operation {name!r}; known: {known}")
+
+    @property
+    def stages(self) -> int:
+        return 1
 
     @cached_property
     def active(self) -> tuple[str, ...]:

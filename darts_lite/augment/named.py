@@ -54,6 +54,8 @@ def augmentation(text: str, channels: int, flips: bool = True, crop: int = 0) ->
             else:
                 data["crop"] = 0
             policy = _make(POLICIES[name], {**own, **data}, f"--augment {part}", strict=False)
+        elif name in TYPED:
+            raise UserError(f"--augment {text}: {name!r} is a second policy; give one")
         else:
             known = ", ".join((*TYPED, *KINDS))
             raise UserError(

@@ -85,7 +85,6 @@ class Policy:
 
     __pydantic_config__ = STRICT
     name: ClassVar[str] = "standard"
-    stages: ClassVar[int] = 0
 
     channels: int
     flips: bool = True
@@ -98,6 +97,11 @@ class Policy:
             raise UserError(f"augment: crop is {self.crop} pixels; give 0 (none) or more")
 
     # --- what a subclass says ---------------------------------------------------------------
+
+    @property
+    def stages(self) -> int:
+        """How many there are."""
+        return 0
 
     @property
     def names(self) -> tuple[str, ...]:

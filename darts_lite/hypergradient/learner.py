@@ -113,6 +113,8 @@ class Learner:
             for t in range(len(batches)):
                 state, (value, _) = window.problem.inner_step(state, self.variables.raw, t)
                 loss = value if loss is None else loss
+            if self.variables.begun:  # what passes between two hypergradients counts, too
+                self.variables.update({}, len(batches) / self.steps)
         else:
             ahead = self._estimate(window)
             state, loss = ahead.state, ahead.inner[0]

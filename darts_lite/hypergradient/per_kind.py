@@ -89,10 +89,13 @@ class PerKind:
         diagnostics: dict[str, Tensor] = {}
         carried: dict[str, Params] = {}
         outer = None
-        # the longest window first: it may want more of a training step than the step alone
-        for estimator, group in sorted(groups.items(), key=lambda item: -item[0].steps):
+        # The longest window first: it may want more of a training step than the step alone. Those
+        # that only look come last: the training's own steps must be the first of their kind.
+        looks = {e: getattr(e, "anneal", False) for e in groups}
+        order = sorted(groups.items(), key=lambda item: (looks[item[0]], -item[0].steps))
+        for estimator, group in order:
             start = self.steps - estimator.steps
-            walk(start)
+            walk(self.steps if looks[estimator] else start)
             own = {n: z for n, z in state.carried.items() if n in group}
             begin = trace[start]._replace(carried=own)
             ahead = estimator(shared.after(start), begin, hyper, group)
