@@ -45,6 +45,7 @@ HARDENING = 0.75  # where it begins
 FINAL_TEMPERATURE = 0.2
 BETA_DECAY = 0.2  # final weight, reached linearly
 MIXED_EVERY = 4  # steps between two hypergradients of the augmentation
+TURN_EVERY = 8  # of the augmentation's probabilities, which need twice the passes
 KNOTS = 50  # of a learned schedule
 EVALUATED = 1024  # validation images in an evaluation during the search
 CALIBRATED = 512  # training images for BatchNorm statistics
@@ -153,9 +154,13 @@ class SearchTask:
 
     def _joint_step(self, phase: Phase) -> Lookahead:
         estimator = self.plan.estimator
-        mixed = self.steps % MIXED_EVERY == 0
-        kinds = self.plan.kinds(self.variables.kinds, mixed=mixed)
-        window = self._window(estimator.steps, turn="loss" in kinds.values())
+        kinds = self.plan.kinds(self.variables.kinds, mixed=self.steps % MIXED_EVERY == 0)
+        turn = "loss" in kinds.values() and (
+            self.steps % TURN_EVERY == 0 or estimator.steps > 1 or self.plan.loss_carries
+        )
+        if not turn:
+            kinds = {n: k for n, k in kinds.items() if not n.startswith("probability.")}
+        window = self._window(estimator.steps, turn)
         problem = self.joint.bind(*window, phase)
         return estimator(problem, self.inner, self.variables.leaves(), kinds)
 

@@ -58,9 +58,9 @@ def main(out: str, data_dir: str) -> None:
             dataset.test.labels.tolist() if name == "test_batch" else labels[i * 10_000 :][:10_000]
         )
         with (folder / name).open("wb") as file:
-            pickle.dump({b"data": rows, b"labels": own}, file)
+            pickle.dump({"data": rows, "labels": own}, file)
     with (folder / "batches.meta").open("wb") as file:
-        pickle.dump({b"label_names": [c.encode() for c in dataset.classes]}, file)
+        pickle.dump({"label_names": list(dataset.classes)}, file)
     click.echo(f"{folder}: {len(train)} + {len(test)} images")
 
 

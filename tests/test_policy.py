@@ -899,6 +899,14 @@ def test_one_coin_of_each_image_is_turned(kind, channels):
     assert torch.equal(policy.chance(turned.operation, values), turned.chance)
 
 
+def test_draws_know_nothing_of_derivatives():
+    """Else the probabilities' would be that of a difference of one and the same."""
+    policy = Learned(channels=1)
+    values = {n: v.requires_grad_() for n, v in halves(policy).items()}
+    draws = policy.sample(8, SIZE, seeded(), values=values, turn=True)
+    assert not any(t.requires_grad for t in tensors(draws))
+
+
 @every_channels
 def test_turned_images_are_those_of_the_turned_choices(channels):
     policy, images, values, draws = case("learned", channels, 24)

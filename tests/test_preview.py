@@ -107,6 +107,17 @@ def test_it_shows_the_values_and_the_moment():
     schedule = Augmentation(Scheduled(channels=1, knots=KNOTS))
     early, late = (preview.preview(schedule, some, fraction=f) for f in (0.0, 1.0))
     assert not np.array_equal(early, late)
+    shown = some[torch.arange(32) % 3]
+    for augment, given, fraction, picture in (
+        (learned, values, 0.0, weak),
+        (schedule, None, 0.0, early),
+        (schedule, None, 1.0, late),
+    ):
+        generator = torch.Generator().manual_seed(0)
+        choices = augment.sample(32, (16, 12), generator, "cpu", given, fraction)
+        grid = pictures.image_grid(augment.apply(shown, choices, given).images.numpy())
+        height, width = grid.shape[:2]
+        assert np.array_equal(picture[-height:, :width], grid)
 
 
 def test_values_that_are_being_learned_and_other_dtypes_do():

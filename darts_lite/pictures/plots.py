@@ -81,10 +81,13 @@ def labelled_grid(
     grid = image_grid(table.reshape(-1, *table.shape[2:]), columns=len(columns))
     high, wide = grid.shape[0] / len(rows) / DPI, grid.shape[1] / len(columns) / DPI
     left = max(text_width(name, 9) for name in rows) + 0.4
-    width = max(len(columns) * wide + left + 0.3, text_width(title, 12) + 0.4)
-    figure = Figure((width, len(rows) * high + 0.8), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    figure.suptitle(plain(title), size=12, color=INK)
+    above, below = 0.7, 0.1
+    width = max(len(columns) * wide + left + 0.1, text_width(title, 12) + 0.4)
+    height = len(rows) * high + above + below
+    figure = Figure((width, height), dpi=DPI)  # laid out by hand, which is much faster
+    place = (left / width, below / height, len(columns) * wide / width, len(rows) * high / height)
+    axes = figure.add_axes(place)
+    figure.text(0.5, 1 - 0.2 / height, plain(title), size=12, color=INK, ha="center")
     axes.imshow(grid, interpolation="nearest")
     for axis, names, length in (
         (axes.xaxis, columns, grid.shape[1]),
