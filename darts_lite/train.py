@@ -121,6 +121,8 @@ class TrainTask:
                 self.augment = self.augment.replayed(self.schedules)
         elif config.augment is None:
             self.augment = self.augment.plain
+        else:
+            self.augment = self.augment.replayed({})  # as published; "learned" needs values
         self.online: Online | None = None
         learning = plan(config.estimator)
         constrain: Callable[[Hyper], Hyper] = lambda values: values  # noqa: E731

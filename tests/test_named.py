@@ -104,8 +104,8 @@ def test_the_data_decide_the_rest():
         ("schedule", "'schedule' is no augmentation"),  # only from a file
         ("learned,cutmix", "is no augmentation"),
         ("a.json+cutmix", "'a.json' is no augmentation"),
-        ("learned+randaugment", "'randaugment'"),
-        ("learned+cutmix+learned", "'learned'"),
+        ("learned+randaugment", "'randaugment' is a second policy; give one"),
+        ("learned+cutmix+learned", "'learned' is a second policy"),
         ("cutmix+cutmix", "mixing: kinds is"),
         ("randaugment:k=3", "--augment randaugment:k=3: k: .*; settings: n, m$"),
         ("randaugment:n", "'n' is no setting such as m=15"),

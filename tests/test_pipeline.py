@@ -167,7 +167,7 @@ def test_replayed_takes_what_was_learned():
     replayed = learned.replayed(knots | {"mixing.strength": ((0.0, 0.75),)})
     assert replayed.policy.knots == {"magnitude.rotate": ((0.0, 0.5),)}
     assert replayed.mixing == Mixing(strength=0.75)
-    with pytest.raises(UserError, match="the search learned no values"):
+    with pytest.raises(UserError, match="there are no learned values"):
         learned.replayed({"mixing.strength": ((0.0, 0.75),)})
 
 

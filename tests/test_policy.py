@@ -28,7 +28,7 @@ from darts_lite.augment.fixed import TORCHVISION
 from darts_lite.augment.geometry import flip_and_shift
 from darts_lite.augment.learned import REACH, SHARED
 from darts_lite.augment.policy import Strength, _moved, check
-from darts_lite.augment.stage import NAMES, Places, Selection, select, stage
+from darts_lite.augment.stage import NAMES, Places, Selection, chained, select, stage
 from darts_lite.errors import UserError
 from darts_lite.schedule import Schedule
 
@@ -161,6 +161,22 @@ def test_an_image_depends_on_its_own_draws_only(kind, channels):
             else:
                 image = stage(image, value, select(units[[i]] != 0), places)
         torch.testing.assert_close(out[[i]], image, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("empty", [(), (0,), (1,), (2,), (0, 1), (1, 2)])
+def test_stages_hand_their_images_on(empty):
+    """In their own order, also past a stage that does nothing; at the end all are in their place."""
+    policy, images, _, draws = case("three", 3, 20)
+    assert draws.selections[0].restore is None and draws.selections[2].restore is not None
+    units = draws.units.clone()
+    units[list(empty)] = 0
+    alone = tuple(select(u != 0) for u in units)
+    assert all((s.order is None) == (i in empty) for i, s in enumerate(alone))
+    out, expected = (
+        policy.apply(images, draws._replace(units=units, selections=selections))
+        for selections in (chained(alone), alone)
+    )
+    assert torch.equal(out, expected) and not torch.equal(out, images)
 
 
 @every_policy
@@ -1020,6 +1036,7 @@ def test_a_replayed_policy_does_what_was_learned(kind, channels, fraction):
     assert isinstance(replayed, Scheduled) and replayed.knots == schedules
     assert replayed.replayed({}) is replayed
     assert (replayed.channels, replayed.flips, replayed.crop) == (channels, True, 1)
+    assert (replayed.operations, replayed.active) == (policy.operations, policy.active)
     values = dict(zip(policy.names, ends[0] + fraction * (ends[1] - ends[0])))
     images = pictures(32, channels)
     draws = policy.sample(32, SIZE, seeded(4), values=values)
@@ -1037,7 +1054,7 @@ def test_a_replayed_policy_does_what_was_learned(kind, channels, fraction):
 
 
 def test_nothing_learned_cannot_be_replayed():
-    with pytest.raises(UserError, match="the search learned no values for --augment learned"):
+    with pytest.raises(UserError, match="there are no learned values for --augment learned"):
         Learned(channels=1).replayed({"lr": ((0.0, 0.1),)})
     for policy in (Policy(channels=1), TrivialAugment(channels=1), AutoAugment(channels=1)):
         assert policy.replayed({"magnitude.rotate": ((0.0, 0.5),)}) is policy

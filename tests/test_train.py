@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from darts_lite.augment import RandAugment
 from darts_lite.augment.learned import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.derive import uniform_random
@@ -65,6 +66,21 @@ def test_a_schedule_nobody_knows_is_refused(
     odd = replace(genotype, hyperparameters={"lr": ((0.0, 0.1),), "magic": ((0.0, 1.0),)})
     with pytest.raises(UserError, match=r"weight_decay.*magic"):
         TrainTask(TrainConfig(), odd, *digits, CPU)
+
+
+def test_the_learned_augmentation_needs_learned_values(
+    digits: tuple[Dataset, Splits], genotype: Genotype
+) -> None:
+    """Without them all its magnitudes would be one."""
+    bare = replace(genotype, hyperparameters=dict(DEFAULTS))
+    for hyperparameters, found in (("default", genotype), ("learned", bare)):
+        config = TrainConfig(hyperparameters=hyperparameters, augment="learned")  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=r"no learned values .* online"):
+            TrainTask(config, found, *digits, CPU)
+    task = TrainTask(
+        TrainConfig(hyperparameters="default", augment="randaugment"), bare, *digits, CPU
+    )
+    assert task.augment.policy == RandAugment(channels=1, flips=False, crop=1)
 
 
 def test_it_learns_digits(

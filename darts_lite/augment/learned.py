@@ -187,7 +187,7 @@ class Learned(Policy):
         knots = {n: s for n, s in schedules.items() if n in self.names}
         if not knots:
             raise UserError(
-                "the search learned no values for --augment learned; choose another, or "
+                "there are no learned values for --augment learned; choose another, or "
                 "--hyperparameters online to learn them now"
             )
         return Scheduled(
