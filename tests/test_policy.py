@@ -165,7 +165,7 @@ def test_an_image_depends_on_its_own_draws_only(kind, channels):
 
 @pytest.mark.parametrize("empty", [(), (0,), (1,), (2,), (0, 1), (1, 2)])
 def test_stages_hand_their_images_on(empty):
-    """In their own order, also past a stage that does nothing; at the end all are in their place."""
+    """In their own order, also past a stage that does nothing; at the end all are in place."""
     policy, images, _, draws = case("three", 3, 20)
     assert draws.selections[0].restore is None and draws.selections[2].restore is not None
     units = draws.units.clone()

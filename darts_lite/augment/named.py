@@ -22,7 +22,7 @@ POLICIES: dict[str, type[Policy]] = {
 }
 TYPED = tuple(name for name in POLICIES if name != Scheduled.name)
 FORMAT = "darts_lite.augmentation"
-DATA = {"channels", "flips", "crop"}  # settings that the data decide, not the person
+DATA = {"channels", "flips", "crop", "kinds", "operations"}  # settings that nobody types
 
 
 def augmentation(text: str, channels: int, flips: bool = True, crop: int = 0) -> Augmentation:
@@ -73,7 +73,7 @@ def _settings(part: str, text: str) -> dict[str, str]:
     found = {}
     for pair in filter(None, text.split(",")):
         key, equals, value = (p.strip() for p in pair.partition("="))
-        if not equals or key in DATA or key in ("kinds", "operations"):
+        if not equals or key in DATA:
             raise UserError(f"--augment {part}: {pair!r} is no setting such as m=15")
         found[key] = value
     return found
