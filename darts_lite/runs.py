@@ -9,17 +9,17 @@ out/derive/                also genotype.json, model.pt and metrics.json
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from darts_lite import checkpoint, loop, pictures, preview
+from darts_lite import checkpoint, loop, pictures, prepare, preview
 from darts_lite.augment import to_json
 from darts_lite.budget import Budget
-from darts_lite.data import Dataset, Splits, evaluation_batches, load, split
+from darts_lite.data import evaluation_batches
 from darts_lite.errors import UserError
 from darts_lite.evaluation import evaluate, picture_of, sample
 from darts_lite.joint import augmentation_for
@@ -34,12 +34,11 @@ from darts_lite.options import (
     saved_options,
     with_budget,
 )
+from darts_lite.prepare import Say
 from darts_lite.record import Recorder
 from darts_lite.search import SearchTask
 from darts_lite.space import Genotype, write_json
 from darts_lite.train import TrainConfig, TrainTask
-
-Say = Callable[[str], None]
 
 
 def search(
@@ -60,20 +59,20 @@ def search(
     folder, result = out / "search", out / "g.json"
     content = None
     if resume is None:
-        _require_free(out, ["g.json", "search/checkpoint.pt"], "search")
+        prepare.require_free(out, ["g.json", "search/checkpoint.pt"], "search")
     else:
         content, options = saved_options(folder, "search", options, resume)
         if result.exists() and (done := Genotype.load(result)).settings.get("finished"):
             say(f"{result} is finished")
             return done
-    device = _device(options.device)
-    dataset, splits = _data(options, options.seed, say)
+    device = prepare.device_named(options.device)
+    dataset, splits = prepare.data(options, options.seed, say)
     options, config = resolved(options, dataset, device)
-    budget = _budget(options.budget_hours, options.steps, started)
-    task = SearchTask(config, dataset, _on(device, splits), device)
-    _make(out)
-    _make(folder)
-    store = _store(folder, "search", options, dataset, content)
+    budget = prepare.budget_of(options.budget_hours, options.steps, started)
+    task = SearchTask(config, dataset, prepare.on(device, splits), device)
+    prepare.make_folder(out)
+    prepare.make_folder(folder)
+    store = prepare.store(folder, "search", options, dataset, content)
     start = loop.restore(task, content, store.path, budget)
     say(
         f"searching {config.space} on {dataset.name}: {splits.train.count} training and "
@@ -120,7 +119,7 @@ def derive(
     result, kept = folder / "metrics.json", folder / "genotype.json"
     content = None
     if resume is None:
-        _require_free(folder, ["checkpoint.pt", "metrics.json"], "derive")
+        prepare.require_free(folder, ["checkpoint.pt", "metrics.json"], "derive")
         genotype = load_genotype(Path(options.genotype), options.max_params, options.data_dir, say)
     else:
         content, options = saved_options(folder, "derive", options, resume)
@@ -128,8 +127,8 @@ def derive(
             say(f"{result} is finished")
             return json.loads(result.read_text())
         genotype = load_genotype(kept, None, options.data_dir, say)
-    device = _device(options.device)
-    dataset, splits = _data(_searched(genotype, options), genotype.seed, say)
+    device = prepare.device_named(options.device)
+    dataset, splits = prepare.data(_searched(genotype, options), genotype.seed, say)
     if dict(dataset.fingerprint) != genotype.dataset:
         raise UserError(
             f"the data set {dataset.name} is not the one that {options.genotype} was searched on; "
@@ -143,14 +142,14 @@ def derive(
         select=options.select,
         seed=options.seed,
     )
-    task = TrainTask(config, genotype, dataset, _on(device, splits), device)
+    task = TrainTask(config, genotype, dataset, prepare.on(device, splits), device)
     options = with_budget(options, dataset)
     epoch = task.images.count // config.batch_size
     steps = None if options.epochs is None else options.epochs * epoch
-    budget = _budget(options.budget_hours, steps, started)
-    _make(folder)
+    budget = prepare.budget_of(options.budget_hours, steps, started)
+    prepare.make_folder(folder)
     genotype.save(kept)
-    store = _store(folder, "derive", options, dataset, content)
+    store = prepare.store(folder, "derive", options, dataset, content)
     start = loop.restore(task, content, store.path, budget)
     say(
         f"training {genotype.parameters} parameters, {genotype.macs} MACs on {task.images.count} "
@@ -202,11 +201,11 @@ def derive(
 
 def augment(options: AugmentOptions, *, say: Say = print) -> None:
     """Draws what an augmentation does to images of a data set, and may save it as JSON."""
-    dataset, splits = _data(options, options.seed, say)
+    dataset, splits = prepare.data(options, options.seed, say)
     chosen = augmentation_for(dataset, options.augment)
     images, _ = next(iter(evaluation_batches(sample(splits.train, preview.DRAWS), preview.DRAWS)))
     out = Path(options.out)
-    _make(out.parent)
+    prepare.make_folder(out.parent)
     picture = preview.preview(chosen, images, fraction=options.fraction)
     pictures.save(out, picture)
     strengths = chosen.policy.strengths(dataset.image_size, fraction=options.fraction)
@@ -214,7 +213,7 @@ def augment(options: AugmentOptions, *, say: Say = print) -> None:
         say(preview.table(strengths))
     say(f"{out}: {picture.shape[1]} x {picture.shape[0]} pixels")
     if options.save:
-        _make(Path(options.save).parent)
+        prepare.make_folder(Path(options.save).parent)
         write_json(Path(options.save), to_json(chosen))
         say(f"{options.save}: for --augment")
 
@@ -256,8 +255,8 @@ def _discretised(saved: Path, max_params: int | None, data_dir: str | None, say:
     options = read_options(SearchOptions, content["config"], saved)
     options = replace(options, data_dir=data_dir or options.data_dir)
     device = torch.device("cpu")
-    dataset, splits = _data(options, options.seed, say)
-    _require_same_data(content, dataset, saved)
+    dataset, splits = prepare.data(options, options.seed, say)
+    prepare.require_same_data(content, dataset, saved)
     options, config = resolved(options, dataset, device)
     if max_params is not None:
         config = replace(config, max_params=min(max_params, config.max_params))
@@ -267,45 +266,6 @@ def _discretised(saved: Path, max_params: int | None, data_dir: str | None, say:
 
 
 # --- pieces ------------------------------------------------------------------------------------
-
-
-def _data(options: SearchOptions | AugmentOptions, seed: int, say: Say) -> tuple[Dataset, Splits]:
-    dataset = load(
-        options.dataset,
-        Path(options.data_dir),
-        download=options.download,
-        image_size=options.image_size,
-    )
-    if options.dataset is None:
-        say(f"no --dataset given: using {dataset.name}, the first that is on this machine")
-    return dataset, split(dataset, subset=options.subset, seed=seed)
-
-
-def _on(device: torch.device, splits: Splits) -> Splits:
-    return Splits(*(part.to(device) for part in splits))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0][:80]
-        raise UserError(f"no device {name!r} here ({reason}); use --device cpu") from None
-    return device
-
-
-def _budget(hours: float | None, steps: int | None, started: float | None) -> Budget:
-    if hours is not None and steps is not None:
-        raise UserError("give a budget in hours or in steps, not both")
-    if steps is not None:
-        torch.backends.cudnn.deterministic = True  # a budget in steps promises the same result
-    budget = Budget(None if hours is None else 3600 * hours, steps)
-    if started is not None:
-        budget.started = started
-    return budget
 
 
 def _searched(genotype: Genotype, options: DeriveOptions) -> SearchOptions:
@@ -331,54 +291,3 @@ def _hparams(options: DeriveOptions, genotype: Genotype) -> dict[str, Any]:
     named = {n: v for n, v in asdict(options).items() if n not in FREE and v is not None}
     space = {"space": genotype.space.preset, "channels": genotype.space.channels}
     return {**named, **space, **learned}
-
-
-def _require_free(folder: Path, names: list[str], command: str) -> None:
-    present = [name for name in names if (folder / name).exists()]
-    if present:
-        raise UserError(
-            f"{folder} already holds a run ({', '.join(present)}); continue it with "
-            f"`{command} --resume` or choose another --out"
-        )
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror}; choose another --out"
-        ) from None
-
-
-def _store(
-    folder: Path,
-    kind: str,
-    options: SearchOptions | DeriveOptions,
-    dataset: Dataset,
-    content: dict[str, Any] | None,
-) -> loop.Store:
-    """Where the run keeps its checkpoint; writes its settings for people."""
-    path = folder / "checkpoint.pt"
-    if content is not None:
-        _require_same_data(content, dataset, path)
-        # another number of threads sums in another order, and the bytes would differ
-        torch.set_num_threads(content["config"]["threads"])
-    config = {
-        "options": asdict(options),
-        "data": dict(dataset.fingerprint),
-        "threads": torch.get_num_threads(),
-    }
-    write_json(folder / "config.json", config)
-    return loop.Store(path, kind, config, options.checkpoint_seconds)
-
-
-def _require_same_data(content: dict[str, Any], dataset: Dataset, path: Path) -> None:
-    if content["config"]["data"] != dict(dataset.fingerprint):
-        raise UserError(
-            f"{path} was made with other data than {dataset.name} holds now; restore them or "
-            "choose another --out"
-        )

@@ -41,7 +41,10 @@ ORDER = (  # a part may import from itself and from the parts before it
     "search",
     "train",
     "options",
+    "prepare",
     "runs",
+    "tune",
+    "report",
     "cli",
 )
 ONLY = {  # parts that import less than what lies below: they know nothing of networks
