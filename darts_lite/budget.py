@@ -18,7 +18,9 @@ class Budget:
 
     Arguments: `started`, on the clock of `time.monotonic`; now, if it is not given (the command
     line gives PROCESS_START). Attributes: `reserve`, seconds kept for what follows the loop
-    (discretisation, evaluation, writing), which the loop sets as soon as it has measured its pace.
+    (discretisation, evaluation, writing), which the loop sets as soon as it has measured its pace;
+    `until`, the step at which a run pauses, and `deadline`, on the clock of `time.monotonic`, at
+    which it stops: they end it early and leave the fraction, and with it every schedule, as it is.
 
     >>> Budget(steps=10).fraction(5)
     0.5
@@ -28,6 +30,8 @@ class Budget:
     steps: int | None = None
     started: float = field(default_factory=time.monotonic)
     reserve: float = 0.0
+    until: int | None = None
+    deadline: float | None = None
     _spent: float = 0.0  # seconds used by earlier processes of the same run
     _reached: float = 0.0
 
@@ -50,7 +54,9 @@ class Budget:
         return self._reached
 
     def exhausted(self, step: int) -> bool:
-        return self.fraction(step) >= 1.0
+        paused = self.until is not None and step >= self.until
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        return paused or late or self.fraction(step) >= 1.0
 
     def state_dict(self) -> dict[str, float]:
         return {"spent": self.elapsed, "reserve": self.reserve, "reached": self._reached}

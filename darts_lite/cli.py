@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,12 +35,9 @@ def _options(*decorators: Callable[[Command], Command]) -> Callable[[Command], C
     return apply
 
 
-_where = _options(
+_machine = _options(
     click.option("--download", is_flag=True, help="Fetch the data set if it is not there."),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1."),
-    click.option(
-        "--batch-size", type=click.IntRange(min=2), default=64, show_default=True, help="Images."
-    ),
     click.option("--seed", type=int, default=0, show_default=True, help="Of all randomness."),
     click.option("--resume", is_flag=True, help="Continue the run; its settings are remembered."),
     click.option(
@@ -76,6 +74,53 @@ _estimator = click.option(
 )
 
 
+_architecture = _options(
+    click.option(
+        "--max-params",
+        type=POSITIVE,
+        help="Parameters: target of the search and cap of its result.  "
+        "[default: 60000 below 16 pixels, else 150000]",
+    ),
+    click.option(
+        "--space",
+        type=click.Choice(list(PRESETS)),
+        default="cells",
+        show_default=True,
+        help="Preset.",
+    ),
+    click.option("--cells", type=POSITIVE, default=7, show_default=True, help="Cells or blocks."),
+    click.option(
+        "--channels", type=POSITIVE, help="First width. [default: what fits --max-params]"
+    ),
+    click.option(
+        "--stem-stride",
+        type=click.IntRange(1, 2),
+        default=1,
+        show_default=True,
+        help="2 is faster.",
+    ),
+)
+_study = _options(
+    _data,
+    _architecture,
+    click.option("--epochs", type=POSITIVE, default=20, show_default=True, help="Of a full one."),
+    click.option(
+        "--fidelity",
+        type=click.Choice(["epochs", "subset", "resolution"]),
+        default="epochs",
+        show_default=True,
+        help="What a cheap training saves: it stops early, sees fewer images, or smaller ones.",
+    ),
+    click.option(
+        "--lowest",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=1 / 9,
+        show_default="1/9",
+        help="Fidelity, as a part of the full training's cost.",
+    ),
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(darts_lite.__version__)
 def main() -> None:
@@ -92,21 +137,8 @@ def main() -> None:
     help="Wall clock, from process start to g.json.  [default: 0.025 below 16 pixels, else 1]",
 )
 @click.option("--steps", type=POSITIVE, help="Steps instead of hours: exactly reproducible.")
-@click.option(
-    "--max-params",
-    type=POSITIVE,
-    help="Parameters: target of the search and cap of its result.  "
-    "[default: 60000 below 16 pixels, else 150000]",
-)
-@click.option(
-    "--space", type=click.Choice(list(PRESETS)), default="cells", show_default=True, help="Preset."
-)
-@click.option("--cells", type=POSITIVE, default=7, show_default=True, help="Cells or blocks.")
-@click.option("--channels", type=POSITIVE, help="First width. [default: what fits --max-params]")
+@_architecture
 @click.option("--search-channels", type=POSITIVE, help="First width of the supernet.")
-@click.option(
-    "--stem-stride", type=click.IntRange(1, 2), default=1, show_default=True, help="2 is faster."
-)
 @click.option("--augment", default="learned", show_default=True, help=AUGMENT)
 @_estimator
 @click.option(
@@ -115,7 +147,17 @@ def main() -> None:
     show_default=True,
     help="Regularise against the collapse to skip connections.",
 )
-@_where
+@click.option(
+    "--warm-start",
+    multiple=True,
+    metavar="PATH",
+    help="Start from what an earlier search found: a g.json, or the folder that holds it; may be "
+    "given several times.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(min=2), default=64, show_default=True, help="Images."
+)
+@_machine
 @click.pass_context
 def search(context: click.Context, /, resume: bool, **flags: Any) -> None:
     """Learn architecture, learning rate, weight decay and augmentation; write OUT/g.json."""
@@ -151,22 +193,123 @@ def search(context: click.Context, /, resume: bool, **flags: Any) -> None:
 @_estimator
 @click.option(
     "--select",
-    type=click.Choice(["last", "best"]),
+    type=click.Choice(["last", "best", "held_out"]),
     default="last",
     show_default=True,
-    help="last: train on training and validation images; best: keep the best on validation.",
+    help="last: train on training and validation images to the end; held_out: on the former alone; "
+    "best: on those, and keep the best on validation.",
 )
-@_where
+@click.option(
+    "--random",
+    type=POSITIVE,
+    help="Train so many random networks of its size instead, by the same recipe, and compare.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=2),
+    help="Images.  [default: that of the search]",
+)
+@_machine
 @click.pass_context
-def derive(context: click.Context, /, resume: bool, **flags: Any) -> None:
+def derive(context: click.Context, /, resume: bool, random: int | None, **flags: Any) -> None:
     """Train the network of a genotype and test it once."""
     with _clear_errors():
-        from darts_lite import options, runs
+        from darts_lite import baseline, options, runs
+
+        said = options.DeriveOptions(**flags)
+        given = _given(context) if resume else None
+        if random is None:
+            runs.derive(said, resume=given, started=PROCESS_START, say=click.echo)
+        else:
+            baseline.derive_random(
+                said, random, resume=given, started=PROCESS_START, say=click.echo
+            )
+
+
+@main.command()
+@click.option(
+    "--method",
+    type=click.Choice(["random", "tpe", "asha", "bohb", "pbt", "pba", "gradient"]),
+    required=True,
+    help="random search, TPE, ASHA, TPE with Hyperband, population based training, that of "
+    "augmentation, or our own search in rounds.",
+)
+@click.option("--out", default="out", show_default=True, help="Folder of the study.")
+@_study
+@click.option(
+    "--budget-hours",
+    type=HOURS,
+    help="Wall clock of the study, earlier sessions included.  [default: 0.1 below 16 pixels, "
+    "else 1]",
+)
+@click.option("--trials", type=POSITIVE, help="Trials instead of, or beside, hours.")
+@click.option("--pareto", is_flag=True, help="Seek the front of parameters and accuracy.")
+@click.option(
+    "--population", type=click.IntRange(min=2), default=8, show_default=True, help="Of pbt and pba."
+)
+@click.option("--genotype", help="Small model of pba.  [default: a random one under the cap]")
+@click.option(
+    "--warm-start",
+    multiple=True,
+    metavar="PATH",
+    help="Start from an earlier study or search: its folder, or a g.json; may be given several "
+    "times.",
+)
+@click.option(
+    "--workers", type=POSITIVE, default=1, show_default=True, help="Processes on this machine."
+)
+@click.option(
+    "--storage",
+    help="Journal file or URL of a data base (postgresql+psycopg://...) that machines share.  "
+    "[default: OUT/study.journal]",
+)
+@_machine
+@click.pass_context
+def tune(context: click.Context, /, resume: bool, **flags: Any) -> None:
+    """Try configurations by another method, or ours, under the same budget; write OUT/g.json."""
+    with _clear_errors():
+        from darts_lite import options
+        from darts_lite.tune import launch
 
         given = _given(context) if resume else None
-        runs.derive(
-            options.DeriveOptions(**flags), resume=given, started=PROCESS_START, say=click.echo
+        launch.tune(
+            options.TuneOptions(**flags), resume=given, started=PROCESS_START, say=click.echo
         )
+
+
+@main.command()
+@click.option(
+    "--configurations",
+    "trials",
+    type=click.IntRange(min=3),
+    default=20,
+    show_default=True,
+    help="Random ones, each trained at every fidelity.",
+)
+@click.option("--out", default="correlation", show_default=True, help="Folder of the results.")
+@_study
+@_machine
+@click.pass_context
+def correlate(context: click.Context, /, resume: bool, **flags: Any) -> None:
+    """Tell how well a cheap fidelity ranks configurations, by Kendall's tau."""
+    with _clear_errors():
+        from darts_lite import options
+        from darts_lite.tune import correlation
+
+        given = _given(context) if resume else None
+        said = options.TuneOptions(method="random", **flags)
+        correlation.correlate(said, resume=given, say=click.echo)
+
+
+@main.command()
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True)
+@click.option("--out", default="report", show_default=True, help="Folder of the report.")
+def report(folders: tuple[str, ...], out: str) -> None:
+    """Compare studies and runs: pictures, a table, TensorBoard, and one HTML page."""
+    with _clear_errors():
+        from darts_lite.report import write
+
+        write([Path(folder) for folder in folders], Path(out), say=click.echo)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""From mixing weights to a discrete space: the best architecture under a hard cap."""
+"""Discrete spaces: the best by mixing weights under a hard cap, and random ones of its size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import torch
 from darts_lite.errors import UserError
 from darts_lite.network import CostTable
 from darts_lite.relaxation import Weights, option_scores
-from darts_lite.space import Cell, Edge, SearchSpace
+from darts_lite.space import PRESETS, Cell, Edge, Genotype, SearchSpace
+
+SIZE_CLASS = 0.1  # how far from a genotype's parameters, as a part of them
+DRAWS = 10_000  # for one random genotype; some ten seconds
 
 
 class _Partial(NamedTuple):
@@ -126,3 +129,57 @@ def uniform_random(space: SearchSpace, generator: torch.Generator) -> SearchSpac
         )
         cells.append(replace(cell, edges=edges))
     return replace(space, cells=tuple(cells))
+
+
+def random_genotypes(
+    like: Genotype, count: int, max_parameters: int | None = None
+) -> list[Genotype]:
+    """Random genotypes of the size class of `like`, to be trained by the same recipe.
+
+    Genotype i is drawn uniformly from the space of `like` by a generator of seed i, until its
+    parameters are within a tenth of those of `like` and at most `max_parameters`, and it differs
+    from `like` and from those before it: so the first ones are the same whatever `count`.
+
+    Raises: `UserError` if `DRAWS` draws do not find one.
+    """
+    space, image, classes = _whole(like.space), like.image, len(like.classes)
+    table = CostTable(space, image, classes)
+    costs = {
+        (cell.name, replace(edge, operations=(option,))): cost
+        for cell in space.cells
+        for edge, row in zip(cell.edges, table.costs[cell.name])
+        for option, cost in zip(edge.options, row)
+    }
+    taken, found = [like.space], []
+    for seed in range(count):
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(DRAWS):
+            drawn = uniform_random(space, generator)
+            cost = table.constant
+            for cell, edge in drawn.edges:
+                cost += costs[cell.name, edge]
+            fits = max_parameters is None or cost.parameters <= max_parameters
+            alike = abs(cost.parameters / like.parameters - 1) <= SIZE_CLASS
+            if fits and alike and drawn not in taken:
+                break
+        else:
+            raise UserError(
+                f"{DRAWS} random networks of the space {space.preset} at {space.channels} channels "
+                f"hold only {seed} others within a tenth of {like.parameters} parameters: "
+                + (f"use --random {seed}" if seed else "search again with other --channels")
+            )
+        taken.append(drawn)
+        found.append(replace(like, space=drawn, parameters=cost.parameters, macs=cost.macs))
+    return found
+
+
+def _whole(space: SearchSpace) -> SearchSpace:
+    """The space with all its options that a discrete space is a member of."""
+    preset = PRESETS.get(space.preset)
+    whole = preset and preset(space.channels, len(space.sequence), space.stem_stride)
+    if whole is None or whole.sequence != space.sequence:
+        raise UserError(
+            f"the space {space.preset!r} of the genotype is none of {', '.join(PRESETS)}, so there "
+            "is nothing to draw from; search again"
+        )
+    return whole

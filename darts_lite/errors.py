@@ -1,4 +1,4 @@
-"""The two exceptions that a person is meant to read. Imports nothing of darts_lite."""
+"""The exceptions that a person is meant to read. Imports nothing of darts_lite."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ class UserError(Exception):
 
     The command line prints it and exits with status 2; the library lets it pass.
     """
+
+
+class Diverged(UserError):
+    """A loss or a weight stopped being finite."""
 
 
 class Interrupted(Exception):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 Kind = Literal["architecture", "loss", "optimizer"]
+LARGEST = 0.25  # change of a raw value in one update
 EDGE = 5.0  # raw value of an interval that is as good as its end
 
 
@@ -179,8 +180,9 @@ class HyperParameters:
             v = b2 * second + (1 - b2) * gradient**2
             finite = torch.isfinite(v).all()  # of the square: an infinite v would last for ever
             direction = (m / (1 - b1**count)) / ((v / (1 - b2**count)).sqrt() + 1e-12)
-            # A step is at most a tenth of the travel, should the clock jump.
-            step = spec.travel * min(waiting, 0.1) * direction.clamp(-1, 1)
+            # A step is at most a tenth of the travel, should the clock jump, and never so large
+            # that a few of them, mostly noise, decide: a short run learns less, but no nonsense.
+            step = min(spec.travel * min(waiting, 0.1), LARGEST) * direction.clamp(-1, 1)
             raw = self.raw[spec.name]
             self.raw[spec.name] = torch.where(finite, raw - step, raw)
             self._moments[spec.name] = (

@@ -25,12 +25,12 @@ from darts_lite.hyperparameters import (
     select,
 )
 from darts_lite.network import CostTable
-from darts_lite.optimizers import SGD, Setting
+from darts_lite.optimizers import Setting
+from darts_lite.recipe import Recipe
 from darts_lite.relaxation import Weights, beta_decay, logit_shapes, relax
 from darts_lite.space import SearchSpace
 
-OPTIMIZER = SGD(momentum=0.9, nesterov=True)
-LABEL_SMOOTHING = 0.1
+USUAL = Recipe()
 START = {"lr": 0.05, "weight_decay": 5e-4}  # deliberately plain; the search moves them
 LEARNED = {"lr": LogInterval(1e-4, 10.0), "weight_decay": LogInterval(1e-6, 1e-2)}
 TRAVEL = {"lr": 4.0, "weight_decay": 1.0}  # one step says little of a decay under BatchNorm
@@ -64,18 +64,19 @@ def outer_variables(
     augment: Augmentation,
     space: SearchSpace | None = None,
     start: Mapping[str, float] = START,
+    alpha: Mapping[str, Tensor] | None = None,
 ) -> HyperParameters:
     """Everything that is learned beside the weights, at its starting value.
 
     Arguments: `space`, whose architecture is learned too; `start`, by name; what it does not name
-    starts where the augmentation says, and every value starts inside its range.
+    starts where the augmentation says, and every value starts inside its range; `alpha`, logits
+    by name of `logit_shapes`; those that it does not name start at zero.
     """
     specs = []
     if space is not None:
-        specs += [
-            HyperSpec(f"alpha.{name}", torch.zeros(shape), Identity(), "architecture", 6.0)
-            for name, shape in logit_shapes(space).items()
-        ]
+        for name, shape in logit_shapes(space).items():
+            logits = (alpha or {}).get(name, torch.zeros(shape))
+            specs.append(HyperSpec(f"alpha.{name}", logits, Identity(), "architecture", 6.0))
     for name, range_ in LEARNED.items():
         value = min(max(start[name], 1.01 * range_.low), 0.99 * range_.high)
         specs.append(HyperSpec(name, torch.tensor(value), range_, "optimizer", TRAVEL[name]))
@@ -112,6 +113,7 @@ class Joint:
     constrain: Callable[[Hyper], Hyper]
     costs: CostTable | None = None
     target: float | None = None
+    recipe: Recipe = USUAL
 
     def bind(self, train: Sequence[Batch], validation: Batch | None, phase: Phase) -> Bilevel:
         """The pure functions of one window of `len(train)` steps."""
@@ -133,7 +135,7 @@ class Joint:
                     batch.labels,
                     batch.choices,
                     own,
-                    LABEL_SMOOTHING,
+                    self.recipe.label_smoothing,
                 )
             correct = (out.detach().argmax(1) == batch.labels).float().mean()
             return value, torch.stack([value.detach(), correct])
@@ -156,7 +158,7 @@ class Joint:
             decay = tuple(values["weight_decay"] if on else 0.0 for on in DECAYED)
             return {"lr": values["lr"] * phase.lr_factor, "weight_decay": decay}
 
-        return Bilevel(inner, outer, OPTIMIZER, settings)
+        return Bilevel(inner, outer, self.recipe.optimizer, settings)
 
     def regulariser(self, values: Hyper, weights: Weights, phase: Phase) -> Tensor:
         """Cost hinge and beta decay, functions of the architecture alone."""

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from darts_lite import checkpoint
 from darts_lite.budget import Budget
-from darts_lite.errors import Interrupted, UserError
+from darts_lite.errors import Diverged, Interrupted, UserError
 from darts_lite.record import Recorder
 
 CLOSING = 6.0  # seconds kept for pictures and files
@@ -62,16 +62,16 @@ class Store:
     every: float = 50.0  # seconds
 
     def save(self, task: Task, step: int, evaluations: int, budget: Budget) -> None:
-        """Writes a checkpoint; raises `UserError` rather than keep a state that is not finite."""
+        """Writes a checkpoint; raises `Diverged` rather than keep a state that is not finite."""
         state = task.state_dict()
         if not checkpoint.is_finite(state["params"]):
             raise self.not_finite("a weight", step)
         progress = {"step": step, "evaluations": evaluations, "budget": budget.state_dict()}
         checkpoint.save(self.path, self.kind, self.config, {"task": state, **progress})
 
-    def not_finite(self, name: str, step: int) -> UserError:
+    def not_finite(self, name: str, step: int) -> Diverged:
         kept = f"; {self.path} holds the last good state" if self.path.exists() else ""
-        return UserError(
+        return Diverged(
             f"{name} is NaN or infinite at step {step}: try a larger --batch-size, another --seed "
             f"or, in derive, --hyperparameters default{kept}"
         )
@@ -110,16 +110,24 @@ def run(
     store: Store,
     *,
     start: Start = BEGINNING,
-    name: str = "",
+    name: str | None = None,
+    closes: bool = True,
 ) -> int:
     """Steps until the budget is exhausted; returns the number of steps.
 
-    Raises: `Interrupted` at Ctrl-C or SIGTERM, after saving; `UserError` if a loss or a weight
+    Arguments: `name`, what the progress bar says; without one there is no bar; `closes`, whether
+    evaluations belong to the run, and pictures and files at its end, for which time is kept.
+
+    Raises: `Interrupted` at Ctrl-C or SIGTERM, after saving; `Diverged` if a loss or a weight
     stops being finite, leaving the last good checkpoint as it is.
     """
     began = saved = time.monotonic()
     step, evaluations = start
     looking, reported = 0.0, step
+
+    def record(values: dict[str, float]) -> None:
+        if values:
+            recorder.scalars(step, {**values, "seconds": budget.elapsed})
 
     def report() -> dict[str, float]:
         nonlocal reported
@@ -128,17 +136,17 @@ def run(
         for key, value in values.items():
             if key.startswith("loss") and not math.isfinite(value):
                 raise store.not_finite(key, step)
-        recorder.scalars(step, values)
+        record(values)
         return values
 
     with _Signals() as signals, _Progress(name, budget, step) as progress:
         while not budget.exhausted(step):
             fraction, now = budget.fraction(step), time.monotonic()
             # By the clock, looking takes a bounded share; by steps, it must be reproducible.
-            affordable = budget.steps is not None or looking <= LOOKING * (now - began)
+            affordable = closes and (budget.steps is not None or looking <= LOOKING * (now - began))
             if fraction * EVALUATIONS >= evaluations + 1 and affordable:
                 evaluations = int(fraction * EVALUATIONS)
-                recorder.scalars(step, task.evaluate(step, recorder))
+                record(task.evaluate(step, recorder))
                 looking += time.monotonic() - now
             task.step(fraction)
             step += 1
@@ -146,7 +154,8 @@ def run(
             if step % LOG_EVERY == 0 or late or signals.received:
                 progress.show(step, task.status(report()))
                 pace = (time.monotonic() - began - looking) / (step - start.step)
-                budget.reserve = CLOSING + task.closing_steps * pace
+                if closes:
+                    budget.reserve = CLOSING + task.closing_steps * pace
             if late or signals.received:
                 store.save(task, step, evaluations, budget)
                 saved = time.monotonic()
@@ -189,12 +198,13 @@ class _Signals:
 class _Progress:
     """A bar in percent of the budget; on a file or pipe, a line now and then."""
 
-    def __init__(self, name: str, budget: Budget, start: int):
+    def __init__(self, name: str | None, budget: Budget, start: int):
         self._budget = budget
         self._began = (time.monotonic(), budget.fraction(start))
         self._bar = tqdm(
             total=100,
             desc=name,
+            disable=name is None,
             mininterval=0.2 if sys.stderr.isatty() else 15,
             bar_format="{desc} {percentage:3.0f}%|{bar:20}| {postfix}",
         )

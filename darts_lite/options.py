@@ -41,6 +41,7 @@ class SearchOptions:
     augment: str = "learned"
     estimator: str = DEFAULT
     protect: bool = True
+    warm_start: tuple[str, ...] = ()
     seed: int = 0
     device: str = "auto"
     checkpoint_seconds: float = 50.0
@@ -60,8 +61,8 @@ class DeriveOptions:
     hyperparameters: Literal["learned", "default", "online"] = "learned"
     augment: str | None = None
     estimator: str = DEFAULT
-    select: Literal["last", "best"] = "last"
-    batch_size: int = 64
+    select: Literal["last", "best", "held_out"] = "last"
+    batch_size: int | None = None
     seed: int = 0
     device: str = "auto"
     checkpoint_seconds: float = 50.0
@@ -83,7 +84,39 @@ class AugmentOptions:
     seed: int = 0
 
 
-Options = TypeVar("Options", SearchOptions, DeriveOptions)
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """What a user may say of a study; None leaves the choice to the data."""
+
+    method: str
+    out: str = "out"
+    dataset: str | None = None
+    data_dir: str = "data"
+    download: bool = False
+    image_size: int | None = None
+    subset: int | None = None
+    budget_hours: float | None = None
+    trials: int | None = None
+    epochs: int = 20
+    fidelity: str = "epochs"
+    lowest: float = 1 / 9
+    pareto: bool = False
+    max_params: int | None = None
+    space: str = "cells"
+    cells: int = 7
+    channels: int | None = None
+    stem_stride: int = 1
+    population: int = 8
+    genotype: str | None = None
+    warm_start: tuple[str, ...] = ()
+    workers: int = 1
+    storage: str | None = None
+    seed: int = 0
+    device: str = "auto"
+    checkpoint_seconds: float = 50.0
+
+
+Options = TypeVar("Options", SearchOptions, DeriveOptions, TuneOptions)
 
 
 def resolved(

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from darts_lite import checkpoint, loop, pictures, prepare, preview
+from darts_lite import checkpoint, loop, pictures, prepare, preview, warm
 from darts_lite.augment import to_json
 from darts_lite.budget import Budget
 from darts_lite.data import evaluation_batches
@@ -69,7 +69,11 @@ def search(
     dataset, splits = prepare.data(options, options.seed, say)
     options, config = resolved(options, dataset, device)
     budget = prepare.budget_of(options.budget_hours, options.steps, started)
-    task = SearchTask(config, dataset, prepare.on(device, splits), device)
+    begin = warm.COLD
+    if content is None:  # what a resumed search began with is in its checkpoint
+        said = asdict(options)
+        begin = warm.read(options.warm_start, said, config.build_space(), dataset, say)
+    task = SearchTask(config, dataset, prepare.on(device, splits), device, begin)
     prepare.make_folder(out)
     prepare.make_folder(folder)
     store = prepare.store(folder, "search", options, dataset, content)
@@ -83,7 +87,7 @@ def search(
         loop.warn(text)
     with Recorder(folder, start.step if content else None) as recorder:
         step = loop.run(task, budget, recorder, store, start=start, name="search")
-        recorder.scalars(step, task.evaluate(step, recorder))
+        recorder.scalars(step, {**task.evaluate(step, recorder), "seconds": budget.elapsed})
         genotype = task.genotype(_settings(options, finished=True))
         learned = genotype.hyperparameters
         recorder.picture(step, "learned", pictures.parameter_plot(learned, "learned schedules"))
@@ -91,6 +95,11 @@ def search(
             picture = preview.over_time(learned, what)
             if picture is not None:
                 recorder.picture(step, f"learned/{what}", picture)
+        for path in options.warm_start[:1]:
+            comparison = warm.compare(path, folder, asdict(options), dataset)
+            if comparison is not None:
+                say(str(comparison))
+                recorder.scalars(step, comparison.scalars)
     genotype.save(result)
     augment = task.augment.replayed(learned)
     write_json(out / "augment.json", to_json(augment))
@@ -135,7 +144,7 @@ def derive(
             "give its --data-dir"
         )
     config = TrainConfig(
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or _batch_size(genotype),
         hyperparameters=options.hyperparameters,
         augment=options.augment,
         estimator=options.estimator,
@@ -179,7 +188,7 @@ def derive(
         }
         recorder.hparams(_hparams(options, genotype), metrics)
     checkpoint.write(folder / "model.pt", network.state_dict())
-    held_out = config.select == "best" or config.hyperparameters == "online"
+    held_out = config.select != "last" or config.hyperparameters == "online"
     account = {
         **metrics,
         "validation_held_out": held_out,
@@ -281,9 +290,18 @@ def _searched(genotype: Genotype, options: DeriveOptions) -> SearchOptions:
     return SearchOptions(**found, download=options.download)
 
 
+def _batch_size(genotype: Genotype) -> int:
+    """That of the search; the usual one if the genotype does not say."""
+    size = genotype.settings.get("batch_size", 64)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 2:
+        raise UserError(f"settings.batch_size is {size!r}, no number of images; give --batch-size")
+    return size
+
+
 def _settings(options: SearchOptions, finished: bool) -> dict[str, Any]:
     kept = ("dataset", "data_dir", "image_size", "subset", "budget_hours", "steps", "augment")
-    return {**{name: getattr(options, name) for name in kept}, "finished": finished}
+    found = {name: getattr(options, name) for name in kept}
+    return {**found, "warm_start": ", ".join(options.warm_start) or None, "finished": finished}
 
 
 def _hparams(options: DeriveOptions, genotype: Genotype) -> dict[str, Any]:

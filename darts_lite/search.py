@@ -19,13 +19,15 @@ import darts_lite
 from darts_lite import checkpoint, loop, pictures, preview
 from darts_lite.data import Batches, Dataset, Splits, evaluation_batches
 from darts_lite.derive import discretise
+from darts_lite.errors import UserError
 from darts_lite.evaluation import accuracy, sample
-from darts_lite.functional import FlatNetwork
+from darts_lite.functional import FlatNetwork, Params
 from darts_lite.hypergradient import InnerState, Lookahead, RateSearch
 from darts_lite.hypergradient.problem import detach
 from darts_lite.hyperparameters import select
 from darts_lite.joint import (
-    OPTIMIZER,
+    START,
+    USUAL,
     Batch,
     Joint,
     Phase,
@@ -39,8 +41,11 @@ from darts_lite.record import Recorder
 from darts_lite.relaxation import Weights, entropy, logit_shapes, option_probabilities, relax
 from darts_lite.schedule import cosine
 from darts_lite.space import PRESETS, Genotype, SearchSpace
+from darts_lite.warm import COLD, Warm
 
 WARM_UP = 0.25  # of the budget
+INHERITED_WARM_UP = 0.05  # with the weights of an earlier search
+KNOWN_LOOKS = 10  # that an earlier learning rate spares; the rest move it by up to 2.9 times
 HARDENING = 0.75  # where it begins
 FINAL_TEMPERATURE = 0.2
 BETA_DECAY = 0.2  # final weight, reached linearly
@@ -76,7 +81,12 @@ class SearchTask:
     """The state of a search and its step; driven by `darts_lite.loop`."""
 
     def __init__(
-        self, config: SearchConfig, dataset: Dataset, splits: Splits, device: torch.device
+        self,
+        config: SearchConfig,
+        dataset: Dataset,
+        splits: Splits,
+        device: torch.device,
+        warm: Warm = COLD,
     ):
         self.config, self.dataset, self.device = config, dataset, device
         self.image = (dataset.channels, *dataset.image_size)
@@ -88,9 +98,10 @@ class SearchTask:
         network = Network(supernet, self.image, classes, generator).to(device)
         self.network = FlatNetwork(network)
         self.augment = augmentation_for(dataset, config.augment)
-        self.variables = outer_variables(self.augment, self.space).to(device)
+        start = {**START, **warm.starts}
+        self.variables = outer_variables(self.augment, self.space, start, warm.alpha).to(device)
         self.plan = plan(config.estimator)
-        self.rate_search = RateSearch()
+        self.rate_search = _rate_search(warm)
         self.joint = Joint(
             self.network,
             self.space,
@@ -99,8 +110,9 @@ class SearchTask:
             self.costs,
             float(config.max_params),
         )
-        params = self.network.params
-        self.inner = InnerState(params, OPTIMIZER.init(params))
+        params = self._inherited(warm)
+        self.warm_up = WARM_UP if warm.params is None else INHERITED_WARM_UP
+        self.inner = InnerState(params, USUAL.optimizer.init(params))
         self.generator = torch.Generator().manual_seed(config.seed + 1)
         self.splits = splits
         self.train = Batches(splits.train, config.batch_size, self.generator)
@@ -112,6 +124,19 @@ class SearchTask:
         self._hypergradient: dict[str, Tensor] = {}
         self._warned: set[str] = set()
         self.discrete()  # an impossible cap is an error now, not after the search
+
+    def _inherited(self, warm: Warm) -> Params:
+        """The weights to start from."""
+        own = self.network.params
+        if warm.params is None:
+            return own
+        sizes, expected = ([len(vector) for vector in ps] for ps in (warm.params, own))
+        if sizes != expected:
+            raise UserError(
+                f"the weights of the warm start do not fit this supernet (sizes {sizes}, not "
+                f"{expected}); they come from another version: start without them"
+            )
+        return tuple(vector.to(self.device) for vector in warm.params)
 
     # --- the step -------------------------------------------------------------------------
 
@@ -134,7 +159,7 @@ class SearchTask:
         # one a step: by the clock, the looks must not take more than their share
         if self.plan.annealed and self.rate_search.due(fraction):
             self._look(phase)
-        if fraction < WARM_UP:
+        if fraction < self.warm_up:
             batch = self._batch(self.train, augmented=True)
             problem = self.joint.bind([batch], None, phase)
             state, (_, report) = problem.inner_step(self.inner, self.variables.raw)
@@ -143,7 +168,7 @@ class SearchTask:
         else:
             ahead = self._joint_step(phase)
             self.inner = ahead.state
-            progress = (fraction - max(self.fraction, WARM_UP)) / (1 - WARM_UP)
+            progress = (fraction - max(self.fraction, self.warm_up)) / (1 - self.warm_up)
             self.variables.update(ahead.hypergradient, progress)
             self._hypergradient.update(ahead.hypergradient)
             self._record("train", ahead.inner[1])
@@ -348,6 +373,7 @@ class SearchTask:
             "validation": self.validation.state_dict(),
             "steps": self.steps,
             "fraction": self.fraction,
+            "warm_up": self.warm_up,
             "history": self.history,
         }
 
@@ -365,7 +391,19 @@ class SearchTask:
         self.train.load_state_dict(state["train"])
         self.validation.load_state_dict(state["validation"])
         self.steps, self.fraction = state["steps"], state["fraction"]
+        self.warm_up = state["warm_up"]
         self.history = state["history"]
+
+
+def _rate_search(warm: Warm) -> RateSearch:
+    """Without the looks that a warm start has made needless.
+
+    From trained weights only low rates work (docs/hypergradients.md), so looks would lower, search
+    by search, a rate that `derive` is to train new weights with: there it stays as it is.
+    """
+    if "lr" not in warm.starts:
+        return RateSearch()
+    return RateSearch(done=KNOWN_LOOKS if warm.params is None else RateSearch.looks)
 
 
 def default_channels(

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -247,21 +247,31 @@ class Genotype:
 
     def save(self, path: Path) -> None:
         """Write JSON under a temporary name, then rename."""
-        write_json(path, _ADAPTER.dump_python(self, mode="json"))
+        write_json(path, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """What `read` reads, once it is text."""
+        return _ADAPTER.dump_python(self, mode="json")
 
     @staticmethod
     def load(path: Path) -> Genotype:
         """Read and check a genotype; raises `UserError` with the first thing that is wrong."""
         try:
-            return _ADAPTER.validate_json(path.read_bytes())
+            return Genotype.read(path.read_bytes(), path)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+    @staticmethod
+    def read(content: str | bytes, source: object) -> Genotype:
+        """From JSON; `source` is for errors."""
+        try:
+            return _ADAPTER.validate_json(content)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             what = first["msg"].removeprefix("Value error, ")
             raise UserError(
-                f"{path} is no genotype of this version: {where}: {what}; "
+                f"{source} is no genotype of this version: {where}: {what}; "
                 "make it again with `search` or `derive`"
             ) from None
 

@@ -19,7 +19,7 @@ from darts_lite.hypergradient.problem import Hyper, detach
 from darts_lite.hyperparameters import HyperParameters
 from darts_lite.joint import (
     AUGMENT,
-    OPTIMIZER,
+    USUAL,
     Batch,
     Joint,
     Phase,
@@ -29,6 +29,7 @@ from darts_lite.joint import (
 from darts_lite.learning import DEFAULT, Plan, look, plan
 from darts_lite.network import Network, calibrate
 from darts_lite.optimizers import OptimizerState
+from darts_lite.recipe import Recipe
 from darts_lite.record import Recorder
 from darts_lite.schedule import Schedule, cosine, interpolate
 from darts_lite.space import Genotype
@@ -46,8 +47,9 @@ CALIBRATED = 10_000  # training images for the final BatchNorm statistics
 class TrainConfig:
     """What a training is, apart from its genotype, its data and where it writes.
 
-    `select` "last" trains on train and validation images to the end, as the papers do; "best"
-    trains on the former and keeps the weights that were best on the latter. `hyperparameters`
+    `select` "last" trains on train and validation images to the end, as the papers do; "held_out"
+    on the former alone; "best" too, and keeps the weights that were best on the latter.
+    `hyperparameters`
     "learned" follows the genotype's schedules, "default" the usual recipe, and "online" goes on
     learning from where the genotype ended: then validation images are never trained on.
     `estimator` says how, for "online" (`darts_lite.learning.plan`). `augment` None is that of the
@@ -58,7 +60,7 @@ class TrainConfig:
     hyperparameters: Literal["learned", "default", "online"] = "learned"
     augment: str | None = None
     estimator: str = DEFAULT
-    select: Literal["last", "best"] = "last"
+    select: Literal["last", "best", "held_out"] = "last"
     seed: int = 0
 
 
@@ -131,8 +133,11 @@ class TrainTask:
             variables = outer_variables(self.augment, start=start).to(device)
             self.online = Online(variables, learning, RateSearch())
             constrain = variables.constrain
-        self.joint = Joint(self.network, genotype.space, self.augment, constrain)
-        self.inner = InnerState(self.network.params, OPTIMIZER.init(self.network.params))
+        usual = config.hyperparameters == "default"
+        recipe = USUAL if usual else Recipe.read(genotype.settings)
+        self.joint = Joint(self.network, genotype.space, self.augment, constrain, recipe=recipe)
+        params = self.network.params
+        self.inner = InnerState(params, recipe.optimizer.init(params))
         self.generator = torch.Generator().manual_seed(config.seed + 1)
         self.batches = Batches(self.images, config.batch_size, self.generator)
         self.held_out = Batches(splits.validation, config.batch_size, self.generator)
@@ -262,12 +267,16 @@ class TrainTask:
         """With select "best": the validation accuracy; remembers the best weights."""
         if self.best is None:
             return {}
-        network = self.network.export(self.inner.params)
-        statistics = evaluation_batches(sample(self.images, 1024), 128)
-        value = accuracy(network, self.splits.validation, statistics)
+        value = self.validate()
         if value > self.best[0]:
             self.best = (value, self.inner.params)
         return {"accuracy/validation": value}
+
+    def validate(self) -> float:
+        """Accuracy on validation images as the weights stand."""
+        network = self.network.export(self.inner.params)
+        statistics = evaluation_batches(sample(self.images, 1024), 128)
+        return accuracy(network, self.splits.validation, statistics)
 
     def finish(self, step: int, recorder: Recorder) -> Network:
         """The trained network, its BatchNorm statistics calibrated on its training images."""

@@ -22,7 +22,7 @@ from darts_lite.allocator import keep_freed_memory
 from darts_lite.augment import Augmentation, Learned, RandAugment, TrivialAugment
 from darts_lite.functional import FlatNetwork
 from darts_lite.hypergradient import InnerState
-from darts_lite.joint import OPTIMIZER, Batch, Joint, Phase, outer_variables
+from darts_lite.joint import USUAL, Batch, Joint, Phase, outer_variables
 from darts_lite.network import CostTable, Network
 from darts_lite.space import cells
 
@@ -142,7 +142,7 @@ def step(size: int, channels: int, batch: int, turns: int, device: torch.device)
     images = torch.rand(batch, channels, size, size, generator=generator).to(device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch,), generator=generator).to(device)
-    state = InnerState(network.params, OPTIMIZER.init(network.params))
+    state = InnerState(network.params, USUAL.optimizer.init(network.params))
     for policy in (Learned(channels=channels, crop=2), RandAugment(channels=channels, crop=2)):
         augment = Augmentation(policy)
         variables = outer_variables(augment, space).to(device)

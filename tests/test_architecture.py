@@ -34,17 +34,20 @@ ORDER = (  # a part may import from itself and from the parts before it
     "checkpoint",
     "loop",
     "evaluation",
+    "recipe",
     "joint",
     "preview",
     "learning",
     "derive",
+    "warm",
     "search",
     "train",
     "options",
     "prepare",
     "runs",
-    "tune",
+    "baseline",
     "report",
+    "tune",
     "cli",
 )
 ONLY = {  # parts that import less than what lies below: they know nothing of networks
@@ -57,6 +60,7 @@ SOLE_IMPORTER = {  # library -> the one module that may import it
     "tensorboard": "darts_lite.record",
     "higher": "darts_lite.hypergradient.torch_optimizers",
     "click": "darts_lite.cli",
+    "optuna": "darts_lite.tune.study",
 }
 WITHOUT_TORCH = ("errors", "budget", "schedule", "allocator", "space")
 

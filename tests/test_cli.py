@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,21 @@ def test_the_cap_of_derive_is_hard(searched: Path, tmp_path: Path) -> None:
     assert "smallest possible" in line
 
 
+def test_random_ones_of_a_network_under_a_cap(searched: Path, tmp_path: Path) -> None:
+    """They are like the network that is derived anew from the checkpoint, on resuming too."""
+    free = Genotype.load(searched / "g.json").parameters
+    command = ["derive", "--genotype", searched / "g.json", "--epochs", 1, "--max-params",
+               (free + 700) // 2, "--out", tmp_path / "d"]  # fmt: skip
+    assert call(*command, "--random", 1).exit_code == 0
+    assert call(*command).exit_code == 0
+    again = call(*command, "--random", 1, "--resume")
+    assert again.exit_code == 0, again.output
+    size = json.loads((tmp_path / "d" / "metrics.json").read_text())["parameters"]
+    result = json.loads((tmp_path / "d" / "random.json").read_text())
+    assert result["searched"]["parameters"] == size < free
+    assert abs(result["random"][0]["parameters"] - size) <= size / 10
+
+
 KILLED = """
 import os, signal, sys
 import {module} as module
@@ -268,6 +284,56 @@ def test_an_interrupt_exits_with_its_signal_and_derive_resumes(
     assert (tmp_path / "d" / "metrics.json").read_bytes() == finished
     states = [torch.load(tmp_path / n / "model.pt", weights_only=True) for n in ("plain", "d")]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_warm_start_says_what_it_takes_and_is_remembered(searched: Path, tmp_path: Path) -> None:
+    """Killed, it goes on to the same bytes though what it started from is gone."""
+    earlier, plain, out = tmp_path / "earlier", tmp_path / "plain", tmp_path / "out"
+    shutil.copytree(searched, earlier)
+    start = ["search", *SMALL, "--steps", 4, "--warm-start", earlier]
+    whole = call(*start, "--out", plain)
+    assert whole.exit_code == 0, whole.output
+    line = f"warm start from {earlier / 'g.json'}: data unchanged; all cells known; weights taken"
+    assert line in whole.output
+    rows = [json.loads(r) for r in (plain / "search" / "metrics.jsonl").read_text().splitlines()]
+    seconds = [row["seconds"] for row in rows if "seconds" in row]
+    assert len(seconds) > 4 and seconds == sorted(seconds)
+    said = next(one for one in whole.output.splitlines() if "the earlier search's" in one)
+    assert ("warm_saved_seconds" in rows[-1]) == ("reached the earlier" in said)
+
+    killed("darts_lite.search", ".SearchTask", "step", 3, True,
+           *start, "--out", out, "--checkpoint-seconds", 0)  # fmt: skip
+    shutil.rmtree(earlier)
+    resume = ["search", "--resume", "--out", out]
+    assert "warm_start" in refuse(*resume, "--warm-start", searched)
+    again = call(*resume, "--warm-start", earlier)
+    assert again.exit_code == 0, again.output
+    assert "warm start" not in again.output and "earlier search" not in again.output
+    assert _logits(out) == _logits(plain) != _logits(searched)
+    made, expected = (Genotype.load(p / "g.json") for p in (out, plain))
+    assert made == expected
+    assert made.settings["warm_start"] == str(earlier)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("nowhere", "nowhere"),
+        ("empty", "there is no empty/g.json"),
+        ("torn.json", "torn.json is no genotype"),
+        ("torn", "torn/search/checkpoint.pt is no readable checkpoint"),
+    ],
+)
+def test_a_bad_warm_start_is_one_line(
+    searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("torn.json").write_text("{torn")
+    shutil.copytree(searched, "torn")
+    Path("torn/search/checkpoint.pt").write_bytes(b"nonsense")
+    assert said in refuse("search", *SMALL, "--steps", 8, "--warm-start", path)
+    assert not Path("out").exists()
 
 
 def test_resuming_with_other_settings_is_refused(searched: Path) -> None:
@@ -418,12 +484,21 @@ def test_flags_are_what_they_were() -> None:
     }
     common = {"--data-dir", "--download", "--device", "--batch-size", "--seed", "--resume",
               "--checkpoint-seconds", "--out", "--budget-hours", "--max-params"}  # fmt: skip
-    assert flags == {
+    study = {"--dataset", "--subset", "--image-size", "--space", "--cells", "--channels",
+             "--stem-stride", "--epochs", "--fidelity", "--lowest"}  # fmt: skip
+    assert {name: found - {"DIR...", "folders"} for name, found in flags.items()} == {
         "search": common
         | {"--dataset", "--subset", "--image-size", "--steps", "--space", "--cells", "--channels",
-           "--search-channels", "--stem-stride", "--augment", "--estimator", "--protect"},
+           "--search-channels", "--stem-stride", "--augment", "--estimator", "--protect",
+           "--warm-start"},
         "derive": common
-        | {"--genotype", "--epochs", "--hyperparameters", "--augment", "--estimator", "--select"},
+        | {"--genotype", "--epochs", "--hyperparameters", "--augment", "--estimator", "--select",
+           "--random"},
+        "tune": (common - {"--batch-size"}) | study
+        | {"--method", "--trials", "--pareto", "--population", "--genotype", "--warm-start",
+           "--workers", "--storage"},
+        "correlate": (common - {"--batch-size", "--budget-hours"}) | study | {"--configurations"},
+        "report": {"--out"},
         "augment": {"--augment", "--out", "--save", "--fraction", "--dataset", "--data-dir",
                     "--subset", "--image-size", "--download", "--seed"},
     }  # fmt: skip

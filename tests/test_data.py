@@ -26,8 +26,10 @@ from darts_lite.data import (
     Batches,
     Dataset,
     Images,
+    changed,
     evaluation_batches,
     first_available,
+    grown,
     known,
     load,
     published,
@@ -288,6 +290,53 @@ def test_fingerprint(tmp_path: Path, rng: np.random.Generator) -> None:
     assert (first["images"], first["classes"], first["shape"]) == (30, 10, [1, 28, 28])
     write_idx(tmp_path / "mnist" / "t10k-labels-idx1-ubyte", np.arange(10)[::-1])
     assert load("mnist", tmp_path).fingerprint["sha256"] != first["sha256"]
+
+
+def test_a_fingerprint_counts_every_class() -> None:
+    train, test = (
+        Images(torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8), torch.tensor(labels))
+        for labels in ([2, 0, 2, 1, 2], [0, 2])
+    )
+    counts = Dataset("own", train, test, ("a", "b", "c", "d"), False).fingerprint["counts"]
+    assert counts == [2, 1, 4, 0]
+
+
+PRINT = {"name": "a", "images": 9, "classes": 3, "counts": [2, 3, 4], "shape": [1, 8, 8],
+         "sha256": "0"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "more"),
+    [
+        ({}, None, False),
+        ({"name": "moved"}, None, False),
+        ({"counts": [2, 9, 5], "images": 16}, "7 more images (2 classes grew)", True),
+        ({"counts": [2, 3, 5], "images": 10}, "1 more image (1 class grew)", True),
+        ({"counts": [1, 1, 4], "images": 6}, "3 fewer images (2 classes shrank)", False),
+        (
+            {"counts": [1, 3, 5]},
+            "1 more image (1 class grew) and 1 fewer image (1 class shrank)",
+            False,
+        ),
+        ({"sha256": "1"}, "other pixels or labels, as many as before", False),
+        ({"shape": [3, 8, 9]}, "images of 3x8x9, were 1x8x8", False),
+        ({"shape": [1, 4, 16], "sha256": "0"}, "images of 1x4x16, were 1x8x8", False),
+        ({"classes": 4, "counts": [2, 3, 4, 1]}, "other classes (4, were 3)", False),
+        ({"name": "b", "counts": [9, 9, 9]}, "other data set (b, was a)", False),
+    ],
+)
+def test_what_changed_in_the_data(changes: dict[str, Any], said: str | None, more: bool) -> None:
+    fresh = {"sha256": "1"} if set(changes) - {"name"} else {}
+    assert changed(PRINT, {**PRINT, **fresh, **changes}) == said
+    assert grown(PRINT, {**PRINT, **fresh, **changes}) == more
+
+
+def test_a_fingerprint_of_an_earlier_version_has_no_counts() -> None:
+    old = {name: value for name, value in PRINT.items() if name != "counts"}
+    assert changed(old, PRINT) is None
+    assert changed(old, {**PRINT, "sha256": "1", "images": 12}) == "other images (12, were 9)"
+    assert changed({}, PRINT) == "images of 1x8x8, were unknown size"
+    assert not grown(old, {**PRINT, "images": 12})
 
 
 def test_resize(tmp_path: Path, rng: np.random.Generator) -> None:

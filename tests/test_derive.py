@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from darts_lite.derive import discretise, uniform_random
+from darts_lite import derive
+from darts_lite.derive import discretise, random_genotypes, uniform_random
 from darts_lite.errors import UserError
 from darts_lite.network import CostTable, network_cost
 from darts_lite.relaxation import Weights, logit_shapes, option_scores, relax
-from darts_lite.space import SearchSpace, blocks, cells
+from darts_lite.space import Genotype, SearchSpace, blocks, cells
 
 IMAGE, CLASSES = (1, 8, 8), 10
 
@@ -103,3 +104,108 @@ def test_an_operation_does_not_lose_for_offering_more_sizes() -> None:
     chosen = {edge.operations[0].label for _, edge in found.edges}
     assert {label.split()[0] for label in chosen} == {"inverted_residual"}
     assert all(label.endswith("e4") for label in chosen)
+
+
+# --- Random genotypes of a size class -------------------------------------------------------------
+
+
+def genotype(space: SearchSpace) -> Genotype:
+    """Of a discrete space, as a search would write it."""
+    cost = network_cost(space, IMAGE, CLASSES)
+    return Genotype(
+        space=space,
+        image=IMAGE,
+        classes=tuple("0123456789"),
+        parameters=cost.parameters,
+        macs=cost.macs,
+        hyperparameters={"lr": ((0.0, 0.1),), "weight_decay": ((0.0, 1e-3),)},
+        settings={"dataset": "digits"},
+        seed=7,
+    )
+
+
+def member(space: SearchSpace, seed: int = 99) -> Genotype:
+    return genotype(uniform_random(space, torch.Generator().manual_seed(seed)))
+
+
+@pytest.mark.parametrize("space", [cells(4, 3), blocks(8, 5, 2)], ids=lambda s: s.preset)
+def test_random_genotypes_are_what_rejection_finds(space: SearchSpace) -> None:
+    """The slow and obvious way: draw, build the network, count it, and try again."""
+    like = member(space)
+    found = random_genotypes(like, 3)
+    for seed, random in enumerate(found):
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            drawn = uniform_random(space, generator)
+            cost = network_cost(drawn, IMAGE, CLASSES)
+            if 0.9 * like.parameters <= cost.parameters <= 1.1 * like.parameters:
+                break
+        assert (random.space, random.parameters, random.macs) == (drawn, *cost)
+        same = {"space": like.space, "parameters": like.parameters, "macs": like.macs}
+        assert replace(random, **same) == like
+    assert random_genotypes(like, 2) == found[:2]
+
+
+def class_of(like: Genotype, whole: SearchSpace, cap: int | None = None) -> set[SearchSpace]:
+    """Every other member of a chain of blocks within a tenth of the parameters, by enumeration."""
+    costs, found = CostTable(whole, IMAGE, CLASSES), set()
+    edges = [cell.edges[0] for cell in whole.cells]
+    sizes = [[cost.parameters for cost in costs.costs[cell.name][0]] for cell in whole.cells]
+    made = [[replace(edge, operations=(o,)) for o in edge.options] for edge in edges]
+    for choice in itertools.product(*(range(len(row)) for row in made)):
+        size = costs.constant.parameters + sum(row[i] for row, i in zip(sizes, choice))
+        if abs(size - like.parameters) <= like.parameters / 10 and (cap is None or size <= cap):
+            chosen = zip(whole.cells, made, choice)
+            cells = tuple(replace(cell, edges=(row[i],)) for cell, row, i in chosen)
+            found.add(replace(whole, cells=cells))
+    return found - {like.space}
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_random_genotypes_are_distinct_and_reach_the_whole_class(
+    capped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(derive, "DRAWS", 3000)  # of 169 members
+    space = blocks(6, 2)
+    like = member(space)
+    cap = like.parameters if capped else None
+    others = class_of(like, space, cap)
+    assert 5 < len(others) < 100
+    found = random_genotypes(like, len(others), cap)
+    assert {genotype.space for genotype in found} == others
+    with pytest.raises(UserError, match=f"use --random {len(others)}$"):
+        random_genotypes(like, len(others) + 1, cap)
+
+
+def test_random_genotypes_prefer_no_part_of_the_class() -> None:
+    """Of 150 genotypes each trait is as frequent as in the class, within four deviations."""
+    space = blocks(4, 3)
+    like = member(space, seed=1)
+    others = class_of(like, space)
+    assert len(others) > 300
+    found = {genotype.space for genotype in random_genotypes(like, 150)}
+    for block, trait in itertools.product(range(3), ("k5", "conv", "bottleneck", "e6", "skip")):
+        drawn, known = (
+            [trait in space.cells[block].edges[0].operations[0].label for space in group]
+            for group in (found, others)
+        )
+        share = sum(known) / len(known)
+        four = 4 * math.sqrt(share * (1 - share) / len(drawn))
+        assert sum(drawn) / len(drawn) == pytest.approx(share, abs=four), (block, trait)
+
+
+def test_where_no_other_is_alike_there_is_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest network of a large space: one draw in a hundred thousand."""
+    space = cells(8)
+    costs = CostTable(space, IMAGE, CLASSES)
+    smallest = discretise(space, random_weights(space, 0), costs, 12_698)
+    monkeypatch.setattr(derive, "DRAWS", 300)
+    with pytest.raises(UserError, match="search again with other --channels"):
+        random_genotypes(genotype(smallest), 1)
+
+
+def test_a_space_that_is_no_preset_has_no_random_genotypes() -> None:
+    like = member(blocks(4, 3))
+    for odd in (replace(like.space, preset="own"), replace(like.space, preset="cells")):
+        with pytest.raises(UserError, match="none of cells, blocks"):
+            random_genotypes(replace(like, space=odd), 1)

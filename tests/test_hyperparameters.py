@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from darts_lite.hyperparameters import (
+    LARGEST,
     Bijection,
     HyperParameters,
     HyperSpec,
@@ -217,12 +218,23 @@ def test_travel_bounds_the_movement(steps: int, gradients: str) -> None:
             torch.testing.assert_close(raw, before[name] - 2.5, rtol=1e-9, atol=1e-9)
 
 
-def test_a_jump_of_the_clock_is_capped() -> None:
-    hyper = variables()
+@pytest.mark.parametrize(("travel", "step"), [(1.0, 0.1), (2.0, 0.2), (4.0, LARGEST)])
+def test_a_jump_of_the_clock_is_capped(travel: float, step: float) -> None:
+    hyper = variables(travel=travel)
     before = dict(hyper.raw)
     hyper.update(noise(hyper, 0), 1.0)
     for name, raw in hyper.raw.items():
-        torch.testing.assert_close((raw - before[name]).abs(), torch.full_like(raw, 0.4))
+        torch.testing.assert_close((raw - before[name]).abs(), torch.full_like(raw, step))
+
+
+def test_a_few_updates_cannot_decide() -> None:
+    """Five updates of a whole run move a value by five of the largest steps, not by its travel."""
+    hyper = variables(torch.float64, travel=8.0)
+    before = dict(hyper.raw)
+    for _ in range(5):
+        hyper.update({name: torch.ones_like(raw) for name, raw in hyper.raw.items()}, 1 / 5)
+    for name, raw in hyper.raw.items():
+        torch.testing.assert_close(raw, before[name] - 5 * LARGEST)
 
 
 def test_an_absent_variable_keeps_its_progress() -> None:

@@ -5,18 +5,22 @@
 """
 
 from darts_lite.data.batches import Batches, evaluation_batches
-from darts_lite.data.images import Dataset, Images
-from darts_lite.data.loading import first_available, known, load
-from darts_lite.data.splits import Splits, split
+from darts_lite.data.images import Dataset, Images, changed, grown
+from darts_lite.data.loading import first_available, known, load, resized
+from darts_lite.data.splits import Splits, split, stratified
 
 __all__ = [
     "Batches",
     "Dataset",
     "Images",
     "Splits",
+    "changed",
     "evaluation_batches",
     "first_available",
+    "grown",
     "known",
     "load",
+    "resized",
     "split",
+    "stratified",
 ]

@@ -1,9 +1,10 @@
 """Labelled images resident in memory as uint8, and the data set they make."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,10 +74,12 @@ class Dataset:
         digest = hashlib.sha256(repr(([part.count for part in parts], self.classes)).encode())
         for tensor in (tensor for part in parts for tensor in part):
             digest.update(tensor.cpu().contiguous().numpy().data)
+        labels = torch.cat([part.labels.cpu() for part in parts])
         return {
             "name": self.name,
-            "images": sum(part.count for part in parts),
+            "images": len(labels),
             "classes": len(self.classes),
+            "counts": torch.bincount(labels, minlength=len(self.classes)).tolist(),
             "shape": [self.channels, *self.image_size],
             "sha256": digest.hexdigest(),
         }
@@ -85,3 +88,51 @@ class Dataset:
 def floats(pixels: Tensor) -> Tensor:
     """uint8 [B, C, H, W] to float32 in [0, 1], channels_last."""
     return pixels.to(torch.float32, memory_format=torch.channels_last).div_(255)
+
+
+def grown(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a fingerprint may be that of the old data with more images: no class has fewer."""
+    alike = all(old.get(what) == new[what] for what in ("name", "classes", "shape"))
+    changes = _changes(old, new)
+    return alike and max(changes, default=0) > 0 and min(changes) >= 0
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """What two fingerprints say of how the data differ, in words; None if they are the same.
+
+    >>> old = {"name": "a", "images": 5, "classes": 2, "counts": [3, 2], "shape": [1, 8, 8]}
+    >>> changed(old, {**old, "images": 9, "counts": [3, 6], "sha256": "0"})
+    '4 more images (1 class grew)'
+    """
+    if all(old.get(what) == new.get(what) for what in ("sha256", "shape")):
+        return None  # by another name perhaps: a folder that was moved
+    if old.get("shape") != new["shape"]:
+        return f"images of {_size(new)}, were {_size(old)}"
+    if old.get("classes") != new["classes"]:
+        return f"other classes ({new['classes']}, were {old.get('classes')})"
+    if old.get("name") != new["name"]:
+        return f"other data set ({new['name']}, was {old.get('name')})"
+    changes = _changes(old, new)
+    if not changes:  # an earlier version did not count by class
+        return f"other images ({new['images']}, were {old.get('images')})"
+    more, fewer = [c for c in changes if c > 0], [-c for c in changes if c < 0]
+    parts = [
+        f"{sum(some)} {how} image{'s' * (sum(some) > 1)} "
+        f"({len(some)} class{'es' * (len(some) > 1)} {did})"
+        for some, how, did in ((more, "more", "grew"), (fewer, "fewer", "shrank"))
+        if some
+    ]
+    return " and ".join(parts) or "other pixels or labels, as many as before"
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[int]:
+    """Images more than before, by class; nothing if one of the two has no such counts."""
+    was, now = (one.get("counts") for one in (old, new))
+    if not isinstance(was, list) or not isinstance(now, list):
+        return []
+    return [b - a for a, b in zip(was, now)]
+
+
+def _size(fingerprint: Mapping[str, Any]) -> str:
+    shape = fingerprint.get("shape")
+    return "x".join(map(str, shape)) if isinstance(shape, list) else "unknown size"

@@ -56,12 +56,15 @@ def first_available(data_dir: Path) -> str:
 
 
 def _resized(dataset: Dataset, size: int) -> Dataset:
-    def shrink(images: Images) -> Images:
-        chunks = images.pixels.split(1024)  # a few at a time, for floats take four times the room
-        return Images(torch.cat([_resized_pixels(chunk, size) for chunk in chunks]), images.labels)
+    test = None if dataset.test is None else resized(dataset.test, size)
+    train = resized(dataset.train, size)
+    return Dataset(dataset.name, train, test, dataset.classes, dataset.flips)
 
-    test = None if dataset.test is None else shrink(dataset.test)
-    return Dataset(dataset.name, shrink(dataset.train), test, dataset.classes, dataset.flips)
+
+def resized(images: Images, size: int) -> Images:
+    """The images at `size` pixels a side."""
+    chunks = images.pixels.split(1024)  # a few at a time, for floats take four times the room
+    return Images(torch.cat([_resized_pixels(chunk, size) for chunk in chunks]), images.labels)
 
 
 def _resized_pixels(pixels: Tensor, size: int) -> Tensor:

@@ -80,6 +80,15 @@ def split(
     return Splits(dataset.train.select(rest), dataset.train.select(chosen), test_images)
 
 
+def stratified(images: Images, fraction: float, seed: int) -> Images:
+    """A part of the images with the shares of their classes, at least one image of each."""
+    labels = images.labels.cpu()
+    counts = torch.bincount(labels)
+    share = _shares(counts, round(fraction * len(labels))).clamp(min=1).minimum(counts)
+    generator = torch.Generator().manual_seed(seed)
+    return images.select(_draw(torch.arange(len(labels)), labels, share, generator)[0])
+
+
 def _require(counts: Tensor, least: int, dataset: Dataset, purpose: str) -> None:
     if counts.min() < least:
         worst = int(counts.argmin())

@@ -10,15 +10,27 @@ from darts_lite.pictures.plots import (
     labelled_grid,
     parameter_plot,
 )
+from darts_lite.pictures.studies import (
+    Point,
+    Step,
+    best_so_far_plot,
+    correlation_plot,
+    trial_scatter,
+)
 
 __all__ = [
     "Image",
+    "Point",
+    "Step",
     "above",
+    "best_so_far_plot",
     "confusion_matrix",
+    "correlation_plot",
     "draw_genotype",
     "heat_map",
     "image_grid",
     "labelled_grid",
     "parameter_plot",
     "save",
+    "trial_scatter",
 ]

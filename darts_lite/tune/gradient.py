@@ -1,0 +1,128 @@
+"""Our own method as one among the others: rounds of search, each followed by a training.
+
+A round searches, discretises under the cap and trains the result in full, on the same bench and
+clock as everybody else. The next round searches twice as long and starts from what the one before
+has learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from darts_lite import checkpoint, loop
+from darts_lite.budget import Budget
+from darts_lite.record import Recorder
+from darts_lite.search import SearchConfig, SearchTask
+from darts_lite.space import Genotype
+from darts_lite.tune.bench import Bench
+from darts_lite.tune.job import Job, Record
+from darts_lite.warm import COLD, Warm, prior, starts
+
+FIRST = 0.05  # of the budget, for the first search
+STEPS = 40  # of the first search of a study that has no clock
+SPARE = 0.9  # of the time that is left, lest the last training be cut short
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradient:
+    """Search by hypergradients, in rounds.
+
+    Arguments: `budget` of the study in seconds, None if it has no clock; `parts`, how many
+    networks are derived from each search: the first under the cap, each further one under half
+    the cap of the one before.
+    """
+
+    budget: float | None = None
+    parts: int = 1
+    sampler: str = "random"  # nothing is sampled
+    prunes: bool = False
+
+    def first(self, records: Sequence[Record]) -> Job | None:
+        return None
+
+    def follow(self, records: Sequence[Record]) -> list[Job]:
+        keys = {r.job.key for r in records if r.counts}
+        rounds = [r for r in records if r.job.notes.get("part") == 0]
+        jobs = [
+            self._job({**r.job.notes, "part": part}, r.trial)
+            for r in rounds
+            if r.state == "complete"
+            for part in range(1, self.parts)
+        ]
+        new = [job for job in jobs if job.key not in keys]
+        if new or any(r.state == "waiting" for r in records):
+            return new
+        length = self._length(rounds)
+        number = 1 + max((r.job.notes["round"] for r in rounds), default=-1)
+        return [self._job({"round": number, "part": 0, "length": length}, None)] if length else []
+
+    def _length(self, rounds: Sequence[Record]) -> int:
+        """Of the next search, in seconds or steps; 0 if no training would have time after it."""
+        if self.budget is None:
+            return STEPS << len(rounds)
+        known = [r for r in rounds if r.elapsed is not None]
+        if not known:
+            return max(1, round(FIRST * self.budget))
+        last = max(known, key=lambda r: r.elapsed or 0.0)
+        searched = last.job.notes["length"]
+        trained = last.seconds - searched
+        left = SPARE * (self.budget - (last.elapsed or 0.0)) - trained
+        return round(min(2 * searched, left)) if left > searched / 2 else 0
+
+    def _job(self, notes: dict[str, int], start: int | None) -> Job:
+        key = f"round {notes['round']}, part {notes['part']}"
+        return Job(fidelities=(1.0,), key=key, start=start, notes=notes)
+
+
+def search_round(
+    bench: Bench,
+    config: SearchConfig,
+    job: Job,
+    place: Path,
+    earlier: Sequence[tuple[Genotype, Path | None]],
+    clock: bool,
+) -> Genotype | None:
+    """The genotype of a round; None if the deadline came first.
+
+    Arguments: `config` of the first round; `earlier`, genotypes to start from and the folders of
+    their searches, the best first; `clock`, whether the length of the job is in seconds. It goes on
+    from the checkpoint in `place` or in that of the job's start, where there is one.
+    """
+    number, part, length = (job.notes[n] for n in ("round", "part", "length"))
+    began = None if job.start is None else bench.place(job.start)
+    if began is not None and part == 0 and (began / "genotype.json").exists():
+        return Genotype.load(began / "genotype.json")
+    config = replace(config, seed=config.seed + number, max_params=config.max_params >> part)
+    begin = _warm(earlier, config)
+    task = SearchTask(config, bench.dataset, bench.splits, bench.device, begin)
+    seconds, steps = (float(length), None) if clock else (None, length)
+    budget = Budget(seconds, steps, deadline=bench.deadline)
+    folder = place / "search"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "checkpoint.pt"
+    if not path.exists() and began is not None:
+        path = began / "search" / "checkpoint.pt"
+    content = checkpoint.load(path, "search") if path.exists() else None
+    start = loop.restore(task, content, path, budget)
+    store = loop.Store(
+        folder / "checkpoint.pt", "search", {"length": length}, bench.checkpoint_seconds
+    )
+    with Recorder(folder, start.step if content else None) as recorder:
+        step = loop.run(task, budget, recorder, store, start=start, closes=False)
+    if budget.fraction(step) < 1:
+        return None
+    return task.genotype({**bench.settings, "finished": True})
+
+
+def _warm(earlier: Sequence[tuple[Genotype, Path | None]], config: SearchConfig) -> Warm:
+    """What the best of the earlier searches has learned, its supernet's weights included."""
+    if not earlier:
+        return COLD
+    genotype, folder = earlier[0]
+    params = None
+    same = genotype.settings.get("search_channels") == config.search_channels
+    if folder is not None and same and (folder / "checkpoint.pt").exists():
+        params = checkpoint.load(folder / "checkpoint.pt", "search")["state"]["task"]["params"]
+    return Warm(prior(config.build_space(), [genotype]), starts([genotype]), params)

@@ -1,0 +1,386 @@
+"""`derive --random`: the same trainings, whatever stops them, and an honest comparison."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_cli import call, killed, refuse
+
+import darts_lite.derive
+from darts_lite import baseline, runs
+from darts_lite.data import load
+from darts_lite.derive import uniform_random
+from darts_lite.network import network_cost
+from darts_lite.options import DeriveOptions
+from darts_lite.space import Genotype, SearchSpace, blocks
+from darts_lite.train import TrainTask
+
+SHOWN = ("parameters", "macs", "epochs", "test_accuracy")
+
+
+def genotype(space: SearchSpace) -> Genotype:
+    """Of a discrete space, as a search on 160 digits would write it."""
+    dataset = load("digits", Path("data"))
+    image = (dataset.channels, *dataset.image_size)
+    cost = network_cost(space, image, len(dataset.classes))
+    settings = {"dataset": "digits", "data_dir": "data", "image_size": None, "subset": 160}
+    return Genotype(
+        space=space,
+        image=image,
+        classes=tuple(dataset.classes),
+        parameters=cost.parameters,
+        macs=cost.macs,
+        hyperparameters={"lr": ((0.0, 0.1), (1.0, 0.2)), "weight_decay": ((0.0, 1e-3),)},
+        dataset=dict(dataset.fingerprint),
+        settings={**settings, "augment": "standard"},
+    )
+
+
+LIKE = genotype(uniform_random(blocks(6, 3), torch.Generator().manual_seed(99)))
+COMMAND = ("--random", 2, "--epochs", 1, "--batch-size", 16)
+
+
+def derive(out: Path, *arguments: object) -> Any:
+    """`derive` on the genotype in a folder, which it may have to make."""
+    if not (out / "g.json").exists():
+        out.mkdir(parents=True)
+        LIKE.save(out / "g.json")
+    return call("derive", "--genotype", out / "g.json", *arguments)
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def weights(out: Path, name: str) -> dict[str, bytes]:
+    state = torch.load(out / "derive" / name / "model.pt", weights_only=True)
+    return {key: value.numpy().tobytes() for key, value in state.items()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Two random networks and nothing else, and what the command said."""
+    out = tmp_path_factory.mktemp("baseline") / "out"
+    result = derive(out, *COMMAND)
+    assert result.exit_code == 0, result.output
+    return out, result.output
+
+
+@pytest.fixture
+def out(trained: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of that, to go on with."""
+    return Path(shutil.copytree(trained[0], tmp_path / "out"))
+
+
+def test_they_are_trained_by_the_recipe_of_the_genotype(trained: tuple[Path, str]) -> None:
+    out, _ = trained
+    settings = [read(out / "derive" / f"random{i}" / "config.json") for i in range(2)]
+    kept = [Genotype.load(out / "derive" / f"random{i}" / "genotype.json") for i in range(2)]
+    for i, (config, random) in enumerate(zip(settings, kept)):
+        own = {"out": str(out / "derive" / f"random{i}")}
+        own["genotype"] = f"{own['out']}/genotype.json"
+        assert config == {**settings[0], "options": {**settings[0]["options"], **own}}
+        assert config["options"]["epochs"] == 1 and config["options"]["seed"] == 0
+        same = {"space": LIKE.space, "parameters": LIKE.parameters, "macs": LIKE.macs}
+        assert replace(random, **same) == LIKE
+        assert abs(random.parameters - LIKE.parameters) <= LIKE.parameters / 10
+    assert len({LIKE.space, *(random.space for random in kept)}) == 3
+    assert weights(out, "random0") != weights(out, "random1")
+
+
+def test_each_is_a_whole_run(trained: tuple[Path, str]) -> None:
+    """As `derive` of its genotype by hand would leave it."""
+    out, _ = trained
+    alone = call("derive", "--genotype", out / "derive" / "random1" / "genotype.json",
+                 *COMMAND[2:], "--out", out.parent / "alone")  # fmt: skip
+    assert alone.exit_code == 0, alone.output
+    folder = out / "derive" / "random1"
+    names = [
+        {path.name.partition("tfevents")[0] for path in each.iterdir()}
+        for each in (folder, out.parent / "alone")
+    ]
+    assert names[0] == names[1] and "metrics.jsonl" in names[0]
+    by_hand = read(out.parent / "alone" / "metrics.json")
+    assert {**read(folder / "metrics.json"), "seconds": by_hand["seconds"]} == by_hand
+
+
+def test_the_numbers_are_those_of_the_trainings(trained: tuple[Path, str]) -> None:
+    out, said = trained
+    result = read(out / "derive" / "random.json")
+    metrics = [read(out / "derive" / f"random{i}" / "metrics.json") for i in range(2)]
+    accuracies = [each["test_accuracy"] for each in metrics]
+    assert [{name: row[name] for name in SHOWN} for row in result["random"]] == [
+        {name: each[name] for name in SHOWN} for each in metrics
+    ]
+    assert result["mean"] == pytest.approx(sum(accuracies) / 2)
+    assert result["standard_deviation"] == pytest.approx(statistics.stdev(accuracies))
+    assert result["searched"] is None and "without --random" in said
+    for i, each in enumerate(metrics):
+        assert (
+            f"| random{i} | {each['parameters']} | {each['macs']} | {each['epochs']} "
+            f"| {each['test_accuracy']:.2%} |"
+        ) in said
+    mean = f"{sum(accuracies) / 2:.2%}, standard deviation {statistics.stdev(accuracies):.2%}"
+    assert f"| mean of 2 random | | | | {mean} |" in said
+
+
+@pytest.mark.parametrize(
+    "name, flags, same",
+    [
+        ("derive", ["--epochs", 1], True),
+        ("another", ["--epochs", 1, "--max-params", 99_999, "--checkpoint-seconds", 7], True),
+        ("derive", ["--epochs", 2], False),
+        ("another", ["--epochs", 1, "--select", "best"], False),
+        ("another", ["--epochs", 1, "--seed", 1], False),
+        ("another", ["--epochs", 1, "--augment", "none"], False),
+    ],
+)
+def test_the_searched_one_is_compared_under_the_same_recipe_only(
+    out: Path, name: str, flags: list[object], same: bool
+) -> None:
+    own = derive(out, *flags, "--batch-size", 16, "--out", out / name)
+    assert own.exit_code == 0, own.output
+    again = derive(out, "--random", 2, "--resume")
+    assert again.exit_code == 0, again.output
+    assert again.output.count("is finished") == 2
+    result = read(out / "derive" / "random.json")
+    searched = result["searched"]
+    assert (searched is not None) is same
+    if same:
+        metrics = read(out / name / "metrics.json")
+        assert searched["folder"] == str(out / name)
+        assert {n: searched[n] for n in SHOWN} == {n: metrics[n] for n in SHOWN}
+        accuracy = metrics["test_accuracy"]
+        others = [row["test_accuracy"] for row in result["random"]]
+        assert searched["above_mean"] == pytest.approx(accuracy - sum(others) / 2)
+        assert searched["beats"] == sum(accuracy > other for other in others)
+        assert f"| searched | {LIKE.parameters} | {LIKE.macs} | 1.0 | {accuracy:.2%} |" in (
+            again.output
+        )
+        assert f"{100 * searched['above_mean']:+.2f} points from the mean" in again.output
+        assert f"better than {searched['beats']} of 2" in again.output
+
+
+def test_the_training_of_another_genotype_is_not_taken_for_the_searched_one(out: Path) -> None:
+    """Nor is a folder that only looks like a run."""
+    shutil.copytree(out / "derive" / "random0", out / "another")
+    (out / "alien").mkdir()
+    for name in ("config.json", "metrics.json"):
+        (out / "alien" / name).write_text("[]")
+    assert derive(out, "--random", 2, "--resume").exit_code == 0
+    assert read(out / "derive" / "random.json")["searched"] is None
+
+
+def test_a_single_one_has_no_deviation_and_more_may_follow(
+    trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    one = derive(tmp_path / "out", "--random", 1, *COMMAND[2:])
+    assert one.exit_code == 0, one.output
+    path = tmp_path / "out" / "derive" / "random.json"
+    assert read(path)["standard_deviation"] is None and "deviation" not in one.output
+    two = derive(tmp_path / "out", "--random", 2, "--resume")
+    assert two.exit_code == 0, two.output
+    same = {"folder": ""}
+    assert [{**row, **same} for row in read(path)["random"]] == [
+        {**row, **same} for row in read(trained[0] / "derive" / "random.json")["random"]
+    ]
+
+
+def assert_as_if_never_stopped(out: Path, plain: Path) -> None:
+    results = [
+        (each / "derive" / "random.json").read_text().replace(str(each), "")
+        for each in (out, plain)
+    ]
+    moved = [json.loads(text) for text in results]
+    for result in moved:
+        result["options"]["checkpoint_seconds"] = 0
+    assert moved[0] == moved[1]
+    for i in range(2):
+        assert weights(out, f"random{i}") == weights(plain, f"random{i}")
+        lines = (out / "derive" / f"random{i}" / "metrics.jsonl").read_text().splitlines()
+        steps = [json.loads(line)["step"] for line in lines]
+        assert steps == sorted(steps)
+    before = (out / "derive" / "random.json").read_bytes()
+    assert derive(out, "--random", 2, "--resume").exit_code == 0
+    assert (out / "derive" / "random.json").read_bytes() == before
+
+
+def test_after_an_interrupt_it_goes_on(
+    trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Amid the second: the first is not trained again, the second continues."""
+    taken: list[float] = []
+    original = TrainTask.step
+
+    def step(self: TrainTask, fraction: float) -> None:
+        taken.append(fraction)
+        original(self, fraction)
+        if len(taken) == 15:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(TrainTask, "step", step)
+    stopped = derive(tmp_path / "out", *COMMAND)
+    assert stopped.exit_code == 130, stopped.output
+    folder = tmp_path / "out" / "derive"
+    assert str(folder / "random1" / "checkpoint.pt") in stopped.stderr
+    assert (folder / "random0" / "metrics.json").exists()
+    assert not (folder / "random1" / "metrics.json").exists()
+    assert derive(tmp_path / "out", "--random", 2, "--resume").exit_code == 0
+    assert len(taken) == 20  # two epochs of 160 images, 16 a batch
+    assert_as_if_never_stopped(tmp_path / "out", trained[0])
+
+
+def test_after_kill_nine_it_goes_on(trained: tuple[Path, str], tmp_path: Path) -> None:
+    """Amid the first, in a process of its own."""
+    out = tmp_path / "out"
+    out.mkdir()
+    LIKE.save(out / "g.json")
+    killed("darts_lite.train", ".TrainTask", "step", 6, False, "derive", "--genotype",
+           out / "g.json", *COMMAND, "--checkpoint-seconds", 0)  # fmt: skip
+    assert (out / "derive" / "random0" / "checkpoint.pt").exists()
+    assert not (out / "derive" / "random1" / "config.json").exists()
+    assert derive(out, "--random", 2, "--resume").exit_code == 0
+    assert_as_if_never_stopped(out, trained[0])
+
+
+class Gone(BaseException):
+    """Nobody catches it: as good as a kill for what is on disk."""
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 8, 10, 12, 17])
+def test_killed_between_any_two_files_nothing_is_lost(
+    trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    renamed: list[str] = []
+    original = os.replace
+
+    def rename(source: Path, target: Path) -> None:
+        renamed.append(str(target))
+        if len(renamed) == at:
+            raise Gone
+        original(source, target)
+
+    out = tmp_path / "out"
+    out.mkdir()
+    LIKE.save(out / "g.json")
+    monkeypatch.setattr(os, "replace", rename)
+    with pytest.raises(Gone):
+        baseline.derive_random(
+            DeriveOptions(genotype=str(out / "g.json"), epochs=1, batch_size=16), 2, say=str
+        )
+    monkeypatch.undo()
+    begun = (out / "derive" / "random.json").exists()
+    assert begun is (at > 3)
+    assert derive(out, *COMMAND, *(["--resume"] if begun else [])).exit_code == 0
+    assert_as_if_never_stopped(out, trained[0])
+
+
+def test_each_has_the_budget_for_itself(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first to be trained from the start of the process, the others from their own.
+
+    Meanwhile the numbers of before are still there.
+    """
+    began: list[float | None] = []
+    metrics = read(out / "derive" / "random0" / "metrics.json")
+    before = read(out / "derive" / "random.json")
+
+    def train(options: DeriveOptions, **rest: Any) -> dict[str, Any]:
+        began.append(rest["started"])
+        meanwhile = read(out / "derive" / "random.json")
+        assert all(meanwhile[name] == before[name] for name in ("random", "mean", "searched"))
+        return metrics
+
+    monkeypatch.setattr(runs, "derive", train)
+    options = DeriveOptions(genotype=str(out / "g.json"), out=str(out / "derive"))
+    now = time.monotonic()
+    baseline.derive_random(options, 4, resume=(), started=now - 100, say=str)
+    first, second, third, fourth = began
+    assert first == second == third == now - 100  # two were finished
+    assert fourth is not None and fourth >= now
+
+
+def test_the_threads_are_those_of_the_beginning(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another number sums in another order; a training that had not begun must not differ."""
+    seen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    path = out / "derive" / "random.json"
+    path.write_text(json.dumps({**read(path), "threads": 3}))
+    shutil.rmtree(out / "derive" / "random1")
+    derive(out, "--random", 2, "--resume")
+    assert seen[0] == 3
+
+
+def test_the_cap_holds_for_the_random_ones_too(tmp_path: Path) -> None:
+    result = derive(tmp_path / "out", *COMMAND, "--max-params", LIKE.parameters)
+    assert result.exit_code == 0, result.output
+    rows = read(tmp_path / "out" / "derive" / "random.json")["random"]
+    assert all(row["parameters"] <= LIKE.parameters for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--random", 0], "--random"),
+        (["--random", "many"], "--random"),
+        (["--random", 2], "random.json); continue it with `derive --random 2 --resume`"),
+        (["--random", 2, "--resume", "--seed", 3], "seed=0, not 3"),
+        (["--random", 2, "--resume", "--epochs", 2], "epochs=1, not 2"),
+        (["--random", 2, "--resume", "--out", "nowhere"], "nowhere/random.json to resume"),
+        (["--random", 2, "--epochs", 1, "--budget-hours", 1, "--out", "x"], "not both"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(
+    out: Path, arguments: list[object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(out)
+    before = (out / "derive" / "random.json").read_bytes()
+    assert said in refuse("derive", "--genotype", out / "g.json", *arguments)
+    assert (out / "derive" / "random.json").read_bytes() == before
+
+
+def test_another_genotype_or_a_torn_file_is_one_line(out: Path) -> None:
+    path = out / "derive" / "random.json"
+    replace(LIKE, hyperparameters={"lr": ((0.0, 0.3),)}).save(out / "g.json")
+    line = refuse("derive", "--genotype", out / "g.json", "--random", 2, "--resume")
+    assert "drawn for another genotype" in line
+    for content, said in (("{", "no JSON"), ("{}", "start anew"), ("[]", "start anew")):
+        path.write_text(content)
+        line = refuse("derive", "--genotype", out / "g.json", "--random", 2, "--resume")
+        assert str(path) in line and said in line
+
+
+def test_a_space_too_small_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    like = genotype(uniform_random(blocks(6, 1), torch.Generator().manual_seed(0)))
+    monkeypatch.setattr(darts_lite.derive, "DRAWS", 200)
+    like.save(tmp_path / "g.json")
+    line = refuse("derive", "--genotype", tmp_path / "g.json", "--random", 5, "--epochs", 1)
+    assert "others within a tenth" in line and not (tmp_path / "derive").exists()
+
+
+def test_the_genotype_may_move(out: Path) -> None:
+    moved = Path(shutil.move(out, out.with_name("moved")))
+    last = moved / "derive" / "random1"
+    (last / "metrics.json").unlink()  # as if it had been stopped at its end
+    result = derive(moved, "--random", 2, "--resume")
+    assert result.exit_code == 0, result.output
+    assert read(moved / "derive" / "random.json")["random"][1]["folder"] == str(last)
+    assert read(last / "config.json")["options"]["out"] == str(last)
+
+
+def test_the_runs_may_move(out: Path, tmp_path: Path) -> None:
+    """What is not beside the genotype is still compared with what is beside it."""
+    far = Path(shutil.move(out / "derive", tmp_path / "far"))
+    for command in (["--epochs", 1, "--batch-size", 16], ["--random", 2, "--resume"]):
+        result = derive(out, *command, "--out", far)
+        assert result.exit_code == 0, result.output
+    assert read(far / "random.json")["searched"]["folder"] == str(far)
