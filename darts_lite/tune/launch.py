@@ -93,8 +93,6 @@ def tune(
 def _begin(options: TuneOptions, dataset: Dataset) -> Study:
     prepare.make_folder(Path(options.out))
     study = Study(options.storage or Path(options.out) / JOURNAL)
-    if study.exists():
-        raise UserError(f"{study.where} holds a study already; join it with --resume")
     settings = {"options": asdict(options), "data": dict(dataset.fingerprint)}
     study.create(settings, pareto=options.pareto)
     return study

@@ -69,6 +69,8 @@ def completed(options: TuneOptions, dataset: Dataset) -> TuneOptions:
         )
     if options.fidelity != "epochs" and options.method in ("pbt", "pba"):
         raise UserError(f"--fidelity {options.fidelity}: {options.method} trains on, in epochs")
+    if options.workers > 1 and (options.storage or "").startswith("sqlite"):
+        raise UserError("--storage: SQLite may give one trial to two workers; use a journal file")
     if options.genotype is not None and options.method != "pba":
         raise UserError("--genotype is the small model of pba; for another start, --warm-start")
     return replace(

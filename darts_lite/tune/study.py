@@ -27,7 +27,11 @@ from darts_lite.tune.space import Configuration, Space, Value
 
 try:
     import optuna
-    from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+    from optuna.exceptions import (
+        DuplicatedStudyError,
+        StorageInternalError,
+        UpdateFinishedTrialError,
+    )
     from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
     from optuna.samplers import BaseSampler, RandomSampler, TPESampler
     from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -60,6 +64,7 @@ class Study:
     # --- settings -----------------------------------------------------------------------------
 
     def exists(self) -> bool:
+        """Whether there is one in the storage."""
         with self._reading():
             return any(s.study_name == NAME for s in self._storage.get_all_studies())
 
@@ -67,10 +72,16 @@ class Study:
         """Begins a study with the settings of all its workers."""
         up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
         directions = [up, down] if pareto else [up]
+        taken = UserError(f"{self.where} holds a study already; join it with --resume")
+        if self.exists():
+            raise taken
         with self._reading():
-            study = optuna.create_study(
-                storage=self._storage, study_name=NAME, directions=directions
-            )
+            try:
+                study = optuna.create_study(
+                    storage=self._storage, study_name=NAME, directions=directions
+                )
+            except DuplicatedStudyError:  # begun by somebody else at this moment
+                raise taken from None
             study.set_user_attr("settings", settings)
         self._study = study
 
@@ -178,6 +189,7 @@ class Study:
         if not content:
             trial.set_user_attr("job", job.to_json())
         trial.set_user_attr("worker", worker)
+        trial.set_user_attr("alive", time.time())
         return Trial(self, trial, job)
 
     def _is_duplicate(self, number: int, key: str) -> bool:
@@ -205,8 +217,15 @@ class Study:
 
     def continue_jobs(self) -> None:
         """Puts up the rest of every job that was lost or stopped, unless somebody has."""
-        unfinished = [r for r in self.records() if r.state in ("lost", "stopped")]
-        self.enqueue(continuation(record) for record in reversed(unfinished))
+        records = self.records()
+        too_large = {r.job.key: r.trial for r in records if r.state == "infeasible"}
+        rest = [
+            (record.trial, continuation(record))
+            for record in records
+            if record.state in ("lost", "stopped")
+        ]
+        # what turned out too large since is not worth going on with
+        self.enqueue(job for n, job in reversed(rest) if too_large.get(job.key, -1) < n)
 
     def _claim(self, number: int) -> bool:
         """Ends a trial as lost; False if another worker did or it has finished."""
@@ -426,7 +445,7 @@ def _pruner(prunes: bool, first: Job | None) -> BasePruner:
 def _counts(trial: FrozenTrial) -> bool:
     """Whether the job of a trial need not be done again."""
     record = _record(trial)
-    return record is None or record.counts
+    return record is not None and record.counts
 
 
 def _job(trial: FrozenTrial | optuna.trial.Trial) -> dict[str, Any]:
