@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from darts_lite import checkpoint, prepare, runs
+from darts_lite import prepare, runs
 from darts_lite.derive import random_genotypes
 from darts_lite.errors import UserError
-from darts_lite.options import FREE, DeriveOptions, read_options
+from darts_lite.options import FREE, DeriveOptions, remembered
 from darts_lite.prepare import Say
 from darts_lite.space import Genotype, write_json
 
@@ -48,7 +48,8 @@ def derive_random(
     if resume is None:
         prepare.require_free(out, [result.name], f"derive --random {count}")
     else:
-        content, options = _remembered(result, options, resume)
+        # the genotype may have moved: `_keep` notices if it is another
+        content, options = remembered(result, options, resume, FREE | {"genotype"})
         torch.set_num_threads(content["threads"])  # as `prepare.store` does, for the same bytes
         resume = {*resume, "out"} - {"genotype"}
     options = replace(options, out=str(out))
@@ -78,25 +79,6 @@ def derive_random(
     say(_table(account))
     say(_verdict(account, options))
     return account
-
-
-def _remembered(
-    path: Path, options: DeriveOptions, given: Collection[str]
-) -> tuple[dict[str, Any], DeriveOptions]:
-    """What to go on from, and its options with those that may change replaced.
-
-    The genotype may have moved: `_keep` notices if it is another.
-    """
-    if not path.exists():
-        raise UserError(f"there is no {path} to resume; start without --resume")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError:
-        raise UserError(f"{path} is no JSON; choose another --out") from None
-    stored = asdict(read_options(DeriveOptions, content, path))
-    now = {**stored, **{name: v for name, v in asdict(options).items() if name in given}}
-    checkpoint.check_config(path, stored, now, FREE | {"genotype"})
-    return content, DeriveOptions(**now)
 
 
 def _keep(drawn: Genotype, path: Path, like: str) -> None:

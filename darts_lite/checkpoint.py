@@ -37,7 +37,7 @@ def load(path: Path, kind: str) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError) as error:
         reason = str(error).split("\n")[0][:80]
         raise UserError(f"{path} is no readable checkpoint ({reason}); start without it") from None
     if not isinstance(content, dict) or content.get("kind") != kind:

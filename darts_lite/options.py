@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -20,23 +21,35 @@ FREE = {"out", "data_dir", "download", "device", "checkpoint_seconds"}  # may ch
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """What a user may say of a search; None leaves the choice to the data and the machine."""
+class DataOptions:
+    """What a user may say of the data."""
 
-    out: str = "out"
     dataset: str | None = None
     data_dir: str = "data"
     download: bool = False
     image_size: int | None = None
     subset: int | None = None
-    budget_hours: float | None = None
-    steps: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceOptions(DataOptions):
+    """What a user may say of architectures; None leaves the choice to the data."""
+
+    max_params: int | None = None
     space: str = "cells"
     cells: int = 7
     channels: int | None = None
-    search_channels: int | None = None
     stem_stride: int = 1
-    max_params: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(SpaceOptions):
+    """What a user may say of a search; None leaves the choice to the data and the machine."""
+
+    out: str = "out"
+    budget_hours: float | None = None
+    steps: int | None = None
+    search_channels: int | None = None
     batch_size: int = 64
     augment: str = "learned"
     estimator: str = DEFAULT
@@ -69,43 +82,28 @@ class DeriveOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentOptions:
+class AugmentOptions(DataOptions):
     """What a user may say of a picture of an augmentation."""
 
     augment: str = "learned"
     out: str = "augment.png"
     save: str | None = None
     fraction: float = 0.0
-    dataset: str | None = None
-    data_dir: str = "data"
-    download: bool = False
-    image_size: int | None = None
-    subset: int | None = None
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneOptions:
+class TuneOptions(SpaceOptions):
     """What a user may say of a study; None leaves the choice to the data."""
 
     method: str
     out: str = "out"
-    dataset: str | None = None
-    data_dir: str = "data"
-    download: bool = False
-    image_size: int | None = None
-    subset: int | None = None
     budget_hours: float | None = None
     trials: int | None = None
     epochs: int = 20
     fidelity: str = "epochs"
     lowest: float = 1 / 9
     pareto: bool = False
-    max_params: int | None = None
-    space: str = "cells"
-    cells: int = 7
-    channels: int | None = None
-    stem_stride: int = 1
     population: int = 8
     genotype: str | None = None
     warm_start: tuple[str, ...] = ()
@@ -123,23 +121,17 @@ def resolved(
     options: SearchOptions, dataset: Dataset, device: torch.device
 ) -> tuple[SearchOptions, SearchConfig]:
     """Fills in what the user left open, so that a resumed run is the same run."""
-    small = _is_small(dataset)
-    cap = options.max_params or (60_000 if small else 150_000)
-    image = (dataset.channels, *dataset.image_size)
-    channels = options.channels or default_channels(
-        options.space, options.cells, image, len(dataset.classes), cap
-    )
-    narrow = min(channels, 8) if device.type == "cpu" else channels
+    cap, channels = size(options, dataset)
     hours = options.budget_hours
     if hours is None and options.steps is None:
-        hours = 0.025 if small else 1.0
+        hours = 0.025 if is_small(dataset) else 1.0
     options = replace(
         options,
         dataset=dataset.name,
         budget_hours=hours,
         max_params=cap,
         channels=channels,
-        search_channels=options.search_channels or narrow,
+        search_channels=options.search_channels or search_width(channels, device),
     )
     names = {field.name for field in fields(SearchConfig)}
     return options, SearchConfig(**{n: v for n, v in asdict(options).items() if n in names})
@@ -148,11 +140,27 @@ def resolved(
 def with_budget(options: DeriveOptions, dataset: Dataset) -> DeriveOptions:
     """The default budget, where the user gave none."""
     if options.budget_hours is None and options.epochs is None:
-        return replace(options, budget_hours=0.035 if _is_small(dataset) else 1.0)
+        return replace(options, budget_hours=0.035 if is_small(dataset) else 1.0)
     return options
 
 
-def _is_small(dataset: Dataset) -> bool:
+def size(options: SpaceOptions, dataset: Dataset) -> tuple[int, int]:
+    """The cap on parameters and the usual width, chosen for the data where the user did not."""
+    cap = options.max_params or (60_000 if is_small(dataset) else 150_000)
+    image = (dataset.channels, *dataset.image_size)
+    usual = options.channels or default_channels(
+        options.space, options.cells, image, len(dataset.classes), cap
+    )
+    return cap, usual
+
+
+def search_width(channels: int, device: torch.device) -> int:
+    """Of the supernet: narrow where it would be slow."""
+    return min(channels, 8) if device.type == "cpu" else channels
+
+
+def is_small(dataset: Dataset) -> bool:
+    """Whether its images are so small that everything is over in minutes."""
     return min(dataset.image_size) < SMALL
 
 
@@ -170,6 +178,25 @@ def saved_options(
     return content, replace(stored, **{n: v for n, v in changed.items() if n in FREE})
 
 
+def remembered(
+    path: Path, options: Options, given: Collection[str], free: Collection[str]
+) -> tuple[dict[str, Any], Options]:
+    """The JSON that a run goes on from, and its options with those in `free` replaced.
+
+    Raises: `UserError` if there is none, or another option was `given` than it was made with.
+    """
+    if not path.exists():
+        raise UserError(f"there is no {path} to resume; start without --resume")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        raise UserError(f"{path} is no JSON; choose another --out") from None
+    stored = asdict(read_options(type(options), content, path))
+    now = {**stored, **{name: v for name, v in asdict(options).items() if name in given}}
+    checkpoint.check_config(path, stored, now, set(free))
+    return content, type(options)(**now)
+
+
 def read_options(cls: type[Options], config: Any, path: Path) -> Options:
     """The options in a checkpoint's configuration."""
     known = {field.name for field in fields(cls)}
@@ -180,4 +207,5 @@ def read_options(cls: type[Options], config: Any, path: Path) -> Options:
         or not {"data", "threads"} <= set(config)
     ):
         raise UserError(f"{path} was made by another version of darts_lite; start anew")
-    return cls(**options)
+    lists = {name: tuple(v) for name, v in options.items() if isinstance(v, list)}  # of JSON
+    return cls(**{**options, **lists})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -13,25 +13,10 @@ from darts_lite import loop
 from darts_lite.budget import Budget
 from darts_lite.data import Dataset, Splits, load, split
 from darts_lite.errors import UserError
-from darts_lite.options import DeriveOptions, SearchOptions
+from darts_lite.options import DataOptions, DeriveOptions, SearchOptions
 from darts_lite.space import write_json
 
 Say = Callable[[str], None]
-
-
-class DataOptions(Protocol):
-    """What a user says of the data, whatever the command."""
-
-    @property
-    def dataset(self) -> str | None: ...
-    @property
-    def data_dir(self) -> str: ...
-    @property
-    def download(self) -> bool: ...
-    @property
-    def image_size(self) -> int | None: ...
-    @property
-    def subset(self) -> int | None: ...
 
 
 def data(options: DataOptions, seed: int, say: Say) -> tuple[Dataset, Splits]:

@@ -298,7 +298,7 @@ def test_a_warm_start_says_what_it_takes_and_is_remembered(searched: Path, tmp_p
     rows = [json.loads(r) for r in (plain / "search" / "metrics.jsonl").read_text().splitlines()]
     seconds = [row["seconds"] for row in rows if "seconds" in row]
     assert len(seconds) > 4 and seconds == sorted(seconds)
-    said = next(one for one in whole.output.splitlines() if "the earlier search's" in one)
+    said = next(one for one in whole.stdout.splitlines() if "the earlier search's" in one)
     assert ("warm_saved_seconds" in rows[-1]) == ("reached the earlier" in said)
 
     killed("darts_lite.search", ".SearchTask", "step", 3, True,

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau
 
-from darts_lite import checkpoint, pictures, prepare
+from darts_lite import pictures, prepare
 from darts_lite.errors import Diverged, UserError
-from darts_lite.options import FREE, TuneOptions, read_options
+from darts_lite.options import FREE, TuneOptions, remembered
 from darts_lite.prepare import Say
 from darts_lite.space import write_json
 from darts_lite.tune.methods import rungs
@@ -58,7 +58,7 @@ def correlate(
     if resume is None:
         prepare.require_free(out, [path.name], "correlate")
     else:
-        before, options = _remembered(settings, options, resume)
+        before, options = remembered(settings, options, resume, FREE | {"trials"})
     dataset, splits = prepare.data(options, options.seed, say)
     options = completed(options, dataset)
     said = {
@@ -94,23 +94,6 @@ def correlate(
     pictures.save(out / "correlation.png", picture)
     write_json(out / "correlation.json", {**said, "found": [asdict(c) for c in found]})
     return found
-
-
-def _remembered(
-    path: Path, options: TuneOptions, given: Collection[str]
-) -> tuple[dict[str, Any], TuneOptions]:
-    """What to go on from, and its options with those that may change replaced."""
-    if not path.exists():
-        raise UserError(f"there is no {path} to resume; start without --resume")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError:
-        raise UserError(f"{path} is no JSON; choose another --out") from None
-    stored = asdict(read_options(TuneOptions, content, path))
-    stored["warm_start"] = tuple(stored["warm_start"])
-    now = {**stored, **{name: v for name, v in asdict(options).items() if name in given}}
-    checkpoint.check_config(path, stored, now, FREE | {"trials"})
-    return content, TuneOptions(**now)
 
 
 def _measured(

@@ -20,7 +20,7 @@ from darts_lite.tune.bench import Bench
 from darts_lite.tune.job import Job, Record
 from darts_lite.warm import COLD, Warm, prior, starts
 
-FIRST = 0.05  # of the budget, for the first search
+FIRST = 0.02  # of the budget, for the first search
 STEPS = 40  # of the first search of a study that has no clock
 SPARE = 0.9  # of the time that is left, lest the last training be cut short
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Collection
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from darts_lite import checkpoint, prepare, report
 from darts_lite.data import Dataset
 from darts_lite.errors import Interrupted, UserError
-from darts_lite.options import FREE, TuneOptions
+from darts_lite.options import FREE, TuneOptions, read_options
 from darts_lite.prepare import Say
 from darts_lite.space import Genotype, write_json
 from darts_lite.tune import earlier as history
@@ -93,7 +93,11 @@ def tune(
 def _begin(options: TuneOptions, dataset: Dataset) -> Study:
     prepare.make_folder(Path(options.out))
     study = Study(options.storage or Path(options.out) / JOURNAL)
-    settings = {"options": asdict(options), "data": dict(dataset.fingerprint)}
+    settings = {
+        "options": asdict(options),
+        "data": dict(dataset.fingerprint),
+        "threads": torch.get_num_threads(),
+    }
     study.create(settings, pareto=options.pareto)
     return study
 
@@ -104,10 +108,7 @@ def _continue(options: TuneOptions, given: Collection[str]) -> tuple[Study, Tune
         raise UserError(f"there is no {where} to resume; start without --resume")
     study = Study(where)
     settings = study.settings
-    stored = settings.get("options")
-    if not isinstance(stored, dict) or set(stored) != {f.name for f in fields(TuneOptions)}:
-        raise UserError(f"{where} was made by another version of darts_lite; start anew")
-    stored = {**stored, "warm_start": tuple(stored["warm_start"])}  # JSON knows lists only
+    stored = asdict(read_options(TuneOptions, settings, Path(where)))
     changed = {n: v for n, v in asdict(options).items() if n in given}
     checkpoint.check_config(Path(where), stored, {**stored, **changed}, MAY_CHANGE)
     free = {n: v for n, v in changed.items() if n in MAY_CHANGE}

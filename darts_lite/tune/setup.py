@@ -12,10 +12,10 @@ from darts_lite.data import Dataset, Splits
 from darts_lite.derive import uniform_random
 from darts_lite.errors import UserError
 from darts_lite.joint import augmentation_for
-from darts_lite.options import SMALL, TuneOptions
+from darts_lite.options import TuneOptions, is_small, search_width, size
 from darts_lite.recipe import Recipe
 from darts_lite.runs import load_genotype
-from darts_lite.search import SearchConfig, default_channels
+from darts_lite.search import SearchConfig
 from darts_lite.space import Genotype
 from darts_lite.train import DEFAULTS
 from darts_lite.tune.bench import Bench
@@ -54,15 +54,10 @@ def completed(options: TuneOptions, dataset: Dataset) -> TuneOptions:
 
     Raises: `UserError` if the options do not go together.
     """
-    small = min(dataset.image_size) < SMALL
-    cap = options.max_params or (60_000 if small else 150_000)
-    image = (dataset.channels, *dataset.image_size)
-    channels = options.channels or default_channels(
-        options.space, options.cells, image, len(dataset.classes), cap
-    )
+    cap, channels = size(options, dataset)
     hours = options.budget_hours
     if hours is None and options.trials is None:
-        hours = 0.1 if small else 1.0
+        hours = 0.1 if is_small(dataset) else 1.0
     if options.pareto and options.method not in WITH_PARETO:
         raise UserError(
             f"--pareto: {options.method} knows one objective; use {', '.join(WITH_PARETO)}"
@@ -100,12 +95,11 @@ def assemble(options: TuneOptions, dataset: Dataset, splits: Splits) -> Setup:
         },
         checkpoint_seconds=options.checkpoint_seconds,
     )
-    narrow = min(options.channels, 8) if device.type == "cpu" else options.channels
     search = SearchConfig(
         space=options.space,
         cells=options.cells,
         channels=options.channels,
-        search_channels=narrow,
+        search_channels=search_width(options.channels, device),
         stem_stride=options.stem_stride,
         max_params=options.max_params,
         batch_size=BATCH_SIZE,
