@@ -124,6 +124,7 @@ def run(
     began = saved = time.monotonic()
     step, evaluations = start
     looking, reported = 0.0, step
+    pace = math.inf  # of the fastest step: some do more than one step's work
 
     def record(values: dict[str, float]) -> None:
         if values:
@@ -148,12 +149,13 @@ def run(
                 evaluations = int(fraction * EVALUATIONS)
                 record(task.evaluate(step, recorder))
                 looking += time.monotonic() - now
+            before_step = time.monotonic()
             task.step(fraction)
             step += 1
+            pace = min(pace, time.monotonic() - before_step)
             late = time.monotonic() - saved > store.every
             if step % LOG_EVERY == 0 or late or signals.received:
                 progress.show(step, task.status(report()))
-                pace = (time.monotonic() - began - looking) / (step - start.step)
                 if closes:
                     budget.reserve = CLOSING + task.closing_steps * pace
             if late or signals.received:

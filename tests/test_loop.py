@@ -128,3 +128,42 @@ def test_by_the_clock_a_resumed_run_goes_on_where_it_was(tmp_path: Path) -> None
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not fit this run"):
         loop.restore(Counter(), {"state": {"task": {}}}, tmp_path / "c.pt", Budget(steps=1))
+
+
+def test_a_slow_beginning_does_not_take_the_time_of_the_rest(tmp_path: Path) -> None:
+    """Steps that do more than a step's work (look-aheads) say nothing of the work at the end."""
+
+    class Looking(Counter):
+        closing_steps = 100.0
+
+        def step(self, fraction: float) -> None:
+            super().step(fraction)
+            time.sleep(0.2 if self.count <= 3 else 0.002)
+
+    budget = Budget(seconds=loop.CLOSING + 3)
+    task, store = Looking(), loop.Store(tmp_path / "c.pt", "count", {})
+    with Recorder(tmp_path) as recorder:
+        loop.run(task, budget, recorder, store)
+    assert budget.reserve < loop.CLOSING + 1.5  # by the mean of the first ten it would be 6 more
+    assert task.count > 20
+
+
+def test_a_run_pauses_and_goes_on_with_the_fraction_of_the_whole(tmp_path: Path) -> None:
+    """`until` and `deadline` end a run early; schedules do not notice."""
+    fractions = []
+
+    class Watching(Counter):
+        def step(self, fraction: float) -> None:
+            super().step(fraction)
+            fractions.append(fraction)
+
+    task, store = Watching(), loop.Store(tmp_path / "c.pt", "count", {})
+    budget = Budget(steps=20, until=5)
+    with Recorder(tmp_path) as recorder:
+        assert loop.run(task, budget, recorder, store, closes=False) == 5
+        budget.until, budget.deadline = None, time.monotonic() - 1
+        assert loop.run(task, budget, recorder, store, start=loop.Start(5), closes=False) == 5
+        budget.deadline = None
+        assert loop.run(task, budget, recorder, store, start=loop.Start(5), closes=False) == 20
+    assert fractions == [i / 20 for i in range(20)]
+    assert task.evaluations == 0

@@ -173,7 +173,7 @@ class Study:
         first = method.first(records)
         if first is None and not any(t.state == TrialState.WAITING for t in self._trials()):
             return None
-        begun = sum(r.state != "waiting" for r in records)
+        begun = sum(r.state != "waiting" and r.job.values is None for r in records)
         drawn = crc32(f"{seed} {worker.partition(' ')[0]} {begun}".encode())
         study.sampler = _sampler(method.sampler, drawn)
         study.pruner = _pruner(method.prunes, first)

@@ -16,7 +16,7 @@ from darts_lite.search import SearchConfig
 from darts_lite.space import Genotype
 from darts_lite.tune.bench import Bench
 from darts_lite.tune.gradient import Gradient, search_round
-from darts_lite.tune.job import Measurement, Method
+from darts_lite.tune.job import Job, Measurement, Method
 from darts_lite.tune.pareto import ranked
 from darts_lite.tune.space import Space
 from darts_lite.tune.study import Study, Trial, worker_name
@@ -101,7 +101,7 @@ class Worker:
             return "infeasible"
         place.mkdir(parents=True, exist_ok=True)
         genotype.save(place / "genotype.json")
-        start = None if job.start is None else bench.place(job.start)
+        start = self._inherited(job)
         for fidelity in job.fidelities:
             accuracy = bench.measure(genotype, fidelity, place, start)
             trial.note(seconds=seconds())
@@ -112,6 +112,19 @@ class Worker:
             if self.method.prunes and fidelity < 1 and trial.is_worse():
                 return "pruned"
         return "complete" if job.fidelities[-1] == 1 else "paused"
+
+    def _inherited(self, job: Job) -> Path | None:
+        """The folder whose checkpoint a job goes on from: of its start, or of what that came from.
+
+        A trial that was lost before its first checkpoint has none of its own.
+        """
+        starts = {r.trial: r.job.start for r in self.study.records()}
+        trial = job.start
+        while trial is not None:
+            if (self.bench.place(trial) / "checkpoint.pt").exists():
+                return self.bench.place(trial)
+            trial = starts.get(trial)
+        return None
 
     def _genotype(self, trial: Trial, place: Path) -> Genotype | None:
         if not isinstance(self.method, Gradient):
