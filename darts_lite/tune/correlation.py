@@ -24,7 +24,7 @@ from darts_lite.tune.setup import Setup, assemble, completed
 from darts_lite.tune.space import Random
 
 BOOTSTRAP = 1000
-DRAWS = 1000  # of a configuration under the cap
+DRAWS = 200  # of a configuration under the cap
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,10 @@ def tune(
 
 
 def _begin(options: TuneOptions, dataset: Dataset) -> Study:
-    prepare.make_folder(Path(options.out))
-    study = Study(options.storage or Path(options.out) / JOURNAL)
+    where = options.storage or str(Path(options.out) / JOURNAL)
+    if "://" not in where:
+        prepare.make_folder(Path(where).parent)
+    study = Study(where)
     settings = {
         "options": asdict(options),
         "data": dict(dataset.fingerprint),

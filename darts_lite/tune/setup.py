@@ -35,7 +35,7 @@ METHODS = ("random", "tpe", "asha", "bohb", "pbt", "pba", "gradient")
 WITH_PARETO = ("random", "tpe", "asha", "gradient")
 BATCH_SIZES = (32, 64, 128)
 BATCH_SIZE = 64  # of our own method and of PBA
-DRAWS = 1000  # of a random small model for PBA
+DRAWS = 200  # of a random small model for PBA
 PARTS = 3  # networks that the gradient derives from a search for a Pareto front
 
 
