@@ -477,6 +477,16 @@ def test_an_augmentation_is_learned_and_replayed(tmp_path: Path, augment: str) -
     assert metrics[0]["test_macro_f1"] == metrics[1]["test_macro_f1"]
 
 
+def test_choices_are_those_of_the_library() -> None:
+    """The command line does not import them, lest `--help` wait for torch."""
+    from darts_lite.tune.bench import FIDELITIES
+    from darts_lite.tune.setup import METHODS
+
+    choices = {p.name: p.type.choices for p in main.commands["tune"].params if p.name in
+               ("method", "fidelity")}  # type: ignore[attr-defined]  # fmt: skip
+    assert choices == {"method": METHODS, "fidelity": FIDELITIES}
+
+
 def test_flags_are_what_they_were() -> None:
     """A change of the command line is a decision, not an accident."""
     flags = {

@@ -18,7 +18,7 @@ from darts_lite.runs import load_genotype
 from darts_lite.search import SearchConfig
 from darts_lite.space import Genotype
 from darts_lite.train import DEFAULTS
-from darts_lite.tune.bench import Bench
+from darts_lite.tune.bench import FIDELITIES, Bench
 from darts_lite.tune.gradient import Gradient
 from darts_lite.tune.job import Method
 from darts_lite.tune.methods import Asha, Sampled, rungs
@@ -54,6 +54,12 @@ def completed(options: TuneOptions, dataset: Dataset) -> TuneOptions:
 
     Raises: `UserError` if the options do not go together.
     """
+    for name, value, known in (
+        ("method", options.method, METHODS),
+        ("fidelity", options.fidelity, FIDELITIES),
+    ):
+        if value not in known:
+            raise UserError(f"--{name} {value}: known are {', '.join(known)}")
     cap, channels = size(options, dataset)
     hours = options.budget_hours
     if hours is None and options.trials is None:
