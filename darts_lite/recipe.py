@@ -41,7 +41,9 @@ class Recipe:
         optimizer: SGD | Adam
         if name == "sgd":
             nesterov = settings.get("nesterov", True)
-            optimizer = SGD(momentum=number("momentum", 0.9), nesterov=bool(nesterov))
+            if not isinstance(nesterov, bool):
+                raise UserError(f"settings.nesterov is {nesterov!r}, not true or false")
+            optimizer = SGD(momentum=number("momentum", 0.9), nesterov=nesterov)
         elif name == "adamw":
             optimizer = Adam(betas=(number("beta1", 0.9), number("beta2", 0.999)))
         else:

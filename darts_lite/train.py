@@ -174,14 +174,14 @@ class TrainTask:
 
     def step(self, fraction: float) -> None:
         phase = Phase(lr_factor=cosine(fraction))
+        before, self.fraction = self.fraction, fraction
         if self.online is None:
             scheduled = self.values(fraction)
             vector = torch.tensor(list(scheduled.values())).to(self.device, non_blocking=True)
             report = self._plain_step(phase, dict(zip(scheduled, vector.unbind())))
         else:
-            report = self._online_step(self.online, phase, fraction)
+            report = self._online_step(self.online, phase, before)
         self._sum = (self._sum[0] + report, self._sum[1] + 1)
-        self.fraction = fraction
 
     def _plain_step(self, phase: Phase, values: Hyper) -> Tensor:
         problem = self.joint.bind([self._batch()], None, phase)
@@ -189,12 +189,16 @@ class TrainTask:
         self.inner = detach(state)
         return report
 
-    def _online_step(self, online: Online, phase: Phase, fraction: float) -> Tensor:
-        """A step that learns the hyperparameters too, now and then."""
+    def _online_step(self, online: Online, phase: Phase, before: float) -> Tensor:
+        """A step that learns the hyperparameters too, now and then.
+
+        Arguments: `before`, the fraction at the step before.
+        """
+        fraction = self.fraction
         if online.ahead:  # the last window was longer than the one step that was asked for
             online.ahead -= 1
             return online.report
-        if int(fraction * KNOTS) > int(self.fraction * KNOTS) or not online.history:
+        if int(fraction * KNOTS) > int(before * KNOTS) or not online.history:
             online.history.append((fraction, online.variables.values()))
         # one a step: by the clock, the looks must not take more than their share
         if online.plan.annealed and online.rate_search.due(fraction):
@@ -217,22 +221,24 @@ class TrainTask:
 
     def _batch(self, turn: bool = False) -> Batch:
         x, y = next(self.batches)
-        values = None if self.online is None else self._augmenting(self.online)
         choices = self.augment.sample(
             len(x),
             self.dataset.image_size,
             self.generator,
             self.device,
-            values,
+            self._augmenting(),
             self.fraction,
             turn,
         )
         return Batch(x, y, choices)
 
-    def _augmenting(self, online: Online) -> dict[str, Tensor]:
-        """The learned values of the augmentation."""
-        values = online.variables.values()
-        return {n: values[n] for n in self.augment.names}
+    def _augmenting(self) -> dict[str, Tensor]:
+        """The values of the augmentation that are learned, or follow a schedule."""
+        if self.online is not None:
+            values = self.online.variables.values()
+            return {n: values[n] for n in self.augment.names}
+        now = self.values(self.fraction)
+        return {n: torch.tensor(now[n]) for n in self.augment.names if n in now}
 
     def _window(self, steps: int, turn: bool = False) -> tuple[list[Batch], Batch]:
         return [self._batch(turn) for _ in range(steps)], Batch(*next(self.held_out))

@@ -162,11 +162,12 @@ def compare(fidelities: Sequence[float], rows: Sequence[dict[str, Any]]) -> list
     for i, fidelity in enumerate(fidelities[:-1]):
         cheap = accuracies[:, i]
         taus = [_tau(cheap[index], full[index]) for index in resampled]
-        low, high = np.nanquantile(taus, (0.05, 0.95))
+        ranking = [tau for tau in taus if tau is not None] or [0.0]
+        low, high = np.quantile(ranking, (0.05, 0.95))
         found.append(
             Correlation(
                 fidelity=fidelity,
-                tau=_tau(cheap, full),
+                tau=_tau(cheap, full) or 0.0,
                 low=float(low),
                 high=float(high),
                 cost=float((seconds[:, i] / seconds[:, -1]).mean()),
@@ -176,7 +177,10 @@ def compare(fidelities: Sequence[float], rows: Sequence[dict[str, Any]]) -> list
     return found
 
 
-def _tau(a: Any, b: Any) -> float:
+def _tau(a: Any, b: Any) -> float | None:
+    """None where all are equal, which ranks nothing."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
     return float(kendalltau(a, b).statistic)
 
 

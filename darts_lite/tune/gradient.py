@@ -1,14 +1,18 @@
 """Our own method as one among the others: rounds of search, each followed by a training.
 
 A round searches, discretises under the cap and trains the result in full, on the same bench and
-clock as everybody else. The next round searches twice as long and starts from what the one before
-has learned.
+clock as everybody else. The next round searches twice as long and starts from what the best one
+before has learned.
+
+What has no gradient is tried round by round: the first trains with flips and shifts alone, the
+second learns its augmentation, later ones do as the best did. (In a short training learned
+augmentation costs accuracy that one look ahead cannot see, docs/rivals.md.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from darts_lite import checkpoint, loop
@@ -18,9 +22,10 @@ from darts_lite.search import SearchConfig, SearchTask
 from darts_lite.space import Genotype
 from darts_lite.tune.bench import Bench
 from darts_lite.tune.job import Job, Record
-from darts_lite.warm import COLD, Warm, prior, starts
+from darts_lite.warm import COLD, SHAPING, SPLITTING, Warm, prior, starts
 
 FIRST = 0.02  # of the budget, for the first search
+AUGMENT = ("standard", "learned")
 STEPS = 40  # of the first search of a study that has no clock
 SPARE = 0.9  # of the time that is left, lest the last training be cut short
 
@@ -54,22 +59,23 @@ class Gradient:
         new = [job for job in jobs if job.key not in keys]
         if new or any(r.state == "waiting" for r in records):
             return new
-        length = self._length(rounds)
         number = 1 + max((r.job.notes["round"] for r in rounds), default=-1)
+        length = self._length(number, records)
         return [self._job({"round": number, "part": 0, "length": length}, None)] if length else []
 
-    def _length(self, rounds: Sequence[Record]) -> int:
+    def _length(self, number: int, records: Sequence[Record]) -> int:
         """Of the next search, in seconds or steps; 0 if no training would have time after it."""
         if self.budget is None:
-            return STEPS << len(rounds)
-        known = [r for r in rounds if r.elapsed is not None]
-        if not known:
-            return max(1, round(FIRST * self.budget))
-        last = max(known, key=lambda r: r.elapsed or 0.0)
-        searched = last.job.notes["length"]
-        trained = last.seconds - searched
-        left = SPARE * (self.budget - (last.elapsed or 0.0)) - trained
-        return round(min(2 * searched, left)) if left > searched / 2 else 0
+            return STEPS << number
+        usual = max(1, round(FIRST * self.budget)) << number
+        left = self.budget - max((r.elapsed or 0.0 for r in records), default=0.0)
+        known = [r for r in records if r.state == "complete" and r.job.notes["part"] == 0]
+        if known:
+            last = max(known, key=lambda r: r.elapsed or 0.0)
+            usual = 2 * last.job.notes["length"]
+            trained = last.seconds - last.job.notes["length"]
+            left = SPARE * left - self.parts * trained
+        return round(min(usual, left)) if left > usual / 4 else 0
 
     def _job(self, notes: dict[str, int], start: int | None) -> Job:
         key = f"round {notes['round']}, part {notes['part']}"
@@ -94,35 +100,60 @@ def search_round(
     began = None if job.start is None else bench.place(job.start)
     if began is not None and part == 0 and (began / "genotype.json").exists():
         return Genotype.load(began / "genotype.json")
-    config = replace(config, seed=config.seed + number, max_params=config.max_params >> part)
-    begin = _warm(earlier, config)
-    task = SearchTask(config, bench.dataset, bench.splits, bench.device, begin)
-    seconds, steps = (float(length), None) if clock else (None, length)
-    budget = Budget(seconds, steps, deadline=bench.deadline)
     folder = place / "search"
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "checkpoint.pt"
     if not path.exists() and began is not None:
         path = began / "search" / "checkpoint.pt"
     content = checkpoint.load(path, "search") if path.exists() else None
+    augment = content["config"]["augment"] if content else _augment(number, earlier)
+    config = replace(
+        config,
+        seed=config.seed + number,
+        max_params=config.max_params >> part,
+        augment=augment,
+    )
+    begin = _warm(earlier, config, bench)
+    task = SearchTask(config, bench.dataset, bench.splits, bench.device, begin)
+    seconds, steps = (float(length), None) if clock else (None, length)
+    budget = Budget(seconds, steps, deadline=bench.deadline)
+    folder.mkdir(parents=True, exist_ok=True)
     start = loop.restore(task, content, path, budget)
     store = loop.Store(
-        folder / "checkpoint.pt", "search", {"length": length}, bench.checkpoint_seconds
+        folder / "checkpoint.pt",
+        "search",
+        {"length": length, "augment": augment},
+        bench.checkpoint_seconds,
     )
     with Recorder(folder, start.step if content else None) as recorder:
         step = loop.run(task, budget, recorder, store, start=start, closes=False)
     if budget.fraction(step) < 1:
         return None
-    return task.genotype({**bench.settings, "finished": True})
+    found = task.genotype({**bench.settings, "finished": True})
+    return replace(found, seed=bench.seed)  # which split the data; `derive` splits them by it
 
 
-def _warm(earlier: Sequence[tuple[Genotype, Path | None]], config: SearchConfig) -> Warm:
-    """What the best of the earlier searches has learned, its supernet's weights included."""
+def _augment(number: int, earlier: Sequence[tuple[Genotype, Path | None]]) -> str:
+    """Of a round: each of `AUGMENT` once, then that of the best."""
+    if number < len(AUGMENT) or not earlier:
+        return AUGMENT[min(number, len(AUGMENT) - 1)]
+    return str(earlier[0][0].settings["augment"])
+
+
+def _warm(
+    earlier: Sequence[tuple[Genotype, Path | None]], config: SearchConfig, bench: Bench
+) -> Warm:
+    """What the best of the earlier searches has learned.
+
+    Weights too, if they are of this supernet and have seen the same training images alone.
+    """
     if not earlier:
         return COLD
     genotype, folder = earlier[0]
+    known = {**genotype.settings, "seed": genotype.seed, "data": genotype.dataset}
+    here = {**bench.settings, **asdict(config), "seed": bench.seed}
+    here["data"] = dict(bench.dataset.fingerprint)
+    same = all(known.get(name) == here.get(name) for name in (*SHAPING, *SPLITTING, "data"))
     params = None
-    same = genotype.settings.get("search_channels") == config.search_channels
     if folder is not None and same and (folder / "checkpoint.pt").exists():
         params = checkpoint.load(folder / "checkpoint.pt", "search")["state"]["task"]["params"]
     return Warm(prior(config.build_space(), [genotype]), starts([genotype]), params)

@@ -22,7 +22,6 @@ FACTORS = (0.8, 1.25)
 RESAMPLED = 0.25  # probability that a value is drawn anew instead
 PBA_RESAMPLED = 0.2
 PBA_STEPS = 3  # of a tenth of the range, at the most
-EDGE = 1e-6  # of the training: how long a step of a schedule takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +175,7 @@ def lineage(last: Record, records: Mapping[int, Record]) -> dict[str, Schedule]:
         for name, knots in schedules.items():
             value = record.learned.get(name, last.learned[name])
             if not knots or knots[-1][1] != value:
-                knots.append((min(before + EDGE, 1.0) if knots else 0.0, value))
+                knots.append((before, value))  # two at one fraction: it holds from there on
             knots.append((record.fidelity, value))
         before = record.fidelity
     return {name: tuple(knots) for name, knots in schedules.items()}

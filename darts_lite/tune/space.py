@@ -223,10 +223,12 @@ def values_of(genotype: Genotype) -> Values:
     for each in ("lr", "weight_decay"):
         if each in ends:
             found[f"{name}.{each}"] = ends.pop(each)
-    policy, _, rest = str(settings.get("augment", "standard")).partition(":")
-    for pair in filter(None, rest.split(",")):
-        key, _, value = pair.partition("=")
-        found[f"{policy}.{key}"] = int(value) if key == "n" else float(value)
+    policy = str(settings.get("augment", "standard"))
+    if "+" not in policy:  # mixing is none of the space's
+        policy, _, rest = policy.partition(":")
+        for pair in filter(None, rest.split(",") if policy == "randaugment" else []):
+            key, _, value = pair.partition("=")
+            found[f"{policy}.{key}"] = int(value) if key == "n" else float(value)
     if policy == "randaugment" and "magnitude.all" in ends:
         found["randaugment.m"] = 30 * ends.pop("magnitude.all")
     size = settings.get("batch_size", 64)

@@ -1,0 +1,153 @@
+"""Small studies: a space without networks, workers and commands within this process."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from click.testing import CliRunner, Result
+
+from darts_lite import cli, prepare
+from darts_lite.data import Dataset, Splits
+from darts_lite.options import TuneOptions
+from darts_lite.tune import launch
+from darts_lite.tune.setup import assemble, completed
+from darts_lite.tune.study import Study
+from darts_lite.tune.worker import Worker
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+SMALL = ["--dataset", "digits", "--space", "blocks", "--cells", "3", "--channels", "4",
+         "--max-params", "20000", "--epochs", "2", "--subset", "200"]  # fmt: skip
+
+
+def call(*arguments: object) -> Result:
+    """Runs a command whose clock begins now."""
+    with patch.object(cli, "PROCESS_START", time.monotonic()):
+        return CliRunner().invoke(cli.main, [str(a) for a in arguments])
+
+
+def refuse(*arguments: object) -> str:
+    """Runs a command that must fail as bad input does; returns its one line."""
+    result = call(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    lines = [line for line in result.stderr.splitlines() if line.startswith(("error:", "Error:"))]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A space of three dimensions, of which nothing is trained."""
+
+    def configure(self, choose: Any) -> Any:
+        values = {
+            "kind": choose.categorical("kind", ("a", "b")),
+            "width": choose.integer("width", 2, 8, 2),
+            "x": choose.real("x", 0.0, 1.0),
+        }
+        return SimpleNamespace(values=values, learned={"lr": values["x"]})
+
+
+@lru_cache
+def digits(subset: int) -> tuple[Dataset, Splits]:
+    said = TuneOptions(method="random", dataset="digits", subset=subset)
+    return prepare.data(said, 0, lambda text: None)
+
+
+def small(folder: Path, method: str = "random", **changes: Any) -> Worker:
+    """A worker of a new study in a folder, or of the one that is there already."""
+    said: dict[str, Any] = {
+        "out": str(folder),
+        "dataset": "digits",
+        "subset": 200,
+        "epochs": 2,
+        "space": "blocks",
+        "cells": 3,
+        "channels": 4,
+        "max_params": 20_000,
+        "device": "cpu",
+    }
+    asked = TuneOptions(method=method, **{**said, **changes})
+    assert asked.subset is not None
+    dataset, splits = digits(asked.subset)
+    options = completed(asked, dataset)
+    setup = assemble(options, dataset, splits)
+    folder.mkdir(parents=True, exist_ok=True)
+    study = Study(options.storage or folder / launch.JOURNAL)
+    if not study.exists():
+        settings = {"options": asdict(options), "data": dict(dataset.fingerprint)}
+        study.create(settings, pareto=options.pareto)
+    assert options.max_params is not None
+    return Worker(
+        study=study,
+        method=setup.method,
+        space=setup.space,
+        bench=setup.bench,
+        max_params=options.max_params,
+        seed=options.seed,
+        search=setup.search,
+        trials=options.trials,
+    )
+
+
+def on(worker: Worker, **changes: Any) -> Worker:
+    """The same worker on a bench with changes."""
+    return replace(worker, bench=replace(worker.bench, **changes))
+
+
+def states(worker: Worker) -> list[str]:
+    return [record.state for record in worker.study.records()]
+
+
+class Within:
+    """In place of a worker's process: its work is done by the time it has started."""
+
+    def __init__(self, launcher: Any, index: int) -> None:
+        ours = (launcher.options, index, launcher.deadline, os.getppid(), launcher.errors)
+        handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        self.exitcode = 0
+        try:
+            launch._work(*ours)
+        except SystemExit as stop:
+            self.exitcode = int(stop.code or 0)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def terminate(self) -> None:
+        pass
+
+    def join(self) -> None:
+        pass
+
+
+def work_within(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets workers of `tune` work in this process, which spares five seconds for each."""
+    monkeypatch.setattr(launch._Launcher, "_start", lambda self, index: Within(self, index))
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    """Fails what does not come to an end."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"not over after {seconds} s")
+
+    old = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, old)

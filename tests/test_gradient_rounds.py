@@ -1,0 +1,387 @@
+"""Rounds of search: how long each is, what is left for its training, and what it starts from."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_tune_methods import AGAIN, record
+
+from darts_lite import checkpoint
+from darts_lite.budget import Budget
+from darts_lite.data import Dataset, Splits
+from darts_lite.hyperparameters import select
+from darts_lite.network import network_cost
+from darts_lite.search import SearchConfig, SearchTask
+from darts_lite.space import Edge, Genotype, Operation
+from darts_lite.tune import gradient
+from darts_lite.tune.bench import Bench
+from darts_lite.tune.gradient import FIRST, SPARE, STEPS, Gradient, search_round
+from darts_lite.tune.job import Job, Record
+from darts_lite.warm import Warm, prior, starts
+
+HOUR = 3600.0
+
+
+def job(number: int, part: int = 0, length: int = 10, start: int | None = None) -> Job:
+    notes = {"round": number, "part": part, "length": length}
+    return Job(fidelities=(1.0,), key=f"round {number}, part {part}", start=start, notes=notes)
+
+
+def done(trial: int, job: Job, elapsed: float, trained: float = 20.0, **changes: Any) -> Record:
+    """A round that took `trained` seconds beside its search."""
+    seconds = job.notes["length"] + trained
+    return record(trial, 0.5, job=job, elapsed=elapsed, seconds=seconds, **changes)
+
+
+def clocked(budget: float, trained: float, parts: int = 1) -> list[tuple[int, float, float]]:
+    """The rounds of a study with one worker: length, beginning and end of each search."""
+    method, records, now, found = Gradient(budget=budget, parts=parts), [], 0.0, []
+    while jobs := method.follow(records):
+        for each in jobs:
+            length = each.notes["length"]
+            searched = length if each.notes["part"] == 0 else 0
+            if searched:
+                found.append((length, now, now + length))
+            now += searched + trained
+            seconds = searched + trained
+            records.append(record(len(records), 0.5, job=each, elapsed=now, seconds=seconds))
+    return found
+
+
+# --- how long ---------------------------------------------------------------------------------
+
+
+def test_the_first_round_takes_a_small_part_of_the_budget() -> None:
+    assert 0 < FIRST <= 0.1
+    assert Gradient(budget=HOUR).follow([]) == [job(0, length=round(FIRST * HOUR))]
+    assert Gradient(budget=3.0).follow([]) == [job(0, length=1)]
+
+
+def test_rounds_follow_one_another_each_twice_as_long() -> None:
+    method, records, now = Gradient(budget=HOUR), [], 0.0
+    for i in range(3):
+        length = 2**i * round(FIRST * HOUR)
+        assert method.follow(records) == [job(i, length=length)]
+        records.append(record(i, job=job(i, length=length), state="waiting"))
+        assert method.follow(records) == []
+        now += length + 20.0
+        records[i] = done(i, job(i, length=length), elapsed=now)
+
+
+def test_without_a_clock_rounds_are_in_steps() -> None:
+    method, records = Gradient(), []
+    for i in range(5):
+        assert method.follow(records) == [job(i, length=STEPS * 2**i)]
+        records.append(record(i, 0.5, job=job(i, length=STEPS * 2**i)))
+
+
+@pytest.mark.parametrize("trained", [5.0, 50.0, 200.0, 400.0, 3000.0])
+@pytest.mark.parametrize("budget", [60.0, 360.0, 1000.0, HOUR, 10 * HOUR])
+def test_after_every_search_there_is_time_for_its_training(budget: float, trained: float) -> None:
+    """But for the first one, before which nobody knows how long a training takes."""
+    rounds = clocked(budget, trained)
+    for i, (length, _, end) in enumerate(rounds[1:]):
+        assert end + trained <= budget + 0.5  # lengths are whole seconds
+        assert rounds[i][0] / 2 <= length <= 2 * rounds[i][0]
+    lengths = [length for length, _, _ in rounds]
+    doubled = sum(b == 2 * a for a, b in itertools.pairwise(lengths))
+    assert doubled >= len(rounds) - 3  # until time is short
+    last = rounds[-1]
+    left = SPARE * (budget - last[2] - trained) - trained
+    assert left <= last[0] / 2  # no other round of some use would fit
+
+
+def test_nothing_more_fits() -> None:
+    method = Gradient(budget=1000.0)
+    fits = done(0, job(0, length=100), elapsed=800.0, trained=100.0)
+    assert method.follow([fits]) == [job(1, length=80)]  # 0.9 of 200 s, less the training
+    for elapsed, trained in ((840.0, 100.0), (800.0, 130.0), (1000.0, 1.0), (1100.0, 0.0)):
+        assert method.follow([done(0, job(0, length=100), elapsed, trained)]) == []
+
+
+def test_of_a_front_the_other_parts_come_before_the_next_round() -> None:
+    method = Gradient(budget=HOUR, parts=3)
+    whole = job(0, length=180)
+    first = done(0, whole, elapsed=200.0)
+    parts = [job(0, part, length=180, start=0) for part in (1, 2)]
+    assert method.follow([record(0, job=whole, state="waiting")]) == []
+    assert method.follow([first]) == parts
+    assert method.follow([first, record(1, job=parts[0], state="waiting")]) == [parts[1]]
+    waiting = [record(i + 1, job=part, state="waiting") for i, part in enumerate(parts)]
+    assert method.follow([first, *waiting]) == []
+    ended = [done(i + 1, part, elapsed=250.0) for i, part in enumerate(parts)]
+    assert method.follow([first, *ended]) == [job(1, length=360)]
+
+
+@pytest.mark.parametrize("state", ["diverged", "infeasible"])
+def test_of_a_round_that_failed_there_are_no_other_parts(state: str) -> None:
+    failed = done(0, job(0, length=180), elapsed=200.0, state=state)
+    (found,) = Gradient(budget=HOUR, parts=3).follow([failed])
+    assert (found.notes["round"], found.notes["part"]) == (1, 0)
+
+
+@pytest.mark.parametrize("state", AGAIN)
+def test_a_part_that_came_to_nothing_is_done_again(state: str) -> None:
+    method = Gradient(parts=2)
+    first, part = record(0, 0.5, job=job(0, length=STEPS)), job(0, 1, length=STEPS, start=0)
+    lost = record(1, job=part, state=state)
+    assert method.follow([first, lost]) == [part]
+    assert method.follow([first, lost, record(2, job=part, state="waiting")]) == []
+    over = record(2, 0.5, job=part)
+    assert method.follow([first, lost, over]) == [job(1, length=2 * STEPS)]
+
+
+@pytest.mark.parametrize("state", ["lost", "stopped"])
+@pytest.mark.parametrize(
+    "budget",
+    [
+        HOUR,
+        pytest.param(None),
+    ],
+)
+def test_a_round_that_is_done_again_makes_the_next_no_longer(
+    budget: float | None, state: str
+) -> None:
+    """`Study` puts it up again under its key; nothing else begins meanwhile."""
+    method = Gradient(budget=budget)
+    (first,) = method.follow([])
+    lost = record(0, job=first, state=state)
+    again = record(1, job=replace(first, start=0), state="waiting")
+    assert method.follow([lost, again]) == []
+    ended = done(1, replace(first, start=0), elapsed=300.0)
+    (following,) = method.follow([lost, ended])
+    assert following.key == "round 1, part 0"
+    assert following.notes["length"] == 2 * first.notes["length"]
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_the_trainings_of_other_parts_take_time_too(parts: int) -> None:
+    for trained in (50.0, 100.0, 200.0):
+        for _, _, end in clocked(1000.0, trained, parts)[1:]:
+            assert end + trained <= 1000.5
+
+
+def test_a_search_that_diverged_says_nothing_of_how_long_a_training_takes() -> None:
+    method = Gradient(budget=1000.0)
+    good = done(0, job(0, length=50), elapsed=250.0, trained=200.0)
+    bad = record(1, job=job(1, length=100), state="diverged", elapsed=350.0)
+    third = record(2, job=job(2, length=200), state="diverged", elapsed=550.0)
+    for records in ([good, bad], [good, bad, third]):
+        for found in method.follow(records):
+            assert (records[-1].elapsed or 0) + found.notes["length"] + 200.0 <= 1000.0
+
+
+# --- a round ----------------------------------------------------------------------------------
+
+CONFIG = SearchConfig(
+    space="blocks",
+    cells=3,
+    channels=4,
+    search_channels=4,
+    max_params=2000,
+    batch_size=16,
+    estimator="one_step",
+    seed=7,
+)
+LENGTH = 6  # steps
+
+
+@pytest.fixture
+def bench(digits: tuple[Dataset, Splits], tmp_path: Path) -> Bench:
+    return Bench(
+        dataset=digits[0],
+        splits=digits[1],
+        device=torch.device("cpu"),
+        epochs=1,
+        fidelity="epochs",
+        seed=7,
+        folder=tmp_path,
+        settings={"dataset": "digits", "data_dir": "data", "subset": 600},
+    )
+
+
+@pytest.fixture
+def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """The searches that were begun, with what they began with."""
+    begun: list[Any] = []
+
+    class Spy(SearchTask):
+        def __init__(self, config: SearchConfig, *arguments: Any) -> None:
+            super().__init__(config, *arguments)
+            self.warm: Warm = arguments[-1]
+            self.first, self.count = self.inner.params, 0
+            self.begins = select(self.variables.raw, "alpha.")
+            begun.append(self)
+
+        def step(self, fraction: float) -> None:
+            self.count += 1
+            super().step(fraction)
+
+    monkeypatch.setattr(gradient, "SearchTask", Spy)
+    yield begun
+
+
+def searched(
+    bench: Bench,
+    trial: int = 0,
+    each: Job | None = None,
+    earlier: Sequence[tuple[Genotype, Path | None]] = (),
+    config: SearchConfig = CONFIG,
+) -> Genotype | None:
+    each = each or job(0, length=LENGTH)
+    return search_round(bench, config, each, bench.place(trial), earlier, clock=False)
+
+
+def kept(bench: Bench, trial: int = 0) -> Any:
+    return checkpoint.load(bench.place(trial) / "search" / "checkpoint.pt", "search")["state"]
+
+
+def test_a_round_finds_a_genotype_that_can_be_trained(bench: Bench, tasks: list[Any]) -> None:
+    """And writes nothing outside its folder."""
+    found = searched(bench, trial=3)
+    assert found is not None and tasks[0].count == LENGTH == kept(bench, 3)["step"]
+    files = [path for path in bench.folder.rglob("*") if path.is_file()]
+    assert files and all(bench.place(3) / "search" in path.parents for path in files)
+    assert not list(bench.folder.rglob("*.tmp"))
+    assert found.parameters <= CONFIG.max_params
+    assert (found.parameters, found.macs) == network_cost(found.space, (1, 8, 8), 10)
+    assert found.settings.items() >= {**bench.settings, "finished": True}.items()
+    assert found.dataset == bench.dataset.fingerprint
+    first = replace(CONFIG, augment="standard")  # learning one comes in the second round
+    assert tasks[0].warm == Warm() and tasks[0].config == first
+    accuracy = bench.measure(found, 1.0, bench.place(3))
+    assert accuracy is not None and 0 <= accuracy <= 1
+
+
+def test_the_second_round_starts_from_what_the_first_has_learned(
+    bench: Bench, tasks: list[Any]
+) -> None:
+    """Its choices, its hyperparameters and the weights of its supernet; by another seed."""
+    first = searched(bench)
+    assert first is not None
+    weights = kept(bench)["task"]["params"]
+    folder = bench.place(0) / "search"
+    found = searched(bench, 1, job(1, length=2 * LENGTH), [(first, folder)])
+    assert found is not None
+    second = tasks[1]
+    assert second.config == replace(CONFIG, seed=8)
+    assert second.warm.starts == starts([first])
+    expected = prior(CONFIG.build_space(), [first])
+    assert second.warm.alpha.keys() == expected.keys() and len(expected) > 3
+    for name, logits in expected.items():
+        assert torch.equal(second.warm.alpha[name], logits)
+        assert torch.equal(second.begins[name], logits)
+    assert all(torch.equal(a, b) for a, b in zip(second.first, weights, strict=True))
+    assert not torch.equal(second.first[0], tasks[0].first[0])
+    assert second.count == kept(bench, 1)["step"] == 2 * LENGTH
+    ends = {n: s[-1][1] for n, s in first.hyperparameters.items()}
+    begins = {n: s[0][1] for n, s in found.hyperparameters.items()}
+    assert begins["lr"] == pytest.approx(ends["lr"], rel=1e-4)
+    assert torch.equal(kept(bench)["task"]["params"][0], weights[0])  # as it was
+
+
+def test_the_best_of_the_earlier_ones_counts(bench: Bench, tasks: list[Any]) -> None:
+    """Without a folder, or from a supernet of another width, it gives no weights."""
+    first = searched(bench)
+    assert first is not None
+    folder = bench.place(0) / "search"
+    other = replace(first, hyperparameters={**first.hyperparameters, "lr": ((0.0, 0.5),)})
+    narrow = replace(first, settings={**first.settings, "search_channels": 2})
+    for earlier in ((first, None), (first, folder.parent), (narrow, folder)):
+        searched(bench, 1, earlier=[earlier, (other, folder)])
+        assert tasks[-1].warm.starts == starts([first])
+        assert tasks[-1].warm.params is None
+        assert torch.equal(tasks[-1].first[0], tasks[0].first[0])  # of the same seed
+        (bench.place(1) / "search" / "checkpoint.pt").unlink()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"dataset": {"name": "digits", "sha256": "0"}}, id="data"),
+        pytest.param({"settings": {"search_channels": 4, "subset": 300}}, id="subset"),
+        pytest.param({"seed": 5, "settings": {"search_channels": 4, "seed": 5}}, id="seed"),
+    ],
+)
+def test_weights_that_saw_what_are_validation_images_now_are_not_taken(
+    bench: Bench, tasks: list[Any], changes: dict[str, Any]
+) -> None:
+    first = searched(bench)
+    assert first is not None
+    searched(bench, 1, earlier=[(replace(first, **changes), bench.place(0) / "search")])
+    assert tasks[1].warm.params is None
+
+
+def test_weights_of_another_space_are_not_taken(bench: Bench, tasks: list[Any]) -> None:
+    longer = replace(CONFIG, cells=4)
+    first = searched(bench, config=longer)
+    assert first is not None
+    assert searched(bench, 1, earlier=[(first, bench.place(0) / "search")]) is not None
+    assert tasks[1].warm.params is None
+
+
+def test_a_genotype_of_a_later_round_names_the_seed_that_split_the_data(bench: Bench) -> None:
+    found = searched(bench, 1, job(1, length=LENGTH))
+    assert found is not None
+    assert found.seed == bench.seed
+
+
+def test_a_part_is_derived_from_the_same_search_under_half_the_cap(
+    bench: Bench, tasks: list[Any]
+) -> None:
+    """With a head start for the largest network, which both caps are too low for."""
+    space = CONFIG.build_space()
+    largest = (Edge(0, 1, (Operation("inverted_residual", {"kernel": (5,), "expansion": (6,)}),)),)
+    cells = tuple(replace(cell, edges=largest) for cell in space.cells)
+    earlier = [(bench.genotype_of(replace(space, cells=cells)), None)]
+    assert earlier[0][0].parameters > CONFIG.max_params
+    first = searched(bench, earlier=earlier)
+    part = searched(bench, 1, job(0, part=1, length=LENGTH, start=0), earlier)
+    assert first is not None and part is not None
+    assert [task.count for task in tasks] == [LENGTH, 0]
+    assert tasks[1].config.max_params == CONFIG.max_params // 2
+    assert part.parameters <= CONFIG.max_params // 2 < first.parameters <= CONFIG.max_params
+    assert part.hyperparameters == first.hyperparameters
+    last = searched(bench, 2, job(0, part=2, length=LENGTH, start=0), earlier)
+    assert last is not None and last.parameters <= CONFIG.max_params // 4
+
+
+class Cut(Budget):
+    """Its deadline passes at the third step."""
+
+    def exhausted(self, step: int) -> bool:
+        return step >= 3 or super().exhausted(step)
+
+
+def test_a_search_that_the_deadline_ended_goes_on(
+    bench: Bench, tasks: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its own folder or another trial's: to the same genotype as in one go."""
+    whole = searched(bench, 0)
+    assert whole is not None
+    assert searched(replace(bench, deadline=0.0), 1) is None
+    assert kept(bench, 1)["step"] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(gradient, "Budget", Cut)
+        assert searched(bench, 1) is None and searched(bench, 2) is None
+    assert kept(bench, 1)["step"] == kept(bench, 2)["step"] == 3
+    assert searched(bench, 1) == whole
+    assert searched(bench, 3, job(0, length=LENGTH, start=2)) == whole
+    assert kept(bench, 2)["step"] == 3  # as it was
+    assert [task.count for task in tasks] == [LENGTH, 0, 3, 3, LENGTH - 3, LENGTH - 3]
+
+
+def test_a_search_that_was_over_is_not_done_again(bench: Bench, tasks: list[Any]) -> None:
+    """If its training was stopped: the genotype is there already."""
+    whole = searched(bench, 0)
+    assert whole is not None
+    kept_there = replace(whole, settings={**whole.settings, "note": "there"})
+    kept_there.save(bench.place(0) / "genotype.json")
+    assert searched(bench, 1, job(0, length=LENGTH, start=0)) == kept_there
+    assert len(tasks) == 1
