@@ -20,7 +20,7 @@ from darts_lite.prepare import Say
 from darts_lite.space import Genotype
 from darts_lite.tune.gradient import Gradient
 from darts_lite.tune.job import Job, Method, Record
-from darts_lite.tune.space import Known, Space, Values, values_of
+from darts_lite.tune.space import ConfigurationSpace, Known, Space, Values, values_of
 from darts_lite.tune.study import Study
 from darts_lite.warm import genotype_path
 
@@ -115,7 +115,11 @@ def start(
 def _fitting(space: Space, each: Earlier) -> tuple[list[tuple[Values, report.Trial | None]], str]:
     """Those that this space has, and why it has not the first of the others."""
     found, why = [], ""
-    for values, trial in each.measured:
+    for known, trial in each.measured:
+        values = dict(known)
+        if isinstance(space, ConfigurationSpace):  # the batch that comes nearest will do
+            size = values.get("batch_size", 0)
+            values["batch_size"] = min(space.batch_sizes, key=lambda s: abs(s - int(size)))
         try:
             found.append((space.configure(Known(values)).values, trial))
         except UserError as error:
@@ -147,11 +151,18 @@ def _search_folder(path: Path) -> Path | None:
     return folder if (folder / "checkpoint.pt").exists() else None
 
 
-def saved(earlier: Sequence[Earlier], folder: Path) -> list[str]:
-    """How much sooner the study in `folder` was as good as each earlier one: a line each."""
+def saved(paths: Iterable[str], folder: Path) -> list[str]:
+    """How much sooner the study in `folder` was as good as each earlier one: a line each.
+
+    Nothing of one that is not there any more.
+    """
     lines = []
     now = report.read(folder)
-    for each in earlier:
+    for path in paths:
+        try:
+            (each,) = read([path])
+        except UserError:
+            continue
         if not each.settings:
             continue
         then = report.read(each.path)

@@ -8,10 +8,12 @@ import signal
 import sys
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from zlib import crc32
 
 import torch
 from tqdm import tqdm
@@ -57,6 +59,8 @@ def tune(
         options = completed(options, dataset)
         setup = assemble(options, dataset, splits)
         earlier = history.read(options.warm_start)
+        if isinstance(setup.method, Gradient):
+            history.genotypes(options.warm_start)  # what is missing is missed now
         study = _begin(options, dataset)
         history.start(study, setup.method, setup.space, earlier, options, dataset, say)
     else:
@@ -84,7 +88,7 @@ def tune(
     finally:
         results.write_trials(out / "trials.jsonl", study.records())
     path = _finish(study, setup, options, say)
-    for line in history.saved(history.read(options.warm_start), out):
+    for line in history.saved(options.warm_start, out):
         say(line)
     report.write([out], out / "report", say=lambda text: None)
     return path
@@ -264,14 +268,16 @@ def _work(
         assert options.max_params is not None
         seeds: tuple[tuple[Genotype, Path | None], ...] = ()
         if isinstance(setup.method, Gradient):
-            seeds = history.genotypes(options.warm_start)
+            with suppress(UserError):  # gone since: its own rounds will do
+                seeds = history.genotypes(options.warm_start)
         worker = Worker(
             study=Study(options.storage or Path(options.out) / JOURNAL),
             method=setup.method,
             space=setup.space,
             bench=bench,
             max_params=options.max_params,
-            seed=options.seed,
+            # unlike that of the study that it starts from, lest it draw the same again
+            seed=crc32(repr((options.seed, options.warm_start)).encode()),
             search=setup.search,
             trials=options.trials,
             seeds=seeds,
