@@ -26,7 +26,8 @@ from darts_lite.errors import UserError
 from darts_lite.tune import study as module
 from darts_lite.tune.job import Job, Measurement, Record
 from darts_lite.tune.methods import Sampled, rungs
-from darts_lite.tune.study import NAME, STALE, Study, Trial, covered, worker_name
+from darts_lite.tune.presence import covered, worker_name
+from darts_lite.tune.study import NAME, STALE, Study, Trial
 
 DATABASE = os.environ.get("DARTS_LITE_DATABASE")
 if DATABASE:  # its driver complains of connections that are still open when a study is forgotten

@@ -22,7 +22,8 @@ from darts_lite.tune import worker as module
 from darts_lite.tune.bench import Bench
 from darts_lite.tune.job import Job, Record
 from darts_lite.tune.methods import Sampled, rungs
-from darts_lite.tune.study import Study, worker_name
+from darts_lite.tune.presence import worker_name
+from darts_lite.tune.study import Study
 from darts_lite.tune.worker import Worker, orphans_stop
 
 HUGE = 1e30  # a learning rate under which nothing stays finite

@@ -27,8 +27,9 @@ from darts_lite.space import Genotype, write_json
 from darts_lite.tune import earlier as history
 from darts_lite.tune import results
 from darts_lite.tune.gradient import Gradient
+from darts_lite.tune.presence import worker_name
 from darts_lite.tune.setup import Setup, assemble, completed, threads
-from darts_lite.tune.study import HEARTBEAT, Study, worker_name
+from darts_lite.tune.study import HEARTBEAT, Study
 from darts_lite.tune.worker import Worker, orphans_stop
 
 JOURNAL = "study.journal"

@@ -1,4 +1,4 @@
-"""A study in storage that its workers share: jobs, records, the clock. The only importer of Optuna.
+"""A study in storage that its workers share: jobs, records, the clock. Optuna's storage.
 
 A job is a trial of Optuna; everything that a worker must know is in the trial, so that workers keep
 no state, on however many machines. What happens once only is decided by the storage, which lets one
@@ -8,8 +8,6 @@ worker alone end a trial, and by the order of trials: of two with one key, the e
 from __future__ import annotations
 
 import json
-import os
-import socket
 import threading
 import time
 import warnings
@@ -20,32 +18,26 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import optuna
+from optuna.exceptions import (
+    DuplicatedStudyError,
+    StorageInternalError,
+    UpdateFinishedTrialError,
+)
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
 from darts_lite.errors import UserError
 from darts_lite.space import Genotype
 from darts_lite.tune.job import Job, Measurement, Method, Record
-from darts_lite.tune.space import Configuration, Space, Value
-
-try:
-    import optuna
-    from optuna.exceptions import (
-        DuplicatedStudyError,
-        StorageInternalError,
-        UpdateFinishedTrialError,
-    )
-    from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
-    from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-    from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend
-    from optuna.trial import FrozenTrial, TrialState
-except ImportError:
-    raise UserError(
-        "tune and correlate need Optuna, which is not installed: pip install optuna"
-    ) from None
+from darts_lite.tune.presence import covered, is_dead
+from darts_lite.tune.sampling import Distributions, Suggest, pruner, sampler
+from darts_lite.tune.space import Configuration, Space
 
 NAME = "darts_lite"  # Hyperband derives a trial's bracket from it
 HEARTBEAT = 5.0  # seconds between two signs of life
 STALE = 60.0  # seconds without one, after which a worker is taken for dead
-STARTUP = 10  # configurations before TPE stops drawing at random
 LIVE = (TrialState.WAITING, TrialState.RUNNING)
 
 
@@ -175,8 +167,8 @@ class Study:
             return None
         begun = sum(r.state != "waiting" and r.job.values is None for r in records)
         drawn = crc32(f"{seed} {worker.partition(' ')[0]} {begun}".encode())
-        study.sampler = _sampler(method.sampler, drawn)
-        study.pruner = _pruner(method.prunes, first)
+        study.sampler = sampler(method.sampler, drawn)
+        study.pruner = pruner(method.prunes, first)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that Optuna considers a sampler experimental
             trial = study.ask()
@@ -209,7 +201,7 @@ class Study:
                 continue
             began = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
             alive = trial.user_attrs.get("alive", began)
-            gone = worker in dead or _is_dead(worker) or time.time() - alive > STALE
+            gone = worker in dead or is_dead(worker) or time.time() - alive > STALE
             if gone and self._claim(trial.number):
                 count += 1
         self.continue_jobs()
@@ -237,7 +229,7 @@ class Study:
 
     def import_record(self, record: Record, space: Space, pareto: bool) -> None:
         """Adds what another study found on the same data, for samplers to learn from."""
-        asked = _Distributions(record.values)
+        asked = Distributions(record.values)
         space.configure(asked)
         assert record.accuracy is not None and record.parameters is not None
         values = [record.accuracy, float(record.parameters)] if pareto else [record.accuracy]
@@ -276,7 +268,7 @@ class Trial:
 
     def configure(self, space: Space) -> Configuration:
         """The configuration of the job, or a new one."""
-        found = space.configure(_Suggest(self._trial))
+        found = space.configure(Suggest(self._trial))
         self.note(values=found.values, learned=found.learned)
         return found
 
@@ -363,45 +355,6 @@ def continuation(record: Record) -> Job:
     )
 
 
-def covered(spans: Iterable[Sequence[float]]) -> float:
-    """The length of a union of intervals.
-
-    >>> covered([(0, 2), (1, 3), (5, 6)])
-    4.0
-    """
-    total, end = 0.0, float("-inf")
-    for low, high in sorted((s[0], s[1]) for s in spans):
-        total += max(0.0, high - max(low, end))
-        end = max(end, high)
-    return total
-
-
-def worker_name(index: int) -> str:
-    """Of this process: its index, machine and number, unlike that of any other that is alive."""
-    return f"{index} {_machine()} {os.getpid()}"
-
-
-def _machine() -> str:
-    with suppress(OSError):  # containers of one name count their processes apart
-        return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
-    return socket.gethostname()
-
-
-def _is_dead(worker: str) -> bool:
-    """Whether a worker of this machine has no process any more; others are never known to."""
-    _, _, rest = worker.partition(" ")
-    machine, _, pid = rest.rpartition(" ")
-    if machine != _machine() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
 def _open(where: str) -> BaseStorage:
     try:
         if "://" in where:
@@ -414,32 +367,6 @@ def _open(where: str) -> BaseStorage:
             f"--storage {where}: {type(error).__name__} ({reason}); give a file, or the URL of a "
             "data base whose driver is installed, such as postgresql+psycopg://user@host/name"
         ) from None
-
-
-def _sampler(kind: str, seed: int) -> BaseSampler:
-    if kind == "random":
-        return RandomSampler(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return TPESampler(
-            seed=seed,
-            n_startup_trials=STARTUP,
-            multivariate=True,
-            group=True,
-            constraints_func=_violation,
-        )
-
-
-def _violation(trial: FrozenTrial) -> tuple[float]:
-    """By how much a configuration is too large, in relation to the cap; positive is too large."""
-    return (float(trial.user_attrs.get("record", {}).get("excess", 0.0)),)
-
-
-def _pruner(prunes: bool, first: Job | None) -> BasePruner:
-    if not prunes or first is None:
-        return NopPruner()
-    top = round(1 / first.fidelities[0])
-    return HyperbandPruner(min_resource=1, max_resource=top, reduction_factor=3)
 
 
 def _counts(trial: FrozenTrial) -> bool:
@@ -474,39 +401,3 @@ def _record(trial: FrozenTrial) -> Record | None:
     known["measurements"] = tuple(Measurement(*m) for m in known.get("measurements", job.done))
     known.setdefault("values", dict(job.values or {}))
     return Record(**{**known, "trial": trial.number, "job": job, "state": state})
-
-
-@dataclass(frozen=True)
-class _Suggest:
-    """Optuna's answers to the questions of a space."""
-
-    trial: optuna.trial.Trial
-
-    def categorical(self, name: str, choices: Sequence[Value]) -> Any:
-        return self.trial.suggest_categorical(name, list(choices))
-
-    def integer(self, name: str, low: int, high: int, step: int = 1) -> int:
-        return self.trial.suggest_int(name, low, high, step=step)
-
-    def real(self, name: str, low: float, high: float, log: bool = False) -> float:
-        return self.trial.suggest_float(name, low, high, log=log)
-
-
-@dataclass(frozen=True)
-class _Distributions:
-    """Known answers, remembering the distributions that Optuna would have drawn them from."""
-
-    values: dict[str, Value]
-    found: dict[str, Any] = field(default_factory=dict)
-
-    def categorical(self, name: str, choices: Sequence[Value]) -> Any:
-        self.found[name] = optuna.distributions.CategoricalDistribution(list(choices))
-        return self.values[name]
-
-    def integer(self, name: str, low: int, high: int, step: int = 1) -> int:
-        self.found[name] = optuna.distributions.IntDistribution(low, high, step=step)
-        return int(self.values[name])
-
-    def real(self, name: str, low: float, high: float, log: bool = False) -> float:
-        self.found[name] = optuna.distributions.FloatDistribution(low, high, log=log)
-        return float(self.values[name])

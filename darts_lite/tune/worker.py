@@ -18,8 +18,9 @@ from darts_lite.tune.bench import Bench
 from darts_lite.tune.gradient import Gradient, search_round
 from darts_lite.tune.job import Job, Measurement, Method
 from darts_lite.tune.pareto import ranked
+from darts_lite.tune.presence import worker_name
 from darts_lite.tune.space import Space
-from darts_lite.tune.study import Study, Trial, worker_name
+from darts_lite.tune.study import Study, Trial
 
 POLL = 0.5  # seconds between two looks for work
 PATIENCE = 1000  # configurations above the cap in a row
