@@ -52,15 +52,20 @@ class MixedOp(nn.Module):
 
 
 class Project(nn.Module):
-    """1x1 convolution to the width of a cell, with a stride where the resolutions differ."""
+    """1x1 convolution to the width of a cell, with a stride where the resolutions differ.
+
+    The stride is taken before the convolution: one with a stride, in channels_last and of fewer
+    channels than a block of oneDNN, corrupts memory in its backward pass (oneDNN issue 6035).
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        self.stride = stride
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.norm = BatchNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(F.silu(x)))
+        return self.norm(self.conv(F.silu(x[:, :, :: self.stride, :: self.stride])))
 
 
 class CellModule(nn.Module):

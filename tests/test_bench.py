@@ -57,14 +57,19 @@ def genotype(
 
 
 @pytest.fixture
-def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TrainTask]]:
-    """The trainings that were begun."""
-    begun: list[TrainTask] = []
+def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """The trainings that were begun, with the steps that they took."""
+    begun: list[Any] = []
 
     class Spy(TrainTask):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
+            self.count = 0
             begun.append(self)
+
+        def step(self, fraction: float) -> None:
+            self.count += 1
+            super().step(fraction)
 
     monkeypatch.setattr(benches, "TrainTask", Spy)
     yield begun
@@ -103,10 +108,12 @@ def accuracies(bench: Bench, trial: int) -> list[tuple[int, float, float]]:
 
 
 class Cut(Budget):
-    """Its deadline passes at the fifth step."""
+    """Its deadline passes at a step."""
+
+    at = 5
 
     def exhausted(self, step: int) -> bool:
-        return step >= 5 or super().exhausted(step)
+        return step >= self.at or super().exhausted(step)
 
 
 # --- epochs -----------------------------------------------------------------------------------
@@ -115,7 +122,7 @@ class Cut(Budget):
 @pytest.mark.parametrize(
     "augment", ["learned", "standard", "randaugment:n=2,m=9", "trivialaugment"]
 )
-def test_in_pieces_it_is_the_same_training(bench: Bench, augment: str) -> None:
+def test_in_pieces_it_is_the_same_training(bench: Bench, tasks: list[Any], augment: str) -> None:
     """In its own folder as in another: accuracies, weights and the generator, bit for bit."""
     trained = genotype(bench, augment=augment)
     whole = bench.measure(trained, 1.0, bench.place(0))
@@ -129,9 +136,10 @@ def test_in_pieces_it_is_the_same_training(bench: Bench, augment: str) -> None:
         alike(kept(bench, trial), kept(bench, 0))
     assert accuracies(bench, 1) == [(9, 1 / 3, third), (27, 1.0, whole)]
     assert accuracies(bench, 2) == [(27, 1.0, whole)]
+    assert [task.count for task in tasks] == [27, 9, 18, 18]
 
 
-def test_by_way_of_all_rungs(bench: Bench, tasks: list[TrainTask]) -> None:
+def test_by_way_of_all_rungs(bench: Bench, tasks: list[Any]) -> None:
     """Each step once; what is measured on the way is what a training to there measures."""
     trained = genotype(bench)
     found = [bench.measure(trained, f, bench.place(0)) for f in (1 / 9, 1 / 3, 1.0)]
@@ -142,14 +150,29 @@ def test_by_way_of_all_rungs(bench: Bench, tasks: list[TrainTask]) -> None:
     assert [step for step, _, _ in accuracies(bench, 0)] == [3, 9, 27]
     assert [kept(bench, i)["step"] for i in (1, 2, 3)] == [3, 9, 27]
     alike(kept(bench, 0), kept(bench, 3))
-    assert [task.inner.optimizer.step for task in tasks[:3]] == [3, 9, 27]
+    assert [task.count for task in tasks] == [3, 6, 18, 3, 9, 27]
     before = kept(bench, 0)
     assert bench.measure(trained, 1.0, bench.place(0)) == found[-1]  # nothing is left to do
     alike(kept(bench, 0), before)
 
 
+def test_its_own_checkpoint_comes_before_that_of_the_start(
+    bench: Bench, tasks: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial that goes on from another one, and was interrupted itself."""
+    trained = genotype(bench)
+    bench.measure(trained, 1 / 3, bench.place(0))
+    with monkeypatch.context() as patch:
+        patch.setattr(benches, "Budget", Cut)
+        patch.setattr(Cut, "at", 12)
+        assert bench.measure(trained, 1.0, bench.place(1), bench.place(0)) is None
+    found = bench.measure(trained, 1.0, bench.place(1), bench.place(0))
+    assert [task.count for task in tasks] == [9, 3, 15]
+    assert found == bench.measure(trained, 1.0, bench.place(2))
+
+
 def test_it_is_trained_on_training_images_and_measured_on_the_others(
-    bench: Bench, tasks: list[TrainTask]
+    bench: Bench, tasks: list[Any]
 ) -> None:
     """With the schedules and the batch size of the genotype; on the test images never."""
     blank = bench.splits.test._replace(pixels=torch.zeros_like(bench.splits.test.pixels))
@@ -197,7 +220,7 @@ def test_a_lineage_trains_the_same_weights_again(bench: Bench, augment: str) -> 
 
 @pytest.mark.parametrize(("fidelity", "count"), [(1 / 3, 100), (1 / 9, 33), (0.5, 150)])
 def test_of_fewer_images_it_takes_fewer_steps(
-    bench: Bench, tasks: list[TrainTask], fidelity: float, count: int
+    bench: Bench, tasks: list[Any], fidelity: float, count: int
 ) -> None:
     """As many epochs, on a part with the shares of the classes; what follows begins anew."""
     bench, trained = replace(bench, fidelity="subset"), genotype(bench)
@@ -229,7 +252,7 @@ def larger() -> tuple[Dataset, Splits]:
 @pytest.mark.parametrize(("fidelity", "side"), [(1 / 3, 9), (0.5, 11), (1 / 4, 8), (1 / 9, 8)])
 def test_of_smaller_images_there_are_as_many(
     larger: tuple[Dataset, Splits],
-    tasks: list[TrainTask],
+    tasks: list[Any],
     tmp_path: Path,
     fidelity: float,
     side: int,
@@ -251,7 +274,7 @@ def test_of_smaller_images_there_are_as_many(
     assert bench.measure(trained, 1.0, bench.place(1)) == full
 
 
-def test_images_of_eight_pixels_get_no_smaller(bench: Bench, tasks: list[TrainTask]) -> None:
+def test_images_of_eight_pixels_get_no_smaller(bench: Bench, tasks: list[Any]) -> None:
     bench = replace(bench, fidelity="resolution", epochs=1)
     bench.measure(genotype(bench), 1 / 9, bench.place(0))
     assert torch.equal(tasks[0].images.pixels, bench.splits.train.pixels)

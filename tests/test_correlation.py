@@ -80,13 +80,13 @@ def test_the_interval_is_that_of_the_bootstrap() -> None:
         cheap = full + 0.3 * rng.random(count)
         (found,) = compare((MIDDLE, FULL), rows(cheap.tolist(), full.tolist()))
         assert found == compare((MIDDLE, FULL), rows(cheap.tolist(), full.tolist()))[0]
-        drawn = rng.integers(count, size=(300, count))
+        drawn = rng.integers(count, size=(3000, count))
         taus = [kendall(cheap[i], full[i]) for i in drawn]
         low, high = np.quantile(taus, (0.05, 0.95))
         assert found.tau == pytest.approx(kendall(cheap, full))
         assert (found.low, found.high) == (
-            pytest.approx(low, abs=0.06),
-            pytest.approx(high, abs=0.06),
+            pytest.approx(low, abs=0.025),
+            pytest.approx(high, abs=0.025),
         )
         widths.append(found.high - found.low)
     assert 0 < widths[1] < widths[0] / 1.5

@@ -177,6 +177,15 @@ def test_a_search_that_diverged_says_nothing_of_how_long_a_training_takes() -> N
             assert (records[-1].elapsed or 0) + found.notes["length"] + 200.0 <= 1000.0
 
 
+def test_a_round_that_was_continued_says_nothing_of_how_long_a_training_takes() -> None:
+    """Its search was over when it was stopped: what is left for the second worker is to train."""
+    first = done(0, job(0, length=120), elapsed=170.0, trained=50.0)
+    lost = record(1, job=job(1, length=240), state="lost")
+    again = record(2, 0.5, job=job(1, length=240, start=1), elapsed=500.0, seconds=50.0)
+    for found in Gradient(budget=1000.0).follow([first, lost, again]):
+        assert 500.0 + found.notes["length"] + 50.0 <= 1000.0
+
+
 # --- a round ----------------------------------------------------------------------------------
 
 CONFIG = SearchConfig(

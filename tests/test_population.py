@@ -248,7 +248,8 @@ def test_the_next_population_begins_when_all_are_trained_in_full() -> None:
     assert not {j.key for j in jobs} & {r.job.key for r in finished(EIGHT)}
     started = [record(8 + i, job=j, state="waiting") for i, j in enumerate(jobs)]
     assert PBT.follow([*finished(EIGHT, at=last), *started]) == []
-    begun = [record(8, 0.5, 1 / 5, job=jobs[0], values={"sgd.lr": 0.1}), *started[1:]]
+    running = [replace(r, state="running") for r in started[1:]]
+    begun = [record(8, 0.5, 1 / 5, job=jobs[0], values={"sgd.lr": 0.1}), *running]
     (job,) = PBT.follow([*finished(EIGHT, at=last), *begun])  # the old ones are out of the game
     assert (job.start, job.values) == (8, {"sgd.lr": 0.1})
 

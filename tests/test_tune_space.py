@@ -307,10 +307,6 @@ class Convolutions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="network.py, Project: the backward pass corrupts the heap on CPUs (oneDNN issue 6035)",
-)
 def test_the_narrowest_cells_keep_clear_of_what_crashes() -> None:
     """A 1x1 convolution with a stride, of fewer channels than a block of oneDNN: 8, or 16."""
     forced = {"channels": 2, "optimizer": "sgd", "augment": "none"}

@@ -121,7 +121,8 @@ def _fitting(space: Space, each: Earlier) -> tuple[list[tuple[Values, report.Tri
             size = values.get("batch_size", 0)
             values["batch_size"] = min(space.batch_sizes, key=lambda s: abs(s - int(size)))
         try:
-            found.append((space.configure(Known(values)).values, trial))
+            configured = space.configure(Known(values)).values
+            found.append((configured, trial if values == known else None))
         except UserError as error:
             why = why or str(error)
     return found, why

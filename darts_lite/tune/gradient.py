@@ -73,7 +73,7 @@ class Gradient:
         if known:
             last = max(known, key=lambda r: r.elapsed or 0.0)
             usual = 2 * last.job.notes["length"]
-            trained = last.seconds - last.job.notes["length"]
+            trained = max(r.seconds - r.job.notes["length"] for r in known)
             left = SPARE * left - self.parts * trained
         return round(min(usual, left)) if left > usual / 4 else 0
 
@@ -136,7 +136,7 @@ def _augment(number: int, earlier: Sequence[tuple[Genotype, Path | None]]) -> st
     """Of a round: each of `AUGMENT` once, then that of the best."""
     if number < len(AUGMENT) or not earlier:
         return AUGMENT[min(number, len(AUGMENT) - 1)]
-    return str(earlier[0][0].settings["augment"])
+    return str(earlier[0][0].settings.get("augment", AUGMENT[0]))
 
 
 def _warm(

@@ -29,7 +29,7 @@ from darts_lite.tune import results
 from darts_lite.tune.gradient import Gradient
 from darts_lite.tune.presence import worker_name
 from darts_lite.tune.setup import Setup, assemble, completed, threads
-from darts_lite.tune.study import HEARTBEAT, Study
+from darts_lite.tune.study import HEARTBEAT, Study, reachable
 from darts_lite.tune.worker import Worker, orphans_stop
 
 JOURNAL = "study.journal"
@@ -82,13 +82,14 @@ def tune(
         f"parameters, {options.epochs} epochs, {options.workers} workers, on {setup.bench.device}"
     )
     session = f"{worker_name(0)} {began}"
-    study.tick(session, began)
-    launcher = _Launcher(study, options, session, began)
-    try:
-        launcher.run()
-    finally:
-        results.write_trials(out / "trials.jsonl", study.records())
-    path = _finish(study, setup, options, say)
+    with reachable(study.where):
+        study.tick(session, began)
+        launcher = _Launcher(study, options, session, began)
+        try:
+            launcher.run()
+        finally:
+            results.write_trials(out / "trials.jsonl", study.records())
+        path = _finish(study, setup, options, say)
     for line in history.saved(options.warm_start, out):
         say(line)
     report.write([out], out / "report", say=lambda text: None)
@@ -283,7 +284,7 @@ def _work(
             trials=options.trials,
             seeds=seeds,
         )
-        with orphans_stop(parent):
+        with orphans_stop(parent), reachable(worker.study.where):
             worker.run(index)
     except Interrupted as stop:
         sys.exit(128 + stop.signum)

@@ -52,6 +52,8 @@ class Population:
 
     def follow(self, records: Sequence[Record]) -> list[Job]:
         known = [r for r in records if "member" in r.job.notes]
+        if any(r.state == "waiting" for r in known):
+            return []  # later there is more to compare a member with
         keys = {r.job.key for r in known if r.counts}
         jobs: list[Job] = []
         latest = max((r.job.notes["population"] for r in known), default=0)

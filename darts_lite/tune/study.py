@@ -340,6 +340,18 @@ class Trial:
             thread.join()
 
 
+@contextmanager
+def reachable(where: str) -> Iterator[None]:
+    """One clear line if the storage goes away."""
+    try:
+        yield
+    except StorageInternalError as error:
+        reason = " ".join(str(error).split())[:80]
+        raise UserError(
+            f"lost the study {where} ({reason}); nothing measured is lost, --resume goes on"
+        ) from None
+
+
 def continuation(record: Record) -> Job:
     """The rest of a job that was not finished."""
     job = record.job
@@ -358,7 +370,7 @@ def continuation(record: Record) -> Job:
 def _open(where: str) -> BaseStorage:
     try:
         if "://" in where:
-            return RDBStorage(where)
+            return RDBStorage(where, engine_kwargs={"pool_pre_ping": True})
         # absolute: Optuna's lock is a link to the path, and a stale one would never be noticed
         return JournalStorage(JournalFileBackend(str(Path(where).absolute())))
     except Exception as error:  # drivers of data bases raise anything
