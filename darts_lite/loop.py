@@ -182,7 +182,8 @@ class _Signals:
     def __enter__(self) -> _Signals:
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._receive)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # somebody else passes it on
+                    self._old[number] = signal.signal(number, self._receive)
         except ValueError:
             pass  # not the main thread: its owner handles signals
         return self

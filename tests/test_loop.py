@@ -167,3 +167,13 @@ def test_a_run_pauses_and_goes_on_with_the_fraction_of_the_whole(tmp_path: Path)
         assert loop.run(task, budget, recorder, store, start=loop.Start(5), closes=False) == 20
     assert fractions == [i / 20 for i in range(20)]
     assert task.evaluations == 0
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    """As Ctrl-C in a worker, whose launcher passes it on as another signal."""
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        task = Counter(7, lambda _: os.kill(os.getpid(), signal.SIGINT))
+        assert run(task, tmp_path) == 30
+    finally:
+        signal.signal(signal.SIGINT, old)
