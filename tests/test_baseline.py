@@ -8,6 +8,7 @@ import shutil
 import signal
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,15 @@ def read(path: Path) -> dict[str, Any]:
 def weights(out: Path, name: str) -> dict[str, bytes]:
     state = torch.load(out / "derive" / name / "model.pt", weights_only=True)
     return {key: value.numpy().tobytes() for key, value in state.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As processes of their own have it here: a run remembers how many it began with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
