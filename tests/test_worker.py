@@ -257,6 +257,31 @@ def test_the_last_trial_of_a_dead_worker_is_not_left_undone(tmp_path: Path, tria
     assert states(worker) == ["complete"] * (trials - 1) + ["lost", "complete"]
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_who_is_done_waits_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    """What they are at counts; and if they die, it is done for them."""
+    measuring(monkeypatch, lambda genotype, fidelity: 0.5)
+    worker = small(tmp_path, trials=2)
+    other = worker.study.begin(worker.method, "1 elsewhere 1", 0)
+    assert other is not None
+    other.configure(worker.space)
+    waited: list[list[str]] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(states(worker))
+        if dies:
+            other._trial.set_user_attr("alive", time.time() - 3600)
+        else:
+            other.end("complete")
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    worker.run()
+    assert waited == [["running", "complete"]]
+    assert states(worker) == (["lost", "complete", "complete"] if dies else ["complete"] * 2)
+
+
 def test_what_was_lost_before_it_was_found_too_large_is_not_done_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

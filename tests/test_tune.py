@@ -1,0 +1,621 @@
+"""The commands `tune`, `correlate` and `report`: every method, several workers, kill -9, bad input.
+
+Where workers are killed they are real processes; elsewhere they work in this one, for speed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from spaces import random_member
+from studies import ENVIRONMENT, ROOT, SMALL, at_most, call, refuse, small, work_within
+
+from darts_lite import report
+from darts_lite.augment import named as augment
+from darts_lite.augment.learned import Scheduled
+from darts_lite.space import Genotype, blocks
+from darts_lite.train import TrainTask
+from darts_lite.tune import correlation, gradient, launch, setup
+from darts_lite.tune.job import Record
+from darts_lite.tune.population import lineage
+from darts_lite.tune.study import Study
+
+METHODS = {"random": 2, "tpe": 2, "bohb": 2, "asha": 4, "pbt": 4, "pba": 4, "gradient": 2}
+KEPT = ("random", "tpe", "asha", "gradient")  # know two objectives
+
+
+@pytest.fixture
+def within(monkeypatch: pytest.MonkeyPatch) -> None:
+    work_within(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes half a minute to draw a thousand networks in vain, and seconds to search well."""
+    for module in (setup, correlation):
+        monkeypatch.setattr(module, "DRAWS", 20)
+    monkeypatch.setattr(gradient, "STEPS", 6)
+
+
+def tune(out: Path, method: str, *more: object) -> list[object]:
+    return ["tune", "--method", method, *SMALL, "--out", out, *more]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def finished(records: list[Record]) -> list[Record]:
+    return [r for r in records if r.done or r.state == "pruned"]
+
+
+def png(path: Path) -> bool:
+    with Image.open(path) as image:
+        return image.format == "PNG" and min(image.size) > 100
+
+
+# --- every method -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A finished study of a method, made when it is asked for."""
+    folder = tmp_path_factory.mktemp("studies")
+
+    def made(method: str) -> Path:
+        out = folder / method
+        if not out.exists():
+            command = tune(out, method, "--trials", METHODS[method], "--population", 2)
+            result = call(*command)
+            assert result.exit_code == 0, result.output
+            assert f"{out / 'g.json'}: trial" in result.output
+        return out
+
+    return made
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_finds_what_derive_trains(
+    within: None, studies: Callable[[str], Path], tmp_path: Path, method: str
+) -> None:
+    out = studies(method)
+    genotype = Genotype.load(out / "g.json")
+    assert 0 < genotype.parameters <= 20_000
+    assert genotype.settings["method"] == method
+    records = Study(out / "study.journal").records()
+    assert len(finished(records)) == METHODS[method]
+
+    result = call("derive", "--genotype", out / "g.json", "--epochs", 1, "--out", tmp_path / "d")
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((tmp_path / "d" / "metrics.json").read_text())
+    size = genotype.settings.get("batch_size", 64)
+    assert metrics["steps"] == 200 // size and metrics["parameters"] == genotype.parameters
+    state = torch.load(tmp_path / "d" / "checkpoint.pt", weights_only=True)["state"]["task"]
+    adam = genotype.settings.get("optimizer") == "adamw"
+    assert len(state["optimizer"][1]) == (2 if adam else 1)
+
+    read = report.read(out)
+    assert (read.settings.method, read.settings.max_params) == (method, 20_000)
+    assert [t.trial for t in read.trials] == [r.trial for r in records]
+    best = max(t.accuracy or 0 for t in read.trials if t.fidelity == 1 or method == "asha")
+    chosen = [t for t in read.trials if t.accuracy == best and t.parameters == genotype.parameters]
+    assert chosen or method == "asha"
+    assert (out / "report" / "index.html").stat().st_size > 1000
+
+
+def test_optimisers_and_batch_sizes_of_derive_are_those_that_were_tried(
+    within: None, studies: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Of each kind one, lest the ones above all happen to be alike."""
+    (tmp_path / "search").mkdir()
+    usual = Genotype.load(studies("random") / "g.json")
+    for optimizer, moments in (("sgd", 1), ("adamw", 2)):
+        path = tmp_path / f"{optimizer}.json"
+        settings = {**usual.settings, "optimizer": optimizer, "batch_size": 40}
+        replace(usual, settings=settings).save(path)
+        result = call("derive", "--genotype", path, "--epochs", 1, "--out", tmp_path / optimizer)
+        assert result.exit_code == 0, result.output
+        state = torch.load(tmp_path / optimizer / "checkpoint.pt", weights_only=True)["state"]
+        assert state["step"] == 5 and len(state["task"]["optimizer"][1]) == moments
+
+
+def test_the_schedule_of_pba_is_replayed_on_a_larger_network(
+    within: None,
+    studies: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = studies("pba")
+    found = Genotype.load(out / "g.json")
+    policy = augment.load(out / "augment.json").policy
+    assert isinstance(policy, Scheduled)
+    knots = {n: s for n, s in found.hyperparameters.items() if n not in ("lr", "weight_decay")}
+    assert policy.knots == knots and knots
+    assert all(schedule[0] == (0.0, 0.0) for schedule in knots.values())
+    changing = [s for s in knots.values() if s[-1][1] > 0]
+    assert changing and all(s[-1][0] == 1.0 and len(s) == 4 for s in changing)
+    records = {r.trial: r for r in Study(out / "study.journal").records()}
+    last = [r for r in records.values() if r.fidelity == 1]
+    assert found.hyperparameters in [lineage(r, records) for r in last]
+
+    space = random_member(blocks(16, 5), seed=0)
+    larger = replace(
+        small(tmp_path / "bench").bench.genotype_of(space),
+        hyperparameters={"lr": ((0.0, 0.05),), "weight_decay": ((0.0, 1e-4),)},
+        settings={**found.settings, "augment": "none"},
+    )
+    assert larger.parameters > 2 * found.parameters
+    larger.save(tmp_path / "g.json")
+    asked = []
+    at = Scheduled.at
+    monkeypatch.setattr(
+        Scheduled, "at", lambda self, f: asked.append((self.knots, f)) or at(self, f)
+    )
+    result = call("derive", "--genotype", tmp_path / "g.json", "--epochs", 2,
+                  "--augment", out / "augment.json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert all(replayed == knots for replayed, _ in asked)
+    assert {0.0, 0.5} < {f for _, f in asked}
+    assert Genotype.load(tmp_path / "derive" / "genotype.json") == larger
+
+
+def test_pba_learns_for_the_network_that_it_is_given(
+    within: None, studies: Callable[[str], Path], tmp_path: Path
+) -> None:
+    given = studies("random") / "g.json"
+    command = tune(tmp_path / "out", "pba", "--trials", 2, "--population", 2, "--genotype", given)
+    result = call(*command)
+    assert result.exit_code == 0, result.output
+    found, before = Genotype.load(tmp_path / "out" / "g.json"), Genotype.load(given)
+    assert found.space == before.space and found.settings["augment"] == "learned"
+    assert found.hyperparameters["lr"][-1][1] == before.hyperparameters["lr"][-1][1]
+    assert found.settings["optimizer"] == before.settings["optimizer"]
+
+
+@pytest.mark.parametrize("method", KEPT)
+def test_a_front_of_size_and_accuracy(within: None, tmp_path: Path, method: str) -> None:
+    out = tmp_path / "out"
+    result = call(*tune(out, method, "--trials", 3, "--pareto", "--lowest", 1, "--epochs", 1))
+    assert result.exit_code == 0, result.output
+    assert json.loads((out / "study.json").read_text())["objective"] == "pareto"
+    said = [line for line in result.stdout.splitlines() if " parameters: " in line]
+    points = [(t["parameters"], t["accuracy"]) for t in lines(out / "trials.jsonl")]
+    front = {p for p in points if not any(q[0] <= p[0] and q[1] >= p[1] and q != p for q in points)}
+    assert len(said) == len(front) > 0
+    for parameters, accuracy in front:
+        assert sum(line.startswith(f"{parameters} parameters: {accuracy:.2%}") for line in said)
+    if method == "gradient":  # one search, from which networks of half and a quarter are derived
+        assert [t["notes"]["part"] for t in lines(out / "trials.jsonl")] == [0, 1, 2]
+        assert all(p <= 20_000 >> part for part, (p, _) in enumerate(points))
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in KEPT])
+def test_other_methods_refuse_a_front(tmp_path: Path, method: str) -> None:
+    assert "--pareto" in refuse(*tune(tmp_path / "out", method, "--pareto"))
+    assert not (tmp_path / "out").exists()
+
+
+# --- going on, and joining --------------------------------------------------------------------
+
+
+def test_more_trials_and_a_study_that_is_joined(within: None, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    begin = tune(one, "random", "--trials", 2, "--seed", 1)
+    assert call(*begin).exit_code == 0
+    before = lines(one / "trials.jsonl")
+
+    assert "--resume" in refuse(*begin)
+    assert "method='random', not 'tpe'" in refuse(*tune(one, "tpe", "--resume"))
+    assert "epochs=2, not 3" in refuse(*tune(one, "random", "--resume", "--epochs", 3))
+    assert lines(one / "trials.jsonl") == before
+
+    again = call(*begin, "--resume", "--trials", 3)
+    assert again.exit_code == 0, again.output
+    after = lines(one / "trials.jsonl")
+    assert after[:2] == before and len(after) == 3
+    assert after[2]["elapsed"] > after[1]["elapsed"]
+
+    joined = call("tune", "--method", "random", "--resume", "--trials", 4, "--out", two,
+                  "--storage", one / "study.journal")  # fmt: skip
+    assert joined.exit_code == 0, joined.output
+    assert lines(two / "trials.jsonl")[:3] == after
+    assert [p.name for p in (two / "trials").iterdir()] == ["3"]
+    best = max(lines(two / "trials.jsonl"), key=lambda t: (t["accuracy"], -t["trial"]))
+    found = Genotype.load(two / "g.json")
+    assert found.parameters == best["parameters"]
+    assert json.loads((two / "study.json").read_text())["seed"] == 1
+    trained = call("derive", "--genotype", two / "g.json", "--epochs", 1)
+    assert trained.exit_code == 0, trained.output
+    nothing = call(*begin, "--resume", "--trials", 4)  # all is done
+    assert nothing.exit_code == 0
+    assert lines(one / "trials.jsonl") == lines(two / "trials.jsonl")
+
+
+def test_a_data_base_and_settings_that_need_no_repeating(within: None, tmp_path: Path) -> None:
+    out, storage = tmp_path / "out", f"sqlite:///{tmp_path}/study.db"
+    result = call(*tune(out, "asha", "--trials", 3, "--storage", storage))
+    assert result.exit_code == 0, result.output
+    assert not (out / "study.journal").exists()
+    assert "holds a study" in refuse(*tune(tmp_path / "b", "asha", "--storage", storage))
+    again = call("tune", "--method", "asha", "--resume", "--out", out, "--trials", 5,
+                 "--storage", storage)  # fmt: skip
+    assert again.exit_code == 0, again.output
+    assert len(lines(out / "trials.jsonl")) == 5
+    assert [t["fidelity"] for t in lines(out / "trials.jsonl")].count(pytest.approx(1 / 9)) >= 3
+
+
+def test_a_budget_in_hours_covers_all_sessions(
+    within: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second session has what the first has left, and time between them does not count."""
+    monkeypatch.setattr(launch, "CLOSING", 0.5)
+    out = tmp_path / "out"
+    command = tune(out, "random", "--budget-hours", 4 / 3600, "--epochs", 1)
+    with at_most(60):
+        assert call(*command).exit_code == 0
+    first = lines(out / "trials.jsonl")
+    assert all(t["elapsed"] <= 4 for t in first if t["elapsed"])
+    time.sleep(1.0)
+    began = time.monotonic()
+    assert call(*command, "--resume", "--budget-hours", 6 / 3600).exit_code == 0
+    assert time.monotonic() - began < 4.5
+    second = lines(out / "trials.jsonl")
+    done = [[t for t in some if t["state"] == "complete"] for some in (first, second)]
+    assert done[1][: len(done[0])] == done[0] != []
+    assert all(t["elapsed"] <= 6 for t in done[1])
+
+
+# --- processes --------------------------------------------------------------------------------
+
+
+def trials_of(study: Study) -> list[tuple[str, str, bool]]:
+    """State and worker of every trial, and whether it is trained."""
+    found = {r.trial: r for r in study.records()}
+    return [
+        (found[t.number].state, t.user_attrs["worker"], bool(found[t.number].parameters))
+        for t in study._trials()
+        if t.number in found and "worker" in t.user_attrs
+    ]
+
+
+def stop_amid_training(study: Study, pid: int, seconds: float = 60) -> None:
+    """Stops a process while a worker trains and nobody writes to the journal."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.02)
+        training = any(state == "running" and ready for state, _, ready in trials_of(study))
+        if training and not os.path.lexists(study.where + ".lock"):
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.05)
+    raise TimeoutError(f"process {pid} never trained: {trials_of(study)}")
+
+
+def until(what: Callable[[], object], seconds: float = 60) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.05)
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextmanager
+def meanwhile(action: Callable[[], None]) -> Iterator[None]:
+    """Does something in another thread, whose errors are not lost."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            action()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    thread.join()
+    if errors:
+        raise errors[0]
+
+
+EPOCHS = 25
+LONG = ["--epochs", EPOCHS, "--checkpoint-seconds", 0]  # long enough to be killed meanwhile
+
+
+def amid_training(study: Study, out: Path, pid: int) -> Record:
+    """Stops a worker well before the end of a training, and returns of which."""
+    while True:
+        stop_amid_training(study, pid)
+        (record,) = (r for r in study.records() if r.state == "running")
+        path = out / "trials" / str(record.trial) / "checkpoint.pt"
+        if path.exists():
+            step = torch.load(path, weights_only=True)["state"]["step"]
+            if step < EPOCHS * (100 // int(record.values["batch_size"])) - 5:
+                return record
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.05)
+
+
+def opened(path: Path) -> Study:
+    """The study in a journal, once it is there."""
+    until(lambda: path.exists() and Study(path).exists())
+    return Study(path)
+
+
+def test_one_of_two_workers_is_killed(tmp_path: Path) -> None:
+    """Another takes its place and its trial."""
+    out = tmp_path / "out"
+    killed: list[int] = []
+
+    def kill() -> None:
+        study = opened(out / "study.journal")
+        both = until(lambda: len({w for _, w, _ in trials_of(study)}) > 1 and trials_of(study))
+        victim = next(w for state, w, _ in reversed(both) if w.startswith("1 "))
+        pid = int(victim.rpartition(" ")[2])
+
+        def working() -> bool:
+            return any(s == "running" and w == victim and r for s, w, r in trials_of(study))
+
+        while not killed:
+            stop_amid_training(study, pid)
+            if working():
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+            else:
+                os.kill(pid, signal.SIGCONT)
+
+    with at_most(300), meanwhile(kill):
+        result = call(*tune(out, "random", "--trials", 6, "--workers", 2, *LONG))
+    assert result.exit_code == 0, result.output
+    study = Study(out / "study.journal")
+    records = study.records()
+    assert 6 <= len(finished(records)) <= 7  # two may begin the last one at once
+    (lost,) = (r for r in records if r.state == "lost")
+    (heir,) = (r for r in records if r.job.start == lost.trial)
+    assert heir.state == "complete" and heir.values == lost.values
+    workers = {worker for _, worker, _ in trials_of(study)}
+    assert {worker.partition(" ")[0] for worker in workers} == {"0", "1"}
+    assert not any(r.state in ("running", "waiting") for r in records)
+    assert (out / "g.json").exists()
+    listed = lines(out / "trials.jsonl")
+    assert [t["state"] for t in listed].count("failed") == 1
+
+
+def test_a_launcher_is_killed_and_its_study_goes_on(tmp_path: Path) -> None:
+    """Then the user interrupts it, and goes on again: nothing is lost or done twice."""
+    out = tmp_path / "out"
+    begin = [*tune(out, "random", "--trials", 6), *LONG]
+    command = [sys.executable, str(ROOT / "run.py"), *map(str, begin)]
+    launcher = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    study = opened(out / "study.journal")
+    until(lambda: any(s == "complete" for s, _, _ in trials_of(study)))
+    stop_amid_training(study, launcher.pid)
+    launcher.kill()
+    launcher.wait()
+    workers = {int(w.rpartition(" ")[2]) for _, w, _ in trials_of(study)}
+    assert len(workers) == 1
+    until(lambda: not any(map(is_alive, workers)), 15)
+    before = finished(study.records())
+    assert 0 < len(before) < 6 and not (out / "g.json").exists()
+
+    def interrupt() -> None:
+        """As a terminal does: first the worker, which is not impressed, then the launcher."""
+        new = until(lambda: {int(w.rpartition(" ")[2]) for _, w, _ in trials_of(study)} - workers)
+        (pid,) = new
+        first = amid_training(study, out, pid)
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGCONT)
+        until(lambda: study.records()[-1].trial > first.trial)
+        assert {r.trial: r.state for r in study.records()}[first.trial] == "complete"
+        amid_training(study, out, pid)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(pid, signal.SIGCONT)
+
+    resume = [*begin, "--resume", "--trials", 200]
+    with at_most(300), meanwhile(interrupt):
+        stopped = call(*resume)
+    assert stopped.exit_code == 130, stopped.output
+    assert "--resume" in stopped.stderr and "Traceback" not in stopped.output
+    records = study.records()
+    assert [r.state for r in records[-2:]] == ["stopped", "waiting"]
+    assert finished(records)[: len(before)] == before
+    count = len(finished(records)) + 1
+
+    again = [*begin, "--resume", "--trials", count]
+    with pytest.MonkeyPatch.context() as patch, at_most(300):
+        work_within(patch)
+        result = call(*again)
+    assert result.exit_code == 0, result.output
+    last = study.records()
+    done = finished(last)
+    assert [r for r in done if r.trial < len(records)][: len(before)] == before
+    assert len(done) == count
+    assert len({json.dumps(r.values) for r in done}) == count
+    assert not any(r.state in ("running", "waiting") for r in last)
+    unfinished = {r.trial for r in last if r.state in ("lost", "stopped")}
+    assert unfinished and unfinished == {r.job.start for r in last if r.job.start is not None}
+    best = max(done, key=lambda r: r.accuracy or 0)
+    assert Genotype.load(out / "g.json").parameters == best.parameters
+
+
+# --- correlate and report ---------------------------------------------------------------------
+
+
+def correlate(out: Path, *more: object) -> list[object]:
+    return ["correlate", *SMALL, "--epochs", 3, "--lowest", 0.3, "--configurations", 3,
+            "--out", out, *more]  # fmt: skip
+
+
+@pytest.mark.parametrize("fidelity", ["epochs", "subset", "resolution"])
+def test_a_fidelity_is_compared_with_the_full_training(tmp_path: Path, fidelity: str) -> None:
+    more = ["--fidelity", fidelity, *(["--image-size", 16] if fidelity == "resolution" else [])]
+    out = tmp_path / "out"
+    result = call(*correlate(out, *more))
+    assert result.exit_code == 0, result.output
+    rows = lines(out / "correlation.jsonl")
+    assert [len(r["accuracies"]) for r in rows] == [2] * 3 == [len(r["seconds"]) for r in rows]
+    assert all(0 <= a <= 1 for r in rows for a in r["accuracies"])
+    assert all(r["parameters"] <= 20_000 for r in rows)
+    assert f"| {fidelity} | Kendall" in result.output and png(out / "correlation.png")
+    (found,) = json.loads((out / "correlation.json").read_text())["found"]
+    assert found["fidelity"] == pytest.approx(1 / 3)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("correlate") / "out"
+    assert call(*correlate(out)).exit_code == 0
+    return out
+
+
+def test_more_configurations_are_compared(compared: Path) -> None:
+    rows = lines(compared / "correlation.jsonl")
+    assert "--resume" in refuse(*correlate(compared))
+    again = call("correlate", "--resume", "--out", compared, "--configurations", 4)
+    assert again.exit_code == 0, again.output
+    assert lines(compared / "correlation.jsonl")[:3] == rows
+    assert len(lines(compared / "correlation.jsonl")) == 4
+    assert "4 configurations" in again.output
+    other = refuse("correlate", "--resume", "--out", compared, "--epochs", 4)
+    assert "epochs=3, not 4" in other
+
+
+@pytest.mark.parametrize("step", [2, 7])
+def test_an_interrupted_correlation_goes_on_where_it_was(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """To the same numbers, whatever fidelity it was at, and without a word of its settings."""
+    out = tmp_path / "out"
+    original, made = TrainTask.step, 0
+
+    def stopping(task: TrainTask, fraction: float) -> None:
+        nonlocal made
+        original(task, fraction)
+        made += 1
+        if made == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainTask, "step", stopping)
+        stopped = call(*correlate(out))
+    assert stopped.exit_code == 143 and "--resume" in stopped.stderr
+    rows = lines(out / "correlation.jsonl") if (out / "correlation.jsonl").exists() else []
+    again = call("correlate", "--resume", "--out", out)
+    assert again.exit_code == 0, again.output
+    found, expected = (lines(f / "correlation.jsonl")[:3] for f in (out, compared))
+    assert found[: len(rows)] == rows
+    assert [r["accuracies"] for r in found] == [r["accuracies"] for r in expected]
+    assert [r["configuration"] for r in found] == [r["configuration"] for r in expected]
+
+
+def test_a_report_on_two_studies(
+    within: None, studies: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "report"
+    result = call("report", studies("random"), studies("pbt"), "--out", out)
+    assert result.exit_code == 0, result.output
+    page = (out / "index.html").read_text()
+    assert "random" in page and "pbt" in page and page.count("data:image/png") >= 2
+    assert png(out / "best_so_far.png") and png(out / "scatter.png")
+    table = (out / "table.md").read_text()
+    assert table in result.output and "| random | 1 | 2 /" in table
+    assert call("report", studies("random"), "--out", out).exit_code == 0  # is replaced
+    assert "pbt" not in (out / "table.md").read_text()
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+BAD = [
+    (["--method", "guess"], "'guess' is not one of 'random', 'tpe'"),
+    ([], "--method"),
+    (["--method", "pbt", "--fidelity", "subset"], "--fidelity subset: pbt trains on"),
+    (["--method", "pba", "--fidelity", "resolution"], "--fidelity resolution: pba"),
+    (["--method", "random", "--genotype", "g.json"], "--genotype is the small model of pba"),
+    (["--method", "random", "--subset", 60], "too few for batches of 32"),
+    (["--method", "random", "--subset", 5], "5"),
+    (["--method", "random", "--warm-start", "nowhere"], "nowhere"),
+    (["--method", "tpe", "--warm-start", "empty"], "there is no empty/g.json"),
+    (["--method", "pba", "--genotype", "nowhere.json"], "nowhere.json"),
+    (["--method", "random", "--storage", "nonsense://x"], "--storage nonsense://x"),
+    (["--method", "random", "--storage", "torn"], "--storage torn"),
+    (["--method", "random", "--resume"], "there is no out/study.journal to resume"),
+    (["--method", "random", "--resume", "--storage", "no.journal"], "there is no no.journal"),
+    (["--method", "random", "--trials", 0], "--trials"),
+    (["--method", "pbt", "--population", 1], "--population"),
+    (["--method", "random", "--dataset", "imagenet"], "unknown data set 'imagenet'"),
+    (["--method", "random", "--device", "abacus"], "abacus"),
+    (["--method", "pba", "--max-params", 100], "raise --max-params"),
+    (["--method", "random", "--out", "file/out"], "file/out"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "said"), BAD)
+def test_bad_input_of_tune_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("empty").mkdir()
+    Path("torn").write_text("torn\n" * 9)
+    before = sorted(tmp_path.rglob("*"))
+    assert said in refuse("tune", *SMALL, "--trials", 1, *arguments)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_is_there_already_is_not_overwritten(
+    within: None, studies: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Neither a study nor what a search found."""
+    result = studies("random") / "g.json"
+    (tmp_path / "g.json").write_bytes(result.read_bytes())
+    assert "g.json" in refuse(*tune(tmp_path, "random", "--trials", 1))
+    assert [p.name for p in tmp_path.iterdir()] == ["g.json"]
+    assert "study.json" in refuse(*tune(studies("random"), "random", "--trials", 1))
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["report", "empty"], "empty holds no study"),
+        (["report", "nowhere"], "nowhere"),
+        (["report"], "DIR"),
+        (["correlate", *SMALL, "--configurations", 2], "--configurations"),
+        (["correlate", *SMALL, "--resume"], "there is no correlation/correlation.json"),
+        (["correlate", *SMALL, "--max-params", 50], "raise --max-params"),
+        (["correlate", *SMALL, "--lowest", 0], "--lowest"),
+    ],
+)  # fmt: skip
+def test_bad_input_of_report_and_correlate_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[object], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    assert said in refuse(*command)
+    assert not (tmp_path / "report").exists()
+    assert not (tmp_path / "correlation" / "correlation.jsonl").exists()
