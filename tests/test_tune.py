@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from optuna.exceptions import StorageInternalError
 from PIL import Image
 from spaces import random_member
 from studies import ENVIRONMENT, ROOT, SMALL, at_most, call, refuse, small, work_within
@@ -33,6 +34,7 @@ from darts_lite.tune import correlation, gradient, launch, setup
 from darts_lite.tune.job import Record
 from darts_lite.tune.population import lineage
 from darts_lite.tune.study import Study
+from darts_lite.tune.worker import Worker
 
 METHODS = {"random": 2, "tpe": 2, "bohb": 2, "asha": 4, "pbt": 4, "pba": 4, "gradient": 2}
 KEPT = ("random", "tpe", "asha", "gradient")  # know two objectives
@@ -227,6 +229,7 @@ def test_more_trials_and_a_study_that_is_joined(within: None, tmp_path: Path) ->
     assert again.exit_code == 0, again.output
     after = lines(one / "trials.jsonl")
     assert after[:2] == before and len(after) == 3
+    assert Study(one / "study.journal").settings["options"]["trials"] == 3  # for who joins
     assert after[2]["elapsed"] > after[1]["elapsed"]
 
     joined = call("tune", "--method", "random", "--resume", "--trials", 4, "--out", two,
@@ -586,6 +589,24 @@ def test_bad_input_of_tune_is_one_line(
     before = sorted(tmp_path.rglob("*"))
     assert said in refuse("tune", *SMALL, "--trials", 1, *arguments)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_storage_that_goes_away_is_one_line(
+    within: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured is there when it comes back."""
+    out, command = tmp_path / "out", tune(tmp_path / "out", "random", "--trials", 2)
+
+    def gone(*_: object) -> None:
+        raise StorageInternalError("the server\nhas gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "do", lambda self, trial: gone())
+        line = refuse(*command)
+    assert "the server has gone" in line and "--resume" in line
+    monkeypatch.setattr("darts_lite.tune.study.STALE", 0.0)  # this process is alive still
+    assert call(*command, "--resume").exit_code == 0
+    assert len(finished(Study(out / "study.journal").records())) == 2
 
 
 def test_what_is_there_already_is_not_overwritten(

@@ -390,9 +390,6 @@ def test_an_orphan_stops() -> None:
     received: list[int] = []
     old = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
-        with at_most(20), orphans_stop(os.getppid()):
-            time.sleep(2.2)
-        assert not received
         with at_most(20), orphans_stop(parent=-1):
             while not received:
                 time.sleep(0.01)
@@ -412,12 +409,12 @@ def test_hyperband_prunes_and_reports_every_fidelity_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = measuring(monkeypatch, by_size)
-    worker = small(tmp_path, "bohb", trials=40)
+    worker = small(tmp_path, "bohb", trials=30)
     worker.run()
     records = [r for r in worker.study.records() if r.state != "infeasible"]
     pruned = [r for r in records if r.state == "pruned"]
     full = [r for r in records if r.state == "complete"]
-    assert len(pruned) + len(full) == 40 and len(pruned) > 10 and len(full) > 5
+    assert len(pruned) + len(full) == 30 and len(pruned) > 7 and len(full) > 5
     reached = [[m.fidelity for m in r.measurements] for r in records]
     known = list(rungs(1 / 9))
     assert all(fidelities == known[: len(fidelities)] for fidelities in reached)
