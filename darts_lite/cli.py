@@ -139,6 +139,13 @@ def main() -> None:
 @click.option("--steps", type=POSITIVE, help="Steps instead of hours: exactly reproducible.")
 @_architecture
 @click.option("--search-channels", type=POSITIVE, help="First width of the supernet.")
+@click.option(
+    "--optimizer",
+    type=click.Choice(["sgd", "adamw"]),
+    default="sgd",
+    show_default=True,
+    help="Of the weights, in the search and in what derives from it.",
+)
 @click.option("--augment", default="learned", show_default=True, help=AUGMENT)
 @_estimator
 @click.option(

@@ -25,14 +25,35 @@ from darts_lite.hyperparameters import (
     select,
 )
 from darts_lite.network import CostTable
-from darts_lite.optimizers import Setting
+from darts_lite.optimizers import Adam, Setting
 from darts_lite.recipe import Recipe
 from darts_lite.relaxation import Weights, beta_decay, logit_shapes, relax
 from darts_lite.space import SearchSpace
 
 USUAL = Recipe()
-START = {"lr": 0.05, "weight_decay": 5e-4}  # deliberately plain; the search moves them
-LEARNED = {"lr": LogInterval(1e-4, 10.0), "weight_decay": LogInterval(1e-6, 1e-2)}
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What is usual with an optimiser: its recipe, and where its schedules start and may go."""
+
+    recipe: Recipe
+    start: dict[str, float]  # deliberately plain; the search moves them
+    ranges: dict[str, LogInterval]
+
+
+OPTIMIZERS = {
+    "sgd": Usual(
+        USUAL,
+        {"lr": 0.05, "weight_decay": 5e-4},
+        {"lr": LogInterval(1e-4, 10.0), "weight_decay": LogInterval(1e-6, 1e-2)},
+    ),
+    "adamw": Usual(
+        Recipe(optimizer=Adam()),
+        {"lr": 3e-3, "weight_decay": 0.05},
+        {"lr": LogInterval(1e-5, 1.0), "weight_decay": LogInterval(1e-4, 0.5)},
+    ),
+}
 TRAVEL = {"lr": 4.0, "weight_decay": 1.0}  # one step says little of a decay under BatchNorm
 
 
@@ -63,26 +84,30 @@ class Phase:
 def outer_variables(
     augment: Augmentation,
     space: SearchSpace | None = None,
-    start: Mapping[str, float] = START,
+    start: Mapping[str, float] | None = None,
     alpha: Mapping[str, Tensor] | None = None,
+    optimizer: str = "sgd",
 ) -> HyperParameters:
     """Everything that is learned beside the weights, at its starting value.
 
     Arguments: `space`, whose architecture is learned too; `start`, by name; what it does not name
-    starts where the augmentation says, and every value starts inside its range; `alpha`, logits
-    by name of `logit_shapes`; those that it does not name start at zero.
+    starts as is usual with `optimizer` or where the augmentation says, and every value starts
+    inside its range; `alpha`, logits by name of `logit_shapes`; those that it does not name start
+    at zero.
     """
+    usual = OPTIMIZERS[optimizer]
+    start = {**usual.start, **(start or {})}
     specs = []
     if space is not None:
         for name, shape in logit_shapes(space).items():
             logits = (alpha or {}).get(name, torch.zeros(shape))
             specs.append(HyperSpec(f"alpha.{name}", logits, Identity(), "architecture", 6.0))
-    for name, range_ in LEARNED.items():
+    for name, range_ in usual.ranges.items():
         value = min(max(start[name], 1.01 * range_.low), 0.99 * range_.high)
         specs.append(HyperSpec(name, torch.tensor(value), range_, "optimizer", TRAVEL[name]))
-    for name, usual in augment.starts.items():
+    for name, begin in augment.starts.items():
         bijection, travel = AUGMENT[name.partition(".")[0]]
-        value = min(max(start.get(name, usual), 0.03), 0.97)
+        value = min(max(start.get(name, begin), 0.03), 0.97)
         specs.append(HyperSpec(name, torch.tensor(value), bijection, "loss", travel))
     return HyperParameters(tuple(specs))
 

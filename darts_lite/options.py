@@ -51,6 +51,7 @@ class SearchOptions(SpaceOptions):
     steps: int | None = None
     search_channels: int | None = None
     batch_size: int = 64
+    optimizer: str = "sgd"
     augment: str = "learned"
     estimator: str = DEFAULT
     protect: bool = True

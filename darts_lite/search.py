@@ -26,8 +26,7 @@ from darts_lite.hypergradient import InnerState, Lookahead, RateSearch
 from darts_lite.hypergradient.problem import detach
 from darts_lite.hyperparameters import select
 from darts_lite.joint import (
-    START,
-    USUAL,
+    OPTIMIZERS,
     Batch,
     Joint,
     Phase,
@@ -67,6 +66,7 @@ class SearchConfig:
     stem_stride: int = 1
     max_params: int
     batch_size: int = 64
+    optimizer: str = "sgd"
     augment: str = "learned"
     estimator: str = DEFAULT
     protect: bool = True
@@ -98,10 +98,12 @@ class SearchTask:
         network = Network(supernet, self.image, classes, generator).to(device)
         self.network = FlatNetwork(network)
         self.augment = augmentation_for(dataset, config.augment)
-        start = {**START, **warm.starts}
-        self.variables = outer_variables(self.augment, self.space, start, warm.alpha).to(device)
+        self.variables = outer_variables(
+            self.augment, self.space, warm.starts, warm.alpha, config.optimizer
+        ).to(device)
         self.plan = plan(config.estimator)
         self.rate_search = _rate_search(warm)
+        recipe = OPTIMIZERS[config.optimizer].recipe
         self.joint = Joint(
             self.network,
             self.space,
@@ -109,10 +111,11 @@ class SearchTask:
             self.variables.constrain,
             self.costs,
             float(config.max_params),
+            recipe,
         )
         params = self._inherited(warm)
         self.warm_up = WARM_UP if warm.params is None else INHERITED_WARM_UP
-        self.inner = InnerState(params, USUAL.optimizer.init(params))
+        self.inner = InnerState(params, recipe.optimizer.init(params))
         self.generator = torch.Generator().manual_seed(config.seed + 1)
         self.splits = splits
         self.train = Batches(splits.train, config.batch_size, self.generator)

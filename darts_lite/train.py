@@ -125,16 +125,17 @@ class TrainTask:
             self.augment = self.augment.plain
         else:
             self.augment = self.augment.replayed({})  # as published; "learned" needs values
+        usual = config.hyperparameters == "default"
+        recipe = USUAL if usual else Recipe.read(genotype.settings)
         self.online: Online | None = None
         learning = plan(config.estimator)
         constrain: Callable[[Hyper], Hyper] = lambda values: values  # noqa: E731
         if config.hyperparameters == "online":
             start = {name: schedule[-1][1] for name, schedule in self.schedules.items()}
-            variables = outer_variables(self.augment, start=start).to(device)
+            optimizer = str(genotype.settings.get("optimizer", "sgd"))
+            variables = outer_variables(self.augment, start=start, optimizer=optimizer).to(device)
             self.online = Online(variables, learning, RateSearch())
             constrain = variables.constrain
-        usual = config.hyperparameters == "default"
-        recipe = USUAL if usual else Recipe.read(genotype.settings)
         self.joint = Joint(self.network, genotype.space, self.augment, constrain, recipe=recipe)
         params = self.network.params
         self.inner = InnerState(params, recipe.optimizer.init(params))

@@ -22,7 +22,8 @@ from darts_lite import checkpoint
 from darts_lite.data import Dataset, changed, grown
 from darts_lite.errors import UserError
 from darts_lite.functional import Params
-from darts_lite.joint import LEARNED, USUAL
+from darts_lite.hyperparameters import LogInterval
+from darts_lite.joint import OPTIMIZERS
 from darts_lite.recipe import Recipe
 from darts_lite.relaxation import logit_shapes, relax
 from darts_lite.space import Cell, Edge, Genotype, Operation, SearchSpace
@@ -132,24 +133,26 @@ def _ends(edge: Edge) -> tuple[int, int]:
     return edge.source, edge.target
 
 
-def starts(genotypes: Sequence[Genotype]) -> dict[str, float]:
+def starts(genotypes: Sequence[Genotype], optimizer: str = "sgd") -> dict[str, float]:
     """Hyperparameters at the ends of the schedules: means, geometric of what is learned in logs.
 
-    A learning rate or weight decay of another optimiser than the search's says nothing.
+    A learning rate or weight decay of another optimiser than `optimizer` says nothing.
     """
+    usual = OPTIMIZERS[optimizer]
+    kind = type(usual.recipe.optimizer)
     ends: dict[str, list[float]] = {}
     for genotype in genotypes:
-        same = type(Recipe.read(genotype.settings).optimizer) is type(USUAL.optimizer)
+        same = type(Recipe.read(genotype.settings).optimizer) is kind
         for name, schedule in genotype.hyperparameters.items():
-            if same or name not in LEARNED:
+            if same or name not in usual.ranges:
                 ends.setdefault(name, []).append(schedule[-1][1])
-    return {name: _mean(name, values) for name, values in ends.items()}
+    return {name: _mean(values, usual.ranges.get(name)) for name, values in ends.items()}
 
 
-def _mean(name: str, values: Sequence[float]) -> float:
-    if name not in LEARNED:
+def _mean(values: Sequence[float], range_: LogInterval | None) -> float:
+    if range_ is None:
         return sum(values) / len(values)
-    low, high = LEARNED[name].low, LEARNED[name].high
+    low, high = range_.low, range_.high
     return math.exp(sum(math.log(min(max(v, low), high)) for v in values) / len(values))
 
 
@@ -185,7 +188,7 @@ def read(
                 params = found
                 parts.append("weights taken")
         say(f"warm start from {path}: {'; '.join(parts)}")
-    return Warm(prior(space, genotypes), starts(genotypes), params)
+    return Warm(prior(space, genotypes), starts(genotypes, options["optimizer"]), params)
 
 
 def genotype_path(text: str) -> Path:

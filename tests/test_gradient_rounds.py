@@ -21,7 +21,16 @@ from darts_lite.search import SearchConfig, SearchTask
 from darts_lite.space import Edge, Genotype, Operation
 from darts_lite.tune import gradient
 from darts_lite.tune.bench import Bench
-from darts_lite.tune.gradient import FIRST, SPARE, STEPS, Gradient, search_round
+from darts_lite.tune.gradient import (
+    BEGIN,
+    CHANGES,
+    FIRST,
+    LONGEST,
+    SPARE,
+    STEPS,
+    Gradient,
+    search_round,
+)
 from darts_lite.tune.job import Job, Record
 from darts_lite.warm import Warm, prior, starts
 
@@ -63,22 +72,25 @@ def test_the_first_round_takes_a_small_part_of_the_budget() -> None:
     assert Gradient(budget=3.0).follow([]) == [job(0, length=1)]
 
 
-def test_rounds_follow_one_another_each_twice_as_long() -> None:
+def test_rounds_follow_one_another_each_twice_as_long_but_no_longer_than_a_training() -> None:
     method, records, now = Gradient(budget=HOUR), [], 0.0
-    for i in range(3):
-        length = 2**i * round(FIRST * HOUR)
+    first = round(FIRST * HOUR)
+    trained = 3.0 * first
+    for i, length in enumerate([first, 2 * first, 3 * first, 3 * first]):
         assert method.follow(records) == [job(i, length=length)]
         records.append(record(i, job=job(i, length=length), state="waiting"))
         assert method.follow(records) == []
-        now += length + 20.0
-        records[i] = done(i, job(i, length=length), elapsed=now)
+        now += length + trained
+        records[i] = done(i, job(i, length=length), elapsed=now, trained=trained)
 
 
 def test_without_a_clock_rounds_are_in_steps() -> None:
     method, records = Gradient(), []
     for i in range(5):
-        assert method.follow(records) == [job(i, length=STEPS * 2**i)]
-        records.append(record(i, 0.5, job=job(i, length=STEPS * 2**i)))
+        length = min(STEPS * 2**i, LONGEST)
+        assert method.follow(records) == [job(i, length=length)]
+        records.append(record(i, 0.5, job=job(i, length=length)))
+    assert length == LONGEST
 
 
 @pytest.mark.parametrize("trained", [5.0, 50.0, 200.0, 400.0, 3000.0])
@@ -88,20 +100,22 @@ def test_after_every_search_there_is_time_for_its_training(budget: float, traine
     rounds = clocked(budget, trained)
     for i, (length, _, end) in enumerate(rounds[1:]):
         assert end + trained <= budget + 0.5  # lengths are whole seconds
-        assert rounds[i][0] / 2 <= length <= 2 * rounds[i][0]
+        assert length <= min(2 * rounds[i][0], max(rounds[i][0], trained))
     lengths = [length for length, _, _ in rounds]
-    doubled = sum(b == 2 * a for a, b in itertools.pairwise(lengths))
-    assert doubled >= len(rounds) - 3  # until time is short
+    most = sum(b == min(2 * a, max(a, trained)) for a, b in itertools.pairwise(lengths))
+    assert most >= len(rounds) - 3  # until time is short
     last = rounds[-1]
     left = SPARE * (budget - last[2] - trained) - trained
-    assert left <= last[0] / 2  # no other round of some use would fit
+    assert (
+        left <= min(2 * last[0], max(last[0], trained)) / 4 + 0.5
+    )  # no other round of some use would fit
 
 
 def test_nothing_more_fits() -> None:
     method = Gradient(budget=1000.0)
     fits = done(0, job(0, length=100), elapsed=800.0, trained=100.0)
     assert method.follow([fits]) == [job(1, length=80)]  # 0.9 of 200 s, less the training
-    for elapsed, trained in ((840.0, 100.0), (800.0, 130.0), (1000.0, 1.0), (1100.0, 0.0)):
+    for elapsed, trained in ((870.0, 100.0), (800.0, 150.0), (1000.0, 1.0), (1100.0, 0.0)):
         assert method.follow([done(0, job(0, length=100), elapsed, trained)]) == []
 
 
@@ -116,7 +130,7 @@ def test_of_a_front_the_other_parts_come_before_the_next_round() -> None:
     waiting = [record(i + 1, job=part, state="waiting") for i, part in enumerate(parts)]
     assert method.follow([first, *waiting]) == []
     ended = [done(i + 1, part, elapsed=250.0) for i, part in enumerate(parts)]
-    assert method.follow([first, *ended]) == [job(1, length=360)]
+    assert method.follow([first, *ended]) == [job(1, length=180)]  # a training takes less
 
 
 @pytest.mark.parametrize("state", ["diverged", "infeasible"])
@@ -157,7 +171,7 @@ def test_a_round_that_is_done_again_makes_the_next_no_longer(
     ended = done(1, replace(first, start=0), elapsed=300.0)
     (following,) = method.follow([lost, ended])
     assert following.key == "round 1, part 0"
-    assert following.notes["length"] == 2 * first.notes["length"]
+    assert following.notes["length"] == (STEPS * 2 if budget is None else first.notes["length"])
 
 
 @pytest.mark.parametrize("parts", [2, 3])
@@ -262,8 +276,7 @@ def test_a_round_finds_a_genotype_that_can_be_trained(bench: Bench, tasks: list[
     assert (found.parameters, found.macs) == network_cost(found.space, (1, 8, 8), 10)
     assert found.settings.items() >= {**bench.settings, "finished": True}.items()
     assert found.dataset == bench.dataset.fingerprint
-    first = replace(CONFIG, augment="standard")  # learning one comes in the second round
-    assert tasks[0].warm == Warm() and tasks[0].config == first
+    assert tasks[0].warm == Warm() and tasks[0].config == replace(CONFIG, **BEGIN)
     accuracy = bench.measure(found, 1.0, bench.place(3))
     assert accuracy is not None and 0 <= accuracy <= 1
 
@@ -279,8 +292,8 @@ def test_the_second_round_starts_from_what_the_first_has_learned(
     found = searched(bench, 1, job(1, length=2 * LENGTH), [(first, folder)])
     assert found is not None
     second = tasks[1]
-    assert second.config == replace(CONFIG, seed=8)
-    assert second.warm.starts == starts([first])
+    assert second.config == replace(CONFIG, **{**BEGIN, **CHANGES[0]}, seed=8)
+    assert second.warm.starts == starts([first], "adamw")
     expected = prior(CONFIG.build_space(), [first])
     assert second.warm.alpha.keys() == expected.keys() and len(expected) > 3
     for name, logits in expected.items():
@@ -304,7 +317,7 @@ def test_the_best_of_the_earlier_ones_counts(bench: Bench, tasks: list[Any]) -> 
     narrow = replace(first, settings={**first.settings, "search_channels": 2})
     for earlier in ((first, None), (first, folder.parent), (narrow, folder)):
         searched(bench, 1, earlier=[earlier, (other, folder)])
-        assert tasks[-1].warm.starts == starts([first])
+        assert tasks[-1].warm.starts == starts([first], "adamw")
         assert tasks[-1].warm.params is None
         assert torch.equal(tasks[-1].first[0], tasks[0].first[0])  # of the same seed
         (bench.place(1) / "search" / "checkpoint.pt").unlink()

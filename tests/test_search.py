@@ -9,12 +9,13 @@ from darts_lite import loop
 from darts_lite.augment.learned import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
-from darts_lite.joint import START
+from darts_lite.joint import OPTIMIZERS
 from darts_lite.learning import CHOICES
 from darts_lite.record import Recorder
 from darts_lite.schedule import cosine
 from darts_lite.search import WARM_UP, SearchConfig, SearchTask, default_channels
 from darts_lite.space import Genotype, cells
+from darts_lite.train import TrainConfig, TrainTask
 
 CPU = torch.device("cpu")
 
@@ -41,20 +42,40 @@ def bits(search: SearchTask) -> dict[str, bytes]:
     return {name: t.numpy().tobytes() for name, t in tensors.items()}
 
 
-@pytest.mark.parametrize("space", ["cells", "blocks"])
+@pytest.mark.parametrize("changes", [{"space": "cells"}, {}, {"optimizer": "adamw"}], ids=str)
 def test_it_resumes_to_the_same_bytes_from_any_step(
-    digits: tuple[Dataset, Splits], tmp_path: Path, space: str
+    digits: tuple[Dataset, Splits], tmp_path: Path, changes: dict[str, str]
 ) -> None:
-    whole = task(digits, space=space)
+    whole = task(digits, **changes)
     advance(whole, 0, 14, 20)
     for stop in (2, 5, 9):
-        part = task(digits, space=space)
+        part = task(digits, **changes)
         advance(part, 0, stop, 20)
         torch.save(part.state_dict(), tmp_path / "s.pt")
-        again = task(digits, space=space)
+        again = task(digits, **changes)
         again.load_state_dict(torch.load(tmp_path / "s.pt", weights_only=True))
         advance(again, stop, 14, 20)
         assert bits(again) == bits(whole)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_derives_from_a_search_is_trained_with_its_optimiser(
+    digits: tuple[Dataset, Splits], name: str
+) -> None:
+    """From where is usual with it; AdamW's first step moves every weight by the learning rate."""
+    search = task(digits, optimizer=name, estimator="one_step")
+    usual, before = OPTIMIZERS[name], search.inner.params
+    values = {n: float(v) for n, v in search.variables.values().items() if n in usual.start}
+    assert values == pytest.approx(usual.start, rel=1e-4)
+    search.step(0.0)
+    if name == "adamw":
+        moved = (search.inner.params[1] - before[1]).abs()
+        expected = usual.start["lr"] * cosine(0.0)
+        assert float(moved.quantile(0.9)) == pytest.approx(expected, rel=0.01)
+    genotype = search.genotype({})
+    trained = TrainTask(TrainConfig(batch_size=16), genotype, *digits, CPU)
+    assert trained.joint.recipe == usual.recipe
+    assert trained.schedules["lr"][-1][1] == pytest.approx(usual.start["lr"], rel=1e-4)
 
 
 def test_it_resumes_with_what_an_estimator_carries(
@@ -162,13 +183,13 @@ def test_it_learns_and_says_what_it_learned(
     advance(search, 0, 30, 30)
     values = search.report()
     assert values["skipped_hypergradients"] == 0
-    assert values["learned/lr"] != pytest.approx(START["lr"], rel=1e-3)
+    assert values["learned/lr"] != pytest.approx(OPTIMIZERS["sgd"].start["lr"], rel=1e-3)
     found = search.genotype({"dataset": "digits"})
     found.save(tmp_path / "g.json")
     assert Genotype.load(tmp_path / "g.json") == found
     assert found.parameters <= 3000
     assert found.hyperparameters["magnitude.rotate"][0] == (0.0, pytest.approx(0.05))
-    assert {*START} < {*found.hyperparameters}
+    assert {*OPTIMIZERS["sgd"].start} < {*found.hyperparameters}
 
 
 def test_training_reduces_the_loss(digits: tuple[Dataset, Splits]) -> None:

@@ -19,7 +19,7 @@ from darts_lite.augment import Learned
 from darts_lite.data import Dataset, Images, Splits, split
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import RateSearch
-from darts_lite.joint import START, outer_variables
+from darts_lite.joint import OPTIMIZERS, outer_variables
 from darts_lite.options import SearchOptions
 from darts_lite.relaxation import logit_shapes, relax
 from darts_lite.search import INHERITED_WARM_UP, WARM_UP, SearchConfig, SearchTask
@@ -174,11 +174,13 @@ def test_the_rate_of_another_optimiser_says_nothing() -> None:
     assert found == {"magnitude.rotate": pytest.approx(0.2)}
     both = starts([learned("adamw", lr=1e-3), learned(lr=0.2)])
     assert both == {"lr": pytest.approx(0.2)}
+    both = starts([learned("adamw", lr=1e-3), learned(lr=0.2)], "adamw")
+    assert both == {"lr": pytest.approx(1e-3)}
 
 
 def test_outer_variables_take_what_they_know() -> None:
     policy = Learned(channels=1)
-    start = {**START, "lr": 0.3, "magnitude.rotate": 0.4, "magnitude.unheard_of": 0.4}
+    start = {"lr": 0.3, "magnitude.rotate": 0.4, "magnitude.unheard_of": 0.4}
     space = blocks(4, 3)
     alpha = {"block1.operation": torch.tensor([[1.0, 2.0, 3.0, 4.0]])}
     from darts_lite.augment import Augmentation
@@ -229,7 +231,7 @@ def test_a_search_begins_where_it_should(
         if not name.startswith("alpha."):
             assert_close(now[name].clamp(0, 0.97), then[name].clamp(0, 0.97), rtol=1e-3, atol=0.03)
     assert_close(now["lr"], then["lr"], rtol=1e-4, atol=0)
-    assert not math.isclose(float(then["lr"]), START["lr"], rel_tol=0.05)
+    assert not math.isclose(float(then["lr"]), OPTIMIZERS["sgd"].start["lr"], rel_tol=0.05)
     for name, logits in warm.alpha.items():
         assert_close(now[f"alpha.{name}"], logits)
     best = [int(w.operation.argmax()) for w in search.weights(1.0).values()]

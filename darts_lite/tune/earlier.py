@@ -89,16 +89,16 @@ def start(
         difference = changed(each.fingerprint, dataset.fingerprint)
         fitting, why = _fitting(space, each)
         taken = fitting[:TAKEN]
-        known += [((trial and trial.accuracy) or 1.0, values) for values, trial in taken]
+        known += [((trial and trial.accuracy) or 1.0, values) for values, trial, _ in taken]
         parts = [difference or "data unchanged", f"{len(taken)} configurations to train first"]
         if len(fitting) < len(each.measured):
             parts.append(f"{len(each.measured) - len(fitting)} not of this space ({why})")
         same = all(each.settings.get(n) == getattr(options, n) for n in SAME)
         if difference is None and same and method.sampler == "tpe":
-            for values, trial in fitting:
-                if trial is not None:
+            for values, trial, exact in fitting:
+                if trial is not None and exact:
                     study.import_record(_record(values, trial), space, options.pareto)
-            parts.append(f"{len(fitting)} results to learn from")
+            parts.append(f"{sum(exact for *_, exact in fitting)} results to learn from")
         say(f"warm start from {each.path}: {'; '.join(parts)}")
     if isinstance(method, Gradient):
         return  # its first round starts from the genotypes
@@ -112,8 +112,10 @@ def start(
     )
 
 
-def _fitting(space: Space, each: Earlier) -> tuple[list[tuple[Values, report.Trial | None]], str]:
-    """Those that this space has, and why it has not the first of the others."""
+def _fitting(
+    space: Space, each: Earlier
+) -> tuple[list[tuple[Values, report.Trial | None, bool]], str]:
+    """Those that this space has, whether exactly, and why it has not the first of the others."""
     found, why = [], ""
     for known, trial in each.measured:
         values = dict(known)
@@ -122,7 +124,7 @@ def _fitting(space: Space, each: Earlier) -> tuple[list[tuple[Values, report.Tri
             values["batch_size"] = min(space.batch_sizes, key=lambda s: abs(s - int(size)))
         try:
             configured = space.configure(Known(values)).values
-            found.append((configured, trial if values == known else None))
+            found.append((configured, trial, values == known))
         except UserError as error:
             why = why or str(error)
     return found, why

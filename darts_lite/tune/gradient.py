@@ -1,12 +1,11 @@
 """Our own method as one among the others: rounds of search, each followed by a training.
 
 A round searches, discretises under the cap and trains the result in full, on the same bench and
-clock as everybody else. The next round searches twice as long and starts from what the best one
-before has learned.
+clock as everybody else. The next round starts from what the best one before has learned, and
+searches up to twice as long, until a search takes as long as a training.
 
-What has no gradient is tried round by round: the first trains with flips and shifts alone, the
-second learns its augmentation, later ones do as the best did. (In a short training learned
-augmentation costs accuracy that one look ahead cannot see, docs/rivals.md.)
+What has no gradient (the optimiser, the batch size, which kind of augmentation) is tried round by
+round: each changes one thing of the best before, as `CHANGES` says; when all are tried, nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from darts_lite import checkpoint, loop
 from darts_lite.budget import Budget
@@ -25,8 +25,15 @@ from darts_lite.tune.job import Job, Record
 from darts_lite.warm import COLD, SHAPING, SPLITTING, Warm, prior, starts
 
 FIRST = 0.02  # of the budget, for the first search
-AUGMENT = ("standard", "learned")
+BEGIN: dict[str, Any] = {"optimizer": "adamw", "augment": "none"}
+CHANGES: tuple[dict[str, Any], ...] = (
+    {"batch_size": 32},
+    {"augment": "standard"},
+    {"optimizer": "sgd"},
+    {"augment": "learned"},
+)
 STEPS = 40  # of the first search of a study that has no clock
+LONGEST = 320  # of any
 SPARE = 0.9  # of the time that is left, lest the last training be cut short
 
 
@@ -66,14 +73,15 @@ class Gradient:
     def _length(self, number: int, records: Sequence[Record]) -> int:
         """Of the next search, in seconds or steps; 0 if no training would have time after it."""
         if self.budget is None:
-            return STEPS << number
+            return min(STEPS << number, LONGEST)
         usual = max(1, round(FIRST * self.budget)) << number
         left = self.budget - max((r.elapsed or 0.0 for r in records), default=0.0)
         known = [r for r in records if r.state == "complete" and r.job.notes["part"] == 0]
         if known:
             last = max(known, key=lambda r: r.elapsed or 0.0)
-            usual = 2 * last.job.notes["length"]
             trained = max(r.seconds - r.job.notes["length"] for r in known)
+            before = last.job.notes["length"]
+            usual = min(2 * before, max(before, round(trained)))
             left = SPARE * left - self.parts * trained
         return round(min(usual, left)) if left > usual / 4 else 0
 
@@ -105,12 +113,9 @@ def search_round(
     if not path.exists() and began is not None:
         path = began / "search" / "checkpoint.pt"
     content = checkpoint.load(path, "search") if path.exists() else None
-    augment = content["config"]["augment"] if content else _augment(number, earlier)
+    tried = content["config"]["tried"] if content else _tried(number, earlier, config)
     config = replace(
-        config,
-        seed=config.seed + number,
-        max_params=config.max_params >> part,
-        augment=augment,
+        config, seed=config.seed + number, max_params=config.max_params >> part, **tried
     )
     begin = _warm(earlier, config, bench)
     task = SearchTask(config, bench.dataset, bench.splits, bench.device, begin)
@@ -121,7 +126,7 @@ def search_round(
     store = loop.Store(
         folder / "checkpoint.pt",
         "search",
-        {"length": length, "augment": augment},
+        {"length": length, "tried": tried},
         bench.checkpoint_seconds,
     )
     with Recorder(folder, start.step if content else None) as recorder:
@@ -132,11 +137,14 @@ def search_round(
     return replace(found, seed=bench.seed)  # which split the data; `derive` splits them by it
 
 
-def _augment(number: int, earlier: Sequence[tuple[Genotype, Path | None]]) -> str:
-    """Of a round: each of `AUGMENT` once, then that of the best."""
-    if number < len(AUGMENT) or not earlier:
-        return AUGMENT[min(number, len(AUGMENT) - 1)]
-    return str(earlier[0][0].settings.get("augment", AUGMENT[0]))
+def _tried(
+    number: int, earlier: Sequence[tuple[Genotype, Path | None]], config: SearchConfig
+) -> dict[str, Any]:
+    """What has no gradient, of a round."""
+    usual = {"batch_size": config.batch_size, **BEGIN}
+    best = earlier[0][0].settings if earlier else {}
+    change = CHANGES[number - 1] if 1 <= number <= len(CHANGES) else {}
+    return {**usual, **{name: best[name] for name in usual if name in best}, **change}
 
 
 def _warm(
@@ -144,7 +152,8 @@ def _warm(
 ) -> Warm:
     """What the best of the earlier searches has learned.
 
-    Weights too, if they are of this supernet and have seen the same training images alone.
+    Weights too, if they are of this supernet, have seen the same training images alone, and the
+    learning rate is known: from trained weights none can be found that new weights need.
     """
     if not earlier:
         return COLD
@@ -153,7 +162,8 @@ def _warm(
     here = {**bench.settings, **asdict(config), "seed": bench.seed}
     here["data"] = dict(bench.dataset.fingerprint)
     same = all(known.get(name) == here.get(name) for name in (*SHAPING, *SPLITTING, "data"))
+    begin = starts([genotype], config.optimizer)
     params = None
-    if folder is not None and same and (folder / "checkpoint.pt").exists():
+    if folder is not None and same and "lr" in begin and (folder / "checkpoint.pt").exists():
         params = checkpoint.load(folder / "checkpoint.pt", "search")["state"]["task"]["params"]
-    return Warm(prior(config.build_space(), [genotype]), starts([genotype]), params)
+    return Warm(prior(config.build_space(), [genotype]), begin, params)
