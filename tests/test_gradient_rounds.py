@@ -16,6 +16,7 @@ from darts_lite import checkpoint
 from darts_lite.budget import Budget
 from darts_lite.data import Dataset, Splits
 from darts_lite.hyperparameters import select
+from darts_lite.joint import OPTIMIZERS
 from darts_lite.network import network_cost
 from darts_lite.search import SearchConfig, SearchTask
 from darts_lite.space import Edge, Genotype, Operation
@@ -293,7 +294,7 @@ def test_the_second_round_starts_from_what_the_first_has_learned(
     assert found is not None
     second = tasks[1]
     assert second.config == replace(CONFIG, **{**BEGIN, **CHANGES[0]}, seed=8)
-    assert second.warm.starts == starts([first], "adamw")
+    assert second.warm.starts == starts([first])
     expected = prior(CONFIG.build_space(), [first])
     assert second.warm.alpha.keys() == expected.keys() and len(expected) > 3
     for name, logits in expected.items():
@@ -317,10 +318,38 @@ def test_the_best_of_the_earlier_ones_counts(bench: Bench, tasks: list[Any]) -> 
     narrow = replace(first, settings={**first.settings, "search_channels": 2})
     for earlier in ((first, None), (first, folder.parent), (narrow, folder)):
         searched(bench, 1, earlier=[earlier, (other, folder)])
-        assert tasks[-1].warm.starts == starts([first], "adamw")
+        assert tasks[-1].warm.starts == starts([first])
         assert tasks[-1].warm.params is None
         assert torch.equal(tasks[-1].first[0], tasks[0].first[0])  # of the same seed
         (bench.place(1) / "search" / "checkpoint.pt").unlink()
+
+
+def test_what_has_no_gradient_is_tried_round_by_round(bench: Bench, tasks: list[Any]) -> None:
+    """One change a round, of the best before; when all are tried, none."""
+    best = searched(bench)
+    assert best is not None
+    earlier = [(replace(best, settings={**best.settings, "batch_size": 24}), None)]
+    for number in range(len(CHANGES) + 2):
+        searched(bench, 1 + number, job(number, length=1), earlier)
+        change = CHANGES[number - 1] if 1 <= number <= len(CHANGES) else {}
+        expected = {**BEGIN, "batch_size": 24, **change}
+        assert tasks[-1].config == replace(CONFIG, **expected, seed=CONFIG.seed + number)
+
+
+def test_with_another_optimiser_a_learning_rate_is_sought_anew(
+    bench: Bench, tasks: list[Any]
+) -> None:
+    """For new weights: from trained ones only low rates work."""
+    first = searched(bench)
+    assert first is not None
+    number = 1 + CHANGES.index({"optimizer": "adamw"})
+    earlier = [(first, bench.place(0) / "search")]
+    found = searched(bench, 1, job(number, length=LENGTH), earlier)
+    assert found is not None and found.settings["optimizer"] == "adamw"
+    warm = tasks[1].warm
+    assert warm.params is None and "lr" not in warm.starts
+    assert warm.alpha.keys() == prior(CONFIG.build_space(), [first]).keys()
+    assert found.hyperparameters["lr"][0][1] == pytest.approx(OPTIMIZERS["adamw"].start["lr"])
 
 
 @pytest.mark.parametrize(

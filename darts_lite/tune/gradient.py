@@ -25,11 +25,11 @@ from darts_lite.tune.job import Job, Record
 from darts_lite.warm import COLD, SHAPING, SPLITTING, Warm, prior, starts
 
 FIRST = 0.02  # of the budget, for the first search
-BEGIN: dict[str, Any] = {"optimizer": "adamw", "augment": "none"}
+BEGIN: dict[str, Any] = {"optimizer": "sgd", "augment": "none"}
 CHANGES: tuple[dict[str, Any], ...] = (
     {"batch_size": 32},
     {"augment": "standard"},
-    {"optimizer": "sgd"},
+    {"optimizer": "adamw"},
     {"augment": "learned"},
 )
 STEPS = 40  # of the first search of a study that has no clock
