@@ -2,13 +2,15 @@
 
 Each method and seed is a study of `run.py tune`, a process of one thread, as many at a time as
 `--parallel` says; its best configuration is trained by `run.py derive`, all for the same number of
-epochs, and tested once. What is there already is not done again: a race can be stopped and go on.
+epochs, and tested once; of ours that of the first round too. What is there already is not done
+again: a race can be stopped and go on.
 
     python experiments/race.py --out out-race --budget-hours 0.25
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -58,12 +60,18 @@ def main(
                 "--stem-stride", "2", "--max-params", str(max_params), "--epochs", str(epochs),
                 "--population", str(population), "--budget-hours", str(budget_hours), *begun,
             )  # fmt: skip
-        if not (folder / "derive" / "metrics.json").exists():
-            begun = ["--resume"] if (folder / "derive" / "checkpoint.pt").exists() else []
-            genotype = ["--genotype", str(folder / "g.json"), "--out", str(folder / "derive")]
-            call(log, "derive", *genotype, "--epochs", str(final_epochs), "--seed", "0", *begun)
-        click.echo(f"{folder} done")
+        final(folder / "g.json", folder / "derive", log)
+        if method == "gradient":
+            final(folder / "trials" / "0" / "genotype.json", folder / "first", log)
         return folder
+
+    def final(genotype: Path, place: Path, log: Path) -> None:
+        if not (place / "metrics.json").exists():
+            begun = ["--resume"] if (place / "checkpoint.pt").exists() else []
+            files = ["--genotype", str(genotype), "--out", str(place)]
+            call(log, "derive", *files, "--epochs", str(final_epochs), "--seed", "0", *begun)
+        metrics = json.loads((place / "metrics.json").read_text())
+        click.echo(f"{place}: test accuracy {metrics['test_accuracy']:.2%}")
 
     Path(out).mkdir(parents=True, exist_ok=True)
     # another order for each seed, so that none always meets the same neighbour
