@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +24,7 @@ from darts_lite.tune.bench import Bench
 from darts_lite.tune.gradient import (
     BEGIN,
     CHANGES,
-    FIRST,
-    LONGEST,
+    SHARE,
     SPARE,
     STEPS,
     Gradient,
@@ -67,31 +65,22 @@ def clocked(budget: float, trained: float, parts: int = 1) -> list[tuple[int, fl
 # --- how long ---------------------------------------------------------------------------------
 
 
-def test_the_first_round_takes_a_small_part_of_the_budget() -> None:
-    assert 0 < FIRST <= 0.1
-    assert Gradient(budget=HOUR).follow([]) == [job(0, length=round(FIRST * HOUR))]
+def test_every_search_takes_a_small_part_of_the_budget() -> None:
+    assert 0 < SHARE <= 0.1
     assert Gradient(budget=3.0).follow([]) == [job(0, length=1)]
-
-
-def test_rounds_follow_one_another_each_twice_as_long_but_no_longer_than_a_training() -> None:
-    method, records, now = Gradient(budget=HOUR), [], 0.0
-    first = round(FIRST * HOUR)
-    trained = 3.0 * first
-    for i, length in enumerate([first, 2 * first, 3 * first, 3 * first]):
+    method, records, length = Gradient(budget=HOUR), [], round(SHARE * HOUR)
+    for i in range(3):
         assert method.follow(records) == [job(i, length=length)]
         records.append(record(i, job=job(i, length=length), state="waiting"))
         assert method.follow(records) == []
-        now += length + trained
-        records[i] = done(i, job(i, length=length), elapsed=now, trained=trained)
+        records[i] = done(i, job(i, length=length), elapsed=(i + 1) * (length + 20.0))
 
 
 def test_without_a_clock_rounds_are_in_steps() -> None:
     method, records = Gradient(), []
-    for i in range(5):
-        length = min(STEPS * 2**i, LONGEST)
-        assert method.follow(records) == [job(i, length=length)]
-        records.append(record(i, 0.5, job=job(i, length=length)))
-    assert length == LONGEST
+    for i in range(3):
+        assert method.follow(records) == [job(i, length=STEPS)]
+        records.append(record(i, 0.5, job=job(i, length=STEPS)))
 
 
 @pytest.mark.parametrize("trained", [5.0, 50.0, 200.0, 400.0, 3000.0])
@@ -99,25 +88,21 @@ def test_without_a_clock_rounds_are_in_steps() -> None:
 def test_after_every_search_there_is_time_for_its_training(budget: float, trained: float) -> None:
     """But for the first one, before which nobody knows how long a training takes."""
     rounds = clocked(budget, trained)
-    for i, (length, _, end) in enumerate(rounds[1:]):
+    for _, _, end in rounds[1:]:
         assert end + trained <= budget + 0.5  # lengths are whole seconds
-        assert length <= min(2 * rounds[i][0], max(rounds[i][0], trained))
-    lengths = [length for length, _, _ in rounds]
-    most = sum(b == min(2 * a, max(a, trained)) for a, b in itertools.pairwise(lengths))
-    assert most >= len(rounds) - 3  # until time is short
+    lengths, usual = [length for length, _, _ in rounds], max(1, round(SHARE * budget))
+    assert lengths[:-1] == [usual] * (len(lengths) - 1) and lengths[-1] <= usual
     last = rounds[-1]
     left = SPARE * (budget - last[2] - trained) - trained
-    assert (
-        left <= min(2 * last[0], max(last[0], trained)) / 4 + 0.5
-    )  # no other round of some use would fit
+    assert left <= usual / 4 + 0.5  # no other round of some use would fit
 
 
 def test_nothing_more_fits() -> None:
-    method = Gradient(budget=1000.0)
-    fits = done(0, job(0, length=100), elapsed=800.0, trained=100.0)
-    assert method.follow([fits]) == [job(1, length=80)]  # 0.9 of 200 s, less the training
-    for elapsed, trained in ((870.0, 100.0), (800.0, 150.0), (1000.0, 1.0), (1100.0, 0.0)):
-        assert method.follow([done(0, job(0, length=100), elapsed, trained)]) == []
+    method, usual = Gradient(budget=1000.0), round(SHARE * 1000.0)
+    fits = done(0, job(0, length=usual), elapsed=870.0, trained=100.0)
+    assert method.follow([fits]) == [job(1, length=17)]  # 0.9 of 130 s, less the training
+    for elapsed, trained in ((885.0, 100.0), (800.0, 176.0), (1000.0, 1.0), (1100.0, 0.0)):
+        assert method.follow([done(0, job(0, length=usual), elapsed, trained)]) == []
 
 
 def test_of_a_front_the_other_parts_come_before_the_next_round() -> None:
@@ -131,7 +116,7 @@ def test_of_a_front_the_other_parts_come_before_the_next_round() -> None:
     waiting = [record(i + 1, job=part, state="waiting") for i, part in enumerate(parts)]
     assert method.follow([first, *waiting]) == []
     ended = [done(i + 1, part, elapsed=250.0) for i, part in enumerate(parts)]
-    assert method.follow([first, *ended]) == [job(1, length=180)]  # a training takes less
+    assert method.follow([first, *ended]) == [job(1, length=round(SHARE * HOUR))]
 
 
 @pytest.mark.parametrize("state", ["diverged", "infeasible"])
@@ -149,7 +134,7 @@ def test_a_part_that_came_to_nothing_is_done_again(state: str) -> None:
     assert method.follow([first, lost]) == [part]
     assert method.follow([first, lost, record(2, job=part, state="waiting")]) == []
     over = record(2, 0.5, job=part)
-    assert method.follow([first, lost, over]) == [job(1, length=2 * STEPS)]
+    assert method.follow([first, lost, over]) == [job(1, length=STEPS)]
 
 
 @pytest.mark.parametrize("state", ["lost", "stopped"])
@@ -172,7 +157,7 @@ def test_a_round_that_is_done_again_makes_the_next_no_longer(
     ended = done(1, replace(first, start=0), elapsed=300.0)
     (following,) = method.follow([lost, ended])
     assert following.key == "round 1, part 0"
-    assert following.notes["length"] == (STEPS * 2 if budget is None else first.notes["length"])
+    assert following.notes["length"] == first.notes["length"]
 
 
 @pytest.mark.parametrize("parts", [2, 3])

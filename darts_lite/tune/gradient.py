@@ -1,8 +1,8 @@
 """Our own method as one among the others: rounds of search, each followed by a training.
 
 A round searches, discretises under the cap and trains the result in full, on the same bench and
-clock as everybody else. The next round starts from what the best one before has learned, and
-searches up to twice as long, until a search takes as long as a training.
+clock as everybody else. The next round starts from what the best one before has learned, the
+weights of its supernet included, so that searches add up.
 
 What has no gradient (the optimiser, the batch size, which kind of augmentation) is tried round by
 round: each changes one thing of the best before, as `CHANGES` says; when all are tried, nothing.
@@ -24,7 +24,7 @@ from darts_lite.tune.bench import Bench
 from darts_lite.tune.job import Job, Record
 from darts_lite.warm import COLD, SHAPING, SPLITTING, Warm, prior, starts
 
-FIRST = 0.02  # of the budget, for the first search
+SHARE = 0.02  # of the budget, for a search
 BEGIN: dict[str, Any] = {"optimizer": "sgd", "augment": "none"}
 CHANGES: tuple[dict[str, Any], ...] = (
     {"batch_size": 32},
@@ -32,8 +32,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"optimizer": "adamw"},
     {"augment": "learned"},
 )
-STEPS = 40  # of the first search of a study that has no clock
-LONGEST = 320  # of any
+STEPS = 100  # of a search in a study that has no clock
 SPARE = 0.9  # of the time that is left, lest the last training be cut short
 
 
@@ -67,21 +66,18 @@ class Gradient:
         if new or any(r.state == "waiting" for r in records):
             return new
         number = 1 + max((r.job.notes["round"] for r in rounds), default=-1)
-        length = self._length(number, records)
+        length = self._length(records)
         return [self._job({"round": number, "part": 0, "length": length}, None)] if length else []
 
-    def _length(self, number: int, records: Sequence[Record]) -> int:
+    def _length(self, records: Sequence[Record]) -> int:
         """Of the next search, in seconds or steps; 0 if no training would have time after it."""
         if self.budget is None:
-            return min(STEPS << number, LONGEST)
-        usual = max(1, round(FIRST * self.budget)) << number
+            return STEPS
+        usual = max(1, round(SHARE * self.budget))
         left = self.budget - max((r.elapsed or 0.0 for r in records), default=0.0)
         known = [r for r in records if r.state == "complete" and r.job.notes["part"] == 0]
         if known:
-            last = max(known, key=lambda r: r.elapsed or 0.0)
             trained = max(r.seconds - r.job.notes["length"] for r in known)
-            before = last.job.notes["length"]
-            usual = min(2 * before, max(before, round(trained)))
             left = SPARE * left - self.parts * trained
         return round(min(usual, left)) if left > usual / 4 else 0
 
