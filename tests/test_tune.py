@@ -243,8 +243,9 @@ def test_more_trials_and_a_study_that_is_joined(within: None, tmp_path: Path) ->
     assert json.loads((two / "study.json").read_text())["seed"] == 1
     trained = call("derive", "--genotype", two / "g.json", "--epochs", 1)
     assert trained.exit_code == 0, trained.output
-    nothing = call(*begin, "--resume", "--trials", 4)  # all is done
-    assert nothing.exit_code == 0
+    for place in (one, two):  # all is done; both folders remember where the study is
+        nothing = call("tune", "--method", "random", "--resume", "--trials", 4, "--out", place)
+        assert nothing.exit_code == 0 and (place / "study.journal").exists() == (place == one)
     assert lines(one / "trials.jsonl") == lines(two / "trials.jsonl")
 
 
@@ -254,9 +255,9 @@ def test_a_data_base_and_settings_that_need_no_repeating(within: None, tmp_path:
     assert result.exit_code == 0, result.output
     assert not (out / "study.journal").exists()
     assert "holds a study" in refuse(*tune(tmp_path / "b", "asha", "--storage", storage))
-    again = call("tune", "--method", "asha", "--resume", "--out", out, "--trials", 5,
-                 "--storage", storage)  # fmt: skip
+    again = call("tune", "--method", "asha", "--resume", "--out", out, "--trials", 5)
     assert again.exit_code == 0, again.output
+    assert not (out / "study.journal").exists()  # its folder remembers where it is
     assert len(lines(out / "trials.jsonl")) == 5
     assert [t["fidelity"] for t in lines(out / "trials.jsonl")].count(pytest.approx(1 / 9)) >= 3
 

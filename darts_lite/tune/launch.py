@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -110,8 +111,20 @@ def _begin(options: TuneOptions, dataset: Dataset) -> Study:
     return study
 
 
+def _remembered(options: TuneOptions) -> str:
+    """The storage of a study: as said, else as its folder remembers, else a file in there."""
+    out = Path(options.out)
+    if options.storage is not None:
+        return options.storage
+    try:
+        said = json.loads((out / "study.json").read_text())["storage"]
+    except (OSError, ValueError, KeyError):
+        said = None
+    return said or str(out / JOURNAL)
+
+
 def _continue(options: TuneOptions, given: Collection[str]) -> tuple[Study, TuneOptions]:
-    where = options.storage or str(Path(options.out) / JOURNAL)
+    where = _remembered(options)
     if "://" not in where and not Path(where).exists():
         raise UserError(f"there is no {where} to resume; start without --resume")
     study = Study(where)
@@ -120,6 +133,8 @@ def _continue(options: TuneOptions, given: Collection[str]) -> tuple[Study, Tune
     changed = {n: v for n, v in asdict(options).items() if n in given}
     checkpoint.check_config(Path(where), stored, {**stored, **changed}, MAY_CHANGE)
     free = {n: v for n, v in changed.items() if n in MAY_CHANGE}
+    own = str(Path(options.out) / JOURNAL)
+    free["storage"] = None if where == own else where
     options = TuneOptions(**{**stored, **free})
     larger = {n: v for n, v in free.items() if n in ("budget_hours", "trials")}
     if larger:
