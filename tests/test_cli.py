@@ -479,12 +479,14 @@ def test_an_augmentation_is_learned_and_replayed(tmp_path: Path, augment: str) -
 
 def test_choices_are_those_of_the_library() -> None:
     """The command line does not import them, lest `--help` wait for torch."""
+    from darts_lite.joint import OPTIMIZERS
     from darts_lite.tune.bench import FIDELITIES
     from darts_lite.tune.setup import METHODS
 
-    choices = {p.name: p.type.choices for p in main.commands["tune"].params if p.name in
-               ("method", "fidelity")}  # type: ignore[attr-defined]  # fmt: skip
-    assert choices == {"method": METHODS, "fidelity": FIDELITIES}
+    known = {"method": METHODS, "fidelity": FIDELITIES, "optimizer": tuple(OPTIMIZERS)}
+    params = [*main.commands["tune"].params, *main.commands["search"].params]
+    choices = {p.name: p.type.choices for p in params if p.name in known}  # type: ignore[attr-defined]
+    assert choices == known
 
 
 def test_flags_are_what_they_were() -> None:
@@ -499,8 +501,8 @@ def test_flags_are_what_they_were() -> None:
     assert {name: found - {"DIR...", "folders"} for name, found in flags.items()} == {
         "search": common
         | {"--dataset", "--subset", "--image-size", "--steps", "--space", "--cells", "--channels",
-           "--search-channels", "--stem-stride", "--augment", "--estimator", "--protect",
-           "--warm-start"},
+           "--search-channels", "--stem-stride", "--optimizer", "--augment", "--estimator",
+           "--protect", "--warm-start"},
         "derive": common
         | {"--genotype", "--epochs", "--hyperparameters", "--augment", "--estimator", "--select",
            "--random"},
