@@ -156,7 +156,7 @@ def run(
             late = time.monotonic() - saved > store.every
             if step % LOG_EVERY == 0 or late or signals.received:
                 progress.show(step, task.status(report()))
-                if closes:
+                if closes and step > start.step + 1:  # one step alone may have done much more
                     budget.reserve = CLOSING + task.closing_steps * pace
             if late or signals.received:
                 store.save(task, step, evaluations, budget)

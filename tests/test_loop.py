@@ -148,6 +148,23 @@ def test_a_slow_beginning_does_not_take_the_time_of_the_rest(tmp_path: Path) -> 
     assert task.count > 20
 
 
+def test_a_first_step_that_takes_long_does_not_end_the_run(tmp_path: Path) -> None:
+    """Even when it is time for a checkpoint, with which the time left is estimated."""
+
+    class Slow(Counter):
+        closing_steps = 100.0
+
+        def step(self, fraction: float) -> None:
+            super().step(fraction)
+            time.sleep(0.5 if self.count == 1 else 0.002)
+
+    budget = Budget(seconds=loop.CLOSING + 2)
+    task, store = Slow(), loop.Store(tmp_path / "c.pt", "count", {}, every=0.1)
+    with Recorder(tmp_path) as recorder:
+        loop.run(task, budget, recorder, store)
+    assert task.count > 20
+
+
 def test_a_run_pauses_and_goes_on_with_the_fraction_of_the_whole(tmp_path: Path) -> None:
     """`until` and `deadline` end a run early; schedules do not notice."""
     fractions = []
