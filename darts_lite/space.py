@@ -228,7 +228,7 @@ class Genotype:
     macs: int
     hyperparameters: dict[str, Schedule] = field(default_factory=dict)
     dataset: dict[str, str | int | list[int]] = field(default_factory=dict)
-    settings: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    settings: dict[str, bool | str | int | float | None] = field(default_factory=dict)
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)
 

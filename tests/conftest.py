@@ -1,5 +1,6 @@
 """Fixtures of several test files."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 import torch
 
 from darts_lite.data import Dataset, Splits, load, split
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core a worker
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

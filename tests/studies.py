@@ -13,7 +13,8 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from invoking import invoke
 
 from darts_lite import cli, prepare
 from darts_lite.data import Dataset, Splits
@@ -32,7 +33,7 @@ SMALL = ["--dataset", "digits", "--space", "blocks", "--cells", "3", "--channels
 def call(*arguments: object) -> Result:
     """Runs a command whose clock begins now."""
     with patch.object(cli, "PROCESS_START", time.monotonic()):
-        return CliRunner().invoke(cli.main, [str(a) for a in arguments])
+        return invoke(cli.main, *arguments)
 
 
 def refuse(*arguments: object) -> str:

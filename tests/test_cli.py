@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from invoking import invoke
 from PIL import Image
 
 from darts_lite.cli import main
@@ -25,7 +26,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
+    return invoke(main, *arguments)
 
 
 def refuse(*arguments: object) -> str:
@@ -485,7 +486,7 @@ def test_choices_are_those_of_the_library() -> None:
 
     known = {"method": METHODS, "fidelity": FIDELITIES, "optimizer": tuple(OPTIMIZERS)}
     params = [*main.commands["tune"].params, *main.commands["search"].params]
-    choices = {p.name: p.type.choices for p in params if p.name in known}  # type: ignore[attr-defined]
+    choices = {p.name: tuple(p.type.choices) for p in params if p.name in known}  # type: ignore[attr-defined]
     assert choices == known
 
 

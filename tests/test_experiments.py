@@ -4,7 +4,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from invoking import invoke
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 
@@ -14,6 +14,6 @@ def test_an_experiment_has_help_and_is_listed(path: Path, monkeypatch: pytest.Mo
     """Experiments may import one another, as they may when they are run."""
     monkeypatch.syspath_prepend(str(FOLDER))
     main = runpy.run_path(str(path))["main"]
-    result = CliRunner().invoke(main, ["--help"])
+    result = invoke(main, "--help")
     assert result.exit_code == 0
     assert path.name in (FOLDER / "README.md").read_text()

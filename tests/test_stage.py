@@ -274,12 +274,7 @@ def test_derivatives_are_exact(name, channels):
     images, value = ready(name, channels)
     inputs = (images, value.requires_grad_(OPERATIONS[name].value == "exact"))
     assert torch.autograd.gradcheck(partial(run, name), inputs, fast_mode=True)
-    try:
-        assert torch.autograd.gradgradcheck(partial(run, name), inputs, fast_mode=True)
-    except RuntimeError as error:
-        if "grid_sampler_2d_backward is not implemented" not in str(error):
-            raise
-        pytest.skip("this torch has no second derivative of grid_sample")
+    assert torch.autograd.gradgradcheck(partial(run, name), inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -641,7 +636,8 @@ def test_forward_mode_equals_backward_mode(rate, kind):
     assert torch.allclose(forward, sum((b * a).sum() for a, b in zip(along, backward, strict=True)))
     inputs = (images.requires_grad_(), values.requires_grad_())
     plain = torch.autograd.grad(function(*inputs), inputs)
-    assert all(torch.equal(a, b) for a, b in zip(plain, backward, strict=True))
+    for a, b in zip(plain, backward, strict=True):  # a warp's are computed in two ways
+        assert torch.allclose(a, b, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("channels", CHANNELS)

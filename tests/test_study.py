@@ -345,6 +345,7 @@ def test_two_who_notice_a_death_at_once(opened: Opened, monkeypatch: pytest.Monk
         ("1 elsewhere 1", 0, True, True),
         (ME, STALE + 5, False, True),  # a process of that number, but not this one
     ],
+    ids=["me", "other", "other-quiet", "other-stale", "other-named", "me-stale"],
 )
 @pytest.mark.parametrize("beats", [False, True])
 def test_who_counts_as_dead(

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from darts_lite.augment.bilinear import sample
+
 Size = tuple[int, int]
 """Height and width of an image, in pixels."""
 
@@ -61,8 +63,7 @@ def warp(images: Tensor, matrix: Tensor) -> Tensor:
     """Resample `[B, C, H, W]` at matrix · (x, y, 1): bilinear, zero outside of the image.
 
     Flips and moves by whole pixels, the identity among them, are exact. Differentiable in images
-    and matrix, backward and forward, and twice where torch's `grid_sample` is (older versions
-    raise; the mixed derivative ∂²L/∂m∂w of a loss does not need it).
+    and matrix to any order, in backward and in forward mode.
 
     Arguments: images `[B, C, H, W]`; matrix `[B, 2, 3]`, a pull-back in pixel coordinates.
     Returns: images `[B, C, H, W]`.
@@ -85,7 +86,7 @@ def warp(images: Tensor, matrix: Tensor) -> Tensor:
     columns = (matrix[:, :, :1] * _pixel_centres(width, images) + matrix[:, :, 2:]) / half + start
     rows = matrix[:, :, 1:2] * _pixel_centres(height, images) / half
     grid = columns.unsqueeze(2) + rows.unsqueeze(3)
-    return F.grid_sample(images, grid.permute(0, 2, 3, 1), align_corners=False)
+    return sample(images, grid.permute(0, 2, 3, 1))
 
 
 def flip_and_shift(images: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
