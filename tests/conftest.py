@@ -10,6 +10,36 @@ import torch
 
 from darts_lite.data import Dataset, Splits, load, split
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shift-seeds", type=int, default=0, help="Is added to every seed.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With other seeds the tests see other numbers, as with another version of torch."""
+    shift: int = config.getoption("--shift-seeds")
+    if not shift:
+        return
+    seed_all = torch.manual_seed
+
+    class Shifted(torch.Generator):
+        def manual_seed(self, seed: int) -> torch.Generator:
+            super().manual_seed(seed + shift)
+            return self
+
+    torch.Generator = Shifted  # type: ignore[misc]
+    torch.manual_seed = lambda seed: seed_all(seed + shift)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Other processes have the usual seeds: what compares with one is left out."""
+    if config.getoption("--shift-seeds"):
+        mark = "against_another_process"
+        chosen = [item for item in items if item.get_closest_marker(mark)]
+        config.hook.pytest_deselected(items=chosen)
+        items[:] = [item for item in items if item not in chosen]
+
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core a worker
     torch.set_num_threads(1)
 

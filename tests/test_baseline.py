@@ -250,6 +250,7 @@ def test_after_an_interrupt_it_goes_on(
     assert_as_if_never_stopped(tmp_path / "out", trained[0])
 
 
+@pytest.mark.against_another_process
 def test_after_kill_nine_it_goes_on(trained: tuple[Path, str], tmp_path: Path) -> None:
     """Amid the first, in a process of its own."""
     out = tmp_path / "out"

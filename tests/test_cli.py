@@ -199,6 +199,7 @@ def killed(module: str, owner: str, name: str, at: int, after: bool, *arguments:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
+@pytest.mark.against_another_process
 @pytest.mark.parametrize(
     "points",
     [
@@ -287,6 +288,7 @@ def test_an_interrupt_exits_with_its_signal_and_derive_resumes(
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.against_another_process
 def test_a_warm_start_says_what_it_takes_and_is_remembered(searched: Path, tmp_path: Path) -> None:
     """Killed, it goes on to the same bytes though what it started from is gone."""
     earlier, plain, out = tmp_path / "earlier", tmp_path / "plain", tmp_path / "out"

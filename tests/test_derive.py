@@ -180,9 +180,8 @@ def test_random_genotypes_are_distinct_and_reach_the_whole_class(
 def test_random_genotypes_prefer_no_part_of_the_class() -> None:
     """Of 150 genotypes each trait is as frequent as in the class, within four deviations."""
     space = blocks(4, 3)
-    like = member(space, seed=1)
+    like = next(g for seed in range(99) if len(class_of(g := member(space, seed), space)) > 300)
     others = class_of(like, space)
-    assert len(others) > 300
     found = {genotype.space for genotype in random_genotypes(like, 150)}
     for block, trait in itertools.product(range(3), ("k5", "conv", "bottleneck", "e6", "skip")):
         drawn, known = (

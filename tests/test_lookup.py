@@ -273,7 +273,7 @@ def test_derivatives_are_exact(name, channels):
 
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_derivative_of_equalize_in_the_magnitude_is_exact(channels):
-    images = random(2, channels, 17, 16) ** 3
+    images = 0.9 * random(2, channels, 17, 16) ** 3  # none is white, where there is a kink
     magnitude = f64([0.3, 0.8]).requires_grad_()
     assert torch.autograd.gradcheck(lambda m: run("equalize", images, m), (magnitude,))
     (slope,) = torch.autograd.grad(run("equalize", images, magnitude).sum(), magnitude)

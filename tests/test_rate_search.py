@@ -224,12 +224,15 @@ def found_rate(images: Tensor, labels: Tensor, start: float, seed: int, steps: i
 
 
 @pytest.mark.filterwarnings("ignore:.* learns the lr greedily")
-@pytest.mark.parametrize("seed", [0, 3])
-def test_every_start_ends_at_the_same_rate(digits: tuple[Dataset, Splits], seed: int) -> None:
-    """Starts of 1/30, 1 and 10 times 0.1. (Not every seed: some starts end a few times higher.)"""
+def test_every_start_ends_at_the_same_rate(digits: tuple[Dataset, Splits]) -> None:
+    """Starts of 1/30, 1 and 10 times 0.1; from ten times too high not every seed comes down."""
     parts = digits[1].train, digits[1].validation
     images = torch.cat([p.pixels for p in parts]).flatten(1).float() / 255
     labels = torch.cat([p.labels for p in parts]).long()
-    ends = [found_rate(images, labels, 0.1 * factor, seed) for factor in (1 / 30, 1.0, 10.0)]
-    assert max(ends) / min(ends) < 3
-    assert all(0.03 < end < 3 for end in ends)
+    low, right, high = (
+        sorted(found_rate(images, labels, 0.1 * factor, seed) for seed in range(5))
+        for factor in (1 / 30, 1.0, 10.0)
+    )
+    assert all(0.08 < end < 0.8 for end in low)
+    assert 1 / 3 < low[2] / right[2] < 3
+    assert 1 / 3 < low[2] / high[0] < 3

@@ -111,7 +111,7 @@ def test_global_randomness_and_looking_change_nothing(
 def test_warm_up_moves_the_weights_only_and_then_everything_moves(
     digits: tuple[Dataset, Splits],
 ) -> None:
-    """With one estimator for all kinds; of what seldom acts, what was drawn, if it had an effect."""
+    """With one estimator for all kinds; what seldom acts moves if it was drawn."""
     search = task(digits, estimator="one_step")
     before, weights = bits(search), search.inner.params[0].clone()
     last = int(WARM_UP * 40)

@@ -57,7 +57,7 @@ VALUE = {  # of no special value; every one does something that is seen
 IMAGE_EXACT = [n for n, op in OPERATIONS.items() if op.image == "exact"]
 VALUE_EXACT = [n for n, op in OPERATIONS.items() if op.value == "exact"]
 EXACT = [n for n in NAMES if n in IMAGE_EXACT and n in VALUE_EXACT]
-SEED = 12  # with it all families act on 24 images of one operation each
+SEED = 12
 KINDS = ("many", "point", "single")  # operations an image; one point operation; one at all
 LINES = ("autocontrast", "invert")  # point operations that have one line for all levels
 
@@ -109,6 +109,15 @@ def random_values(batch: int, rate: float, kind: str, names: Sequence[str], seed
         columns = COLUMNS["lookup"] if kind == "point" else slice(None)
         order = order[:, columns] * active[:, columns]
         active[:, columns] &= order == order.amax(1, keepdim=True)
+    if (
+        names is NAMES and rate >= 0.1 and batch >= len(FAMILIES)
+    ):  # whatever is drawn, two point operations meet, ...
+        if kind == "many":
+            active[0, COLUMNS["lookup"]] = True
+        elif kind == "single" and rate >= 0.5:  # ... and every family acts on one image
+            for image, columns in enumerate(COLUMNS.values()):
+                active[image] = False
+                active[image, columns.start] = True
     signs = torch.where(torch.tensor([OPERATIONS[n].signed for n in NAMES]) & (sign < 0.5), -1, 1)
     return active * size * signs * torch.tensor(list(VALUE.values()), dtype=torch.float64)
 
