@@ -109,12 +109,11 @@ def random_values(batch: int, rate: float, kind: str, names: Sequence[str], seed
         columns = COLUMNS["lookup"] if kind == "point" else slice(None)
         order = order[:, columns] * active[:, columns]
         active[:, columns] &= order == order.amax(1, keepdim=True)
-    if (
-        names is NAMES and rate >= 0.1 and batch >= len(FAMILIES)
-    ):  # whatever is drawn, two point operations meet, ...
+    # whatever is drawn, two point operations meet, and every family acts on one image
+    if names is NAMES and rate >= 0.1 and batch >= len(FAMILIES):
         if kind == "many":
             active[0, COLUMNS["lookup"]] = True
-        elif kind == "single" and rate >= 0.5:  # ... and every family acts on one image
+        elif kind == "single" and rate >= 0.5:
             for image, columns in enumerate(COLUMNS.values()):
                 active[image] = False
                 active[image, columns.start] = True

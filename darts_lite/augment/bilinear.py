@@ -36,7 +36,7 @@ def sample(images: Tensor, grid: Tensor) -> Tensor:
 class _Neighbor(NamedTuple):
     """One of the four pixels around each place: weight, and its derivatives by x and by y."""
 
-    index: Tensor  # [B, 1, h · w], into the pixels of an image
+    pixel: Tensor  # [B, 1, h · w], its number in the image
     weight: Tensor  # [B, 1, h · w]
     by_x: Tensor
     by_y: Tensor
@@ -64,7 +64,7 @@ class _Sample(torch.autograd.Function):
         flat = gradient.flatten(2)
         of_images = torch.zeros_like(images).flatten(2)
         for n in neighbors:
-            index = n.index.expand(-1, images.shape[1], -1)
+            index = n.pixel.expand(-1, images.shape[1], -1)
             of_images = of_images.scatter_add(2, index, n.weight * flat)
         by_x, by_y = _slopes(images, neighbors)
         of_grid = torch.stack(((flat * by_x).sum(1), (flat * by_y).sum(1)), -1)
@@ -78,7 +78,7 @@ class _Sample(torch.autograd.Function):
         x, y = grid_moved.flatten(1, 2).unsqueeze(1).unbind(-1)
         moved = by_x * x + by_y * y
         for n in neighbors:
-            moved = moved + n.weight * _pixels(images_moved, n.index)
+            moved = moved + n.weight * _pixels(images_moved, n.pixel)
         return moved.view(*images.shape[:2], *grid.shape[1:3])
 
 
@@ -113,7 +113,7 @@ def _axis(places: Tensor, pixels: int) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 def _slopes(images: Tensor, neighbors: list[_Neighbor]) -> tuple[Tensor, Tensor]:
     """The derivatives `[B, C, h · w]` of the sampled values by x and by y."""
-    pixels = [_pixels(images, n.index) for n in neighbors]
+    pixels = [_pixels(images, n.pixel) for n in neighbors]
     by_x = torch.stack([n.by_x * p for n, p in zip(neighbors, pixels)]).sum(0)
     by_y = torch.stack([n.by_y * p for n, p in zip(neighbors, pixels)]).sum(0)
     return by_x, by_y
