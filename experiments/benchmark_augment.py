@@ -18,13 +18,13 @@ import click
 import torch
 from torch import Tensor
 
-from darts_lite.allocator import keep_freed_memory
+from darts_lite.architecture.flat_network import FlatNetwork
+from darts_lite.architecture.network import CostTable, Network
+from darts_lite.architecture.space import cells
 from darts_lite.augment import Augmentation, Learned, RandAugment, TrivialAugment
-from darts_lite.functional import FlatNetwork
 from darts_lite.hypergradient import InnerState
-from darts_lite.joint import USUAL, Batch, Joint, Phase, outer_variables
-from darts_lite.network import CostTable, Network
-from darts_lite.space import cells
+from darts_lite.training.memory import keep_freed_memory
+from darts_lite.training.problem import USUAL, Batch, Joint, Phase, outer_variables
 
 AT_ONCE = 0.05  # seconds of a measurement: short calls are repeated for so long
 

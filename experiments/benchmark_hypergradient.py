@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from darts_lite import hypergradient as hg
-from darts_lite.allocator import keep_freed_memory
 from darts_lite.augment import CLASSIC, Learned
-from darts_lite.hypergradient.products import Method
-from darts_lite.hyperparameters import Kind
-from darts_lite.optimizers import SGD, Setting
+from darts_lite.hypergradient.derivatives import Method
+from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.hypergradient.optimizers import SGD, Setting
+from darts_lite.training.memory import keep_freed_memory
 
 CLASSES = 10
 IMAGE = (3, 28, 28)

@@ -13,9 +13,9 @@ import time
 import click
 import torch
 
-from darts_lite.allocator import keep_freed_memory
 from darts_lite.data import Dataset, Images, Splits
-from darts_lite.search import MIXED_EVERY, WARM_UP, SearchConfig, SearchTask
+from darts_lite.nas.task import MIXED_EVERY, WARM_UP, SearchConfig, SearchTask
+from darts_lite.training.memory import keep_freed_memory
 
 
 def random_data(channels: int, size: int, count: int = 512) -> tuple[Dataset, Splits]:

@@ -34,14 +34,21 @@ from small_network import BATCH, DECAY, HELD_OUT, data, network
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from darts_lite.allocator import keep_freed_memory
 from darts_lite.augment import CLASSIC, Learned
 from darts_lite.hypergradient import ConjugateGradient, Forward, Neumann, OneStep, Online, Unrolled
 from darts_lite.hypergradient.check import estimate
+from darts_lite.hypergradient.hyperparameters import (
+    HyperParameters,
+    HyperSpec,
+    Identity,
+    Interval,
+    Kind,
+    Log,
+)
+from darts_lite.hypergradient.optimizers import SGD, Setting
 from darts_lite.hypergradient.problem import Bilevel, Estimator, Hyper, InnerState, Loss, Params
-from darts_lite.hyperparameters import HyperParameters, HyperSpec, Identity, Interval, Kind, Log
-from darts_lite.optimizers import SGD, Setting
-from darts_lite.schedule import cosine
+from darts_lite.schedules import cosine
+from darts_lite.training.memory import keep_freed_memory
 
 HORIZONS = (1, 5, 25, 100)
 STEPS = 1000  # of the training

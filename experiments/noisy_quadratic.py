@@ -34,9 +34,9 @@ from darts_lite.hypergradient import (
     RateSearch,
     Unrolled,
 )
+from darts_lite.hypergradient.hyperparameters import HyperParameters, HyperSpec, LogInterval
+from darts_lite.hypergradient.optimizers import SGD
 from darts_lite.hypergradient.problem import Hyper, InnerState, Loss, Params
-from darts_lite.hyperparameters import HyperParameters, HyperSpec, LogInterval
-from darts_lite.optimizers import SGD
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -52,8 +52,8 @@ from darts_lite.hypergradient import (
     RateSearch,
     Unrolled,
 )
-from darts_lite.hyperparameters import HyperSpec, Interval, LogInterval
-from darts_lite.schedule import cosine
+from darts_lite.hypergradient.hyperparameters import HyperSpec, Interval, LogInterval
+from darts_lite.schedules import cosine
 
 BATCH = 64
 HELD_OUT = 128  # images in a validation batch

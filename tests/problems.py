@@ -22,9 +22,9 @@ from torch.linalg import solve
 from torch.utils._pytree import tree_map
 
 from darts_lite.hypergradient import Bilevel, Estimator, InnerState, Lookahead
+from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.hypergradient.optimizers import SGD, Adam, Optimizer, OptimizerState
 from darts_lite.hypergradient.problem import Hyper, Loss, Params
-from darts_lite.hyperparameters import Kind
-from darts_lite.optimizers import SGD, Adam, Optimizer, OptimizerState
 
 N, RATE, DECAY = 4, 0.13, 0.2
 few = hypothesis.settings(deadline=None, derandomize=True, max_examples=25, database=None)

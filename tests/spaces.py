@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from darts_lite.relaxation import CellWeights, Weights, logit_shapes
-from darts_lite.space import Cell, Operation, SearchSpace
+from darts_lite.architecture.relaxation import CellWeights, Weights, logit_shapes
+from darts_lite.architecture.space import Cell, Operation, SearchSpace
 
 
 def random_member(space: SearchSpace, seed: int) -> SearchSpace:

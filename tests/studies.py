@@ -16,13 +16,14 @@ import pytest
 from click.testing import Result
 from invoking import invoke
 
-from darts_lite import cli, prepare
+from darts_lite.commands import cli
+from darts_lite.commands import run as prepare
+from darts_lite.commands.options import TuneOptions
 from darts_lite.data import Dataset, Splits
-from darts_lite.options import TuneOptions
-from darts_lite.tune import launch
-from darts_lite.tune.setup import assemble, completed
-from darts_lite.tune.study import Study
-from darts_lite.tune.worker import Worker
+from darts_lite.hpo import launcher as launch
+from darts_lite.hpo.setup import assemble, completed
+from darts_lite.hpo.storage import Study
+from darts_lite.hpo.worker import Worker
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -17,14 +17,15 @@ import pytest
 import torch
 from test_cli import call, killed, refuse
 
-import darts_lite.derive
-from darts_lite import baseline, runs
+import darts_lite.nas.select
+from darts_lite.architecture.network import network_cost
+from darts_lite.architecture.space import Genotype, SearchSpace, blocks
+from darts_lite.commands import random_baseline as baseline
+from darts_lite.commands import runs
+from darts_lite.commands.options import DeriveOptions
 from darts_lite.data import load
-from darts_lite.derive import uniform_random
-from darts_lite.network import network_cost
-from darts_lite.options import DeriveOptions
-from darts_lite.space import Genotype, SearchSpace, blocks
-from darts_lite.train import TrainTask
+from darts_lite.nas.select import uniform_random
+from darts_lite.training.task import TrainTask
 
 SHOWN = ("parameters", "macs", "epochs", "test_accuracy")
 
@@ -256,7 +257,7 @@ def test_after_kill_nine_it_goes_on(trained: tuple[Path, str], tmp_path: Path) -
     out = tmp_path / "out"
     out.mkdir()
     LIKE.save(out / "g.json")
-    killed("darts_lite.train", ".TrainTask", "step", 6, False, "derive", "--genotype",
+    killed("darts_lite.training.task", ".TrainTask", "step", 6, False, "derive", "--genotype",
            out / "g.json", *COMMAND, "--checkpoint-seconds", 0)  # fmt: skip
     assert (out / "derive" / "random0" / "checkpoint.pt").exists()
     assert not (out / "derive" / "random1" / "config.json").exists()
@@ -372,7 +373,7 @@ def test_another_genotype_or_a_torn_file_is_one_line(out: Path) -> None:
 
 def test_a_space_too_small_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     like = genotype(uniform_random(blocks(6, 1), torch.Generator().manual_seed(0)))
-    monkeypatch.setattr(darts_lite.derive, "DRAWS", 200)
+    monkeypatch.setattr(darts_lite.nas.select, "DRAWS", 200)
     like.save(tmp_path / "g.json")
     line = refuse("derive", "--genotype", tmp_path / "g.json", "--random", 5, "--epochs", 1)
     assert "others within a tenth" in line and not (tmp_path / "derive").exists()

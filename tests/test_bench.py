@@ -12,17 +12,17 @@ import pytest
 import torch
 from test_tune_methods import record
 
-from darts_lite import checkpoint
-from darts_lite.budget import Budget
+from darts_lite.architecture.space import Genotype, blocks
 from darts_lite.data import Dataset, Images, Splits, load, resized, split, stratified
-from darts_lite.derive import uniform_random
 from darts_lite.errors import Diverged
-from darts_lite.space import Genotype, blocks
-from darts_lite.train import TrainTask
-from darts_lite.tune import bench as benches
-from darts_lite.tune.bench import Bench
-from darts_lite.tune.job import Job, Record
-from darts_lite.tune.population import lineage
+from darts_lite.hpo import evaluator as benches
+from darts_lite.hpo.evaluator import Bench
+from darts_lite.hpo.methods.population import lineage
+from darts_lite.hpo.records import Job, Record
+from darts_lite.nas.select import uniform_random
+from darts_lite.training import checkpoint
+from darts_lite.training.budget import Budget
+from darts_lite.training.task import TrainTask
 
 EPOCHS, STEPS = 3, 27  # of 300 images in batches of 32
 VALUES = {"lr": 0.05, "weight_decay": 1e-3, "magnitude.rotate": 0.5, "probability.rotate": 0.8}

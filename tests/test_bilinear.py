@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from darts_lite.augment.bilinear import sample
+from darts_lite.augment.operations.bilinear import sample
 
 CASES = {  # channels, size of the images, size of the grid, reach of the grid
     "inside": (3, (5, 7), (4, 6), 0.5),

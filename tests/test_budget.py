@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from darts_lite.budget import Budget
+from darts_lite.training.budget import Budget
 
 
 def test_steps_give_exact_fractions() -> None:

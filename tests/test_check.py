@@ -19,7 +19,7 @@ from darts_lite.hypergradient import (
     check_hypergradient,
 )
 from darts_lite.hypergradient.check import Row, Table
-from darts_lite.optimizers import SGD
+from darts_lite.hypergradient.optimizers import SGD
 
 
 def check(case: Case, estimators: dict[str, Estimator], **knobs: Any) -> Table:

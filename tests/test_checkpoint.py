@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from darts_lite import checkpoint
 from darts_lite.errors import UserError
+from darts_lite.training import checkpoint
 
 
 def test_round_trip(tmp_path: Path) -> None:

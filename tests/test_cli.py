@@ -15,8 +15,8 @@ from click.testing import Result
 from invoking import invoke
 from PIL import Image
 
-from darts_lite.cli import main
-from darts_lite.space import Genotype
+from darts_lite.architecture.space import Genotype
+from darts_lite.commands.cli import main
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--dataset", "digits", "--space", "blocks", "--cells", "3", "--channels", "4",
@@ -186,7 +186,7 @@ def killing(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*args, **kwargs)
 owner.{name} = killing
-from darts_lite.cli import main
+from darts_lite.commands.cli import main
 main(sys.argv[1:])
 """
 
@@ -204,11 +204,11 @@ def killed(module: str, owner: str, name: str, at: int, after: bool, *arguments:
     "points",
     [
         # in the warm-up after a whole checkpoint; then between the file and its rename
-        [("darts_lite.search", ".SearchTask", "step", 5, True), ("os", "", "replace", 3, False)],
+        [("darts_lite.nas.task", ".SearchTask", "step", 5, True), ("os", "", "replace", 3, False)],
         # amid the joint phase; then, all steps done, before g.json
         [
-            ("darts_lite.search", ".SearchTask", "step", 17, False),
-            ("darts_lite.space", ".Genotype", "save", 1, False),
+            ("darts_lite.nas.task", ".SearchTask", "step", 17, False),
+            ("darts_lite.architecture.space", ".Genotype", "save", 1, False),
         ],
     ],
     ids=["early", "late"],
@@ -255,7 +255,7 @@ def _logits(out: Path) -> dict[str, bytes]:
 def test_an_interrupt_exits_with_its_signal_and_derive_resumes(
     searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from darts_lite.train import TrainTask
+    from darts_lite.training.task import TrainTask
 
     arguments = [
         "derive",
@@ -304,7 +304,7 @@ def test_a_warm_start_says_what_it_takes_and_is_remembered(searched: Path, tmp_p
     said = next(one for one in whole.stdout.splitlines() if "the earlier search's" in one)
     assert ("warm_saved_seconds" in rows[-1]) == ("reached the earlier" in said)
 
-    killed("darts_lite.search", ".SearchTask", "step", 3, True,
+    killed("darts_lite.nas.task", ".SearchTask", "step", 3, True,
            *start, "--out", out, "--checkpoint-seconds", 0)  # fmt: skip
     shutil.rmtree(earlier)
     resume = ["search", "--resume", "--out", out]
@@ -435,7 +435,8 @@ def test_a_missing_genotype_and_a_foreign_checkpoint(searched: Path, tmp_path: P
 
 def test_help_needs_no_torch() -> None:
     code = (
-        "import sys; from darts_lite.cli import main; main(['--help'], standalone_mode=False); "
+        "import sys; from darts_lite.commands.cli import main; "
+        "main(['--help'], standalone_mode=False); "
         "assert not {'torch', 'sklearn', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
@@ -482,9 +483,9 @@ def test_an_augmentation_is_learned_and_replayed(tmp_path: Path, augment: str) -
 
 def test_choices_are_those_of_the_library() -> None:
     """The command line does not import them, lest `--help` wait for torch."""
-    from darts_lite.joint import OPTIMIZERS
-    from darts_lite.tune.bench import FIDELITIES
-    from darts_lite.tune.setup import METHODS
+    from darts_lite.hpo.evaluator import FIDELITIES
+    from darts_lite.hpo.setup import METHODS
+    from darts_lite.training.problem import OPTIMIZERS
 
     known = {"method": METHODS, "fidelity": FIDELITIES, "optimizer": tuple(OPTIMIZERS)}
     params = [*main.commands["tune"].params, *main.commands["search"].params]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from darts_lite.augment.colour import COLOUR, GREY, gains, recolour
+from darts_lite.augment.operations.color import COLOUR, GREY, gains, recolour
 
 CHANNELS = (1, 3)
 VALUES = ((0.35, 0.61, 0.52), (-0.43, -0.21, -0.77))

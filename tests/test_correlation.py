@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from darts_lite.errors import UserError
-from darts_lite.tune.correlation import Correlation, compare, table
+from darts_lite.hpo.correlation import Correlation, compare, table
 
 LOW, MIDDLE, FULL = 1 / 9, 1 / 3, 1.0
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from darts_lite.augment.cutout import coverage, cutout
+from darts_lite.augment.operations.cutout import coverage, cutout
 
 CHANNELS = (1, 3)
 # (side, x, y): inside, within one pixel, clipped at a corner, over an edge, over everything

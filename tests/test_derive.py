@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from darts_lite import derive
-from darts_lite.derive import discretise, random_genotypes, uniform_random
+from darts_lite.architecture.network import CostTable, network_cost
+from darts_lite.architecture.relaxation import Weights, logit_shapes, option_scores, relax
+from darts_lite.architecture.space import Genotype, SearchSpace, blocks, cells
 from darts_lite.errors import UserError
-from darts_lite.network import CostTable, network_cost
-from darts_lite.relaxation import Weights, logit_shapes, option_scores, relax
-from darts_lite.space import Genotype, SearchSpace, blocks, cells
+from darts_lite.nas import select as derive
+from darts_lite.nas.select import discretise, random_genotypes, uniform_random
 
 IMAGE, CLASSES = (1, 8, 8), 10
 

@@ -12,12 +12,12 @@ from unittest.mock import patch
 import pytest
 from studies import SMALL, call, refuse, work_within
 
-from darts_lite import report
-from darts_lite.space import Genotype
-from darts_lite.tune import gradient
-from darts_lite.tune.earlier import saved
-from darts_lite.tune.space import values_of
-from darts_lite.tune.study import Study
+from darts_lite.architecture.space import Genotype
+from darts_lite.hpo.methods import gradient
+from darts_lite.hpo.space import values_of
+from darts_lite.hpo.storage import Study
+from darts_lite.hpo.warm_start import saved
+from darts_lite.reporting import comparison as report
 
 TRIALS = 4
 
@@ -119,7 +119,7 @@ def test_otherwise_the_best_are_trained_anew(
 def test_only_the_best_few_are_trained_first(
     earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("darts_lite.tune.earlier.TAKEN", 2)
+    monkeypatch.setattr("darts_lite.hpo.warm_start.TAKEN", 2)
     out = tmp_path / "out"
     output = tune(out, "tpe", "--trials", 1, "--warm-start", earlier)
     assert "2 configurations to train first; 4 results to learn from" in output

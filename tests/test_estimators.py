@@ -42,10 +42,10 @@ from darts_lite.hypergradient import (
     Unrolled,
     UnsupportedHyperparameter,
 )
+from darts_lite.hypergradient.derivatives import Derivative, Method
+from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.hypergradient.optimizers import SGD, Adam, OptimizerState
 from darts_lite.hypergradient.problem import Hyper, Loss, Params, dot
-from darts_lite.hypergradient.products import Derivative, Method
-from darts_lite.hyperparameters import Kind
-from darts_lite.optimizers import SGD, Adam, OptimizerState
 
 METHODS: tuple[Method, ...] = ("double_backward", "jvp", "finite_difference", "one_sided")
 EXACT = OneStep("double_backward", second_order=True)

@@ -8,8 +8,8 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from darts_lite.augment import filters
-from darts_lite.augment.filters import RADIUS, gaussian_blur, sharpness
+from darts_lite.augment.operations import filters
+from darts_lite.augment.operations.filters import RADIUS, gaussian_blur, sharpness
 
 OPERATIONS = {"sharpness": sharpness, "gaussian_blur": gaussian_blur}
 CHANNELS = (1, 3)

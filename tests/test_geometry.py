@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from darts_lite.augment.geometry import GEOMETRIC, affine, flip_and_shift, warp
+from darts_lite.augment.operations.geometry import GEOMETRIC, affine, flip_and_shift, warp
 
 CHANNELS = (1, 3)
 SIZES = [(16, 16), (9, 14)]  # grid_sample rounds differently where sides are not powers of two

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from darts_lite.network import Network
-from darts_lite.options import DeriveOptions, SearchOptions
-from darts_lite.relaxation import logit_shapes, relax
-from darts_lite.runs import derive, search
-from darts_lite.space import cells
+from darts_lite.architecture.network import Network
+from darts_lite.architecture.relaxation import logit_shapes, relax
+from darts_lite.architecture.space import cells
+from darts_lite.commands.options import DeriveOptions, SearchOptions
+from darts_lite.commands.runs import derive, search
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,17 +11,12 @@ import pytest
 import torch
 from test_tune_methods import AGAIN, record
 
-from darts_lite import checkpoint
-from darts_lite.budget import Budget
+from darts_lite.architecture.network import network_cost
+from darts_lite.architecture.space import Edge, Genotype, Operation
 from darts_lite.data import Dataset, Splits
-from darts_lite.hyperparameters import select
-from darts_lite.joint import OPTIMIZERS
-from darts_lite.network import network_cost
-from darts_lite.search import SearchConfig, SearchTask
-from darts_lite.space import Edge, Genotype, Operation
-from darts_lite.tune import gradient
-from darts_lite.tune.bench import Bench
-from darts_lite.tune.gradient import (
+from darts_lite.hpo.evaluator import Bench
+from darts_lite.hpo.methods import gradient
+from darts_lite.hpo.methods.gradient import (
     BEGIN,
     CHANGES,
     SHARE,
@@ -30,8 +25,13 @@ from darts_lite.tune.gradient import (
     Gradient,
     search_round,
 )
-from darts_lite.tune.job import Job, Record
-from darts_lite.warm import Warm, prior, starts
+from darts_lite.hpo.records import Job, Record
+from darts_lite.hypergradient.hyperparameters import select
+from darts_lite.nas.task import SearchConfig, SearchTask
+from darts_lite.nas.warm_start import Warm, prior, starts
+from darts_lite.training import checkpoint
+from darts_lite.training.budget import Budget
+from darts_lite.training.problem import OPTIMIZERS
 
 HOUR = 3600.0
 

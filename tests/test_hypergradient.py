@@ -63,9 +63,9 @@ from darts_lite.hypergradient import (
     UnsupportedHyperparameter,
     check_supported,
 )
+from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.hypergradient.optimizers import SGD, Adam, Optimizer, OptimizerState
 from darts_lite.hypergradient.problem import Hyper, Loss, Params
-from darts_lite.hyperparameters import Kind
-from darts_lite.optimizers import SGD, Adam, Optimizer, OptimizerState
 
 KINDS: tuple[Kind, ...] = ("architecture", "loss", "optimizer")
 

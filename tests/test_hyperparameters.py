@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from darts_lite.hyperparameters import (
+from darts_lite.hypergradient.hyperparameters import (
     LARGEST,
     Bijection,
     HyperParameters,

@@ -48,9 +48,9 @@ from darts_lite.hypergradient import (
     Unrolled,
     UnsupportedHyperparameter,
 )
+from darts_lite.hypergradient.derivatives import Method
+from darts_lite.hypergradient.optimizers import SGD, Adam
 from darts_lite.hypergradient.problem import Hyper, Loss, Params
-from darts_lite.hypergradient.products import Method
-from darts_lite.optimizers import SGD, Adam
 
 METHODS: tuple[Method, ...] = ("double_backward", "jvp", "finite_difference", "one_sided")
 every_method = pytest.mark.parametrize("method", METHODS)

@@ -31,8 +31,8 @@ from darts_lite.hypergradient import (
     Unrolled,
     UnsupportedHyperparameter,
 )
+from darts_lite.hypergradient.hyperparameters import HyperSpec, Interval, Log, LogInterval
 from darts_lite.hypergradient.torch_optimizers import UnsupportedOptimizer
-from darts_lite.hyperparameters import HyperSpec, Interval, Log, LogInterval
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* learns the lr greedily",

@@ -15,8 +15,8 @@ from darts_lite.hypergradient import (
     PerKind,
     Unrolled,
 )
-from darts_lite.hyperparameters import Kind
-from darts_lite.learning import ANNEALED, CHOICES, DEFAULT, KINDS, plan
+from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.training.hyper_learner import ANNEALED, CHOICES, DEFAULT, KINDS, plan
 
 VARIABLES: dict[str, Kind] = {
     "alpha.cell": "architecture",

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from darts_lite.augment import lookup as lk
+from darts_lite.augment.operations import lookup as lk
 
 OPERATIONS = {
     "invert": lk.invert,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from darts_lite import checkpoint, loop
-from darts_lite.budget import Budget
 from darts_lite.errors import Interrupted, UserError
-from darts_lite.record import Recorder
+from darts_lite.reporting.recorder import Recorder
+from darts_lite.training import checkpoint, loop
+from darts_lite.training.budget import Budget
 
 
 class Counter:

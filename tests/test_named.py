@@ -25,7 +25,7 @@ from darts_lite.augment import (
     load,
     to_json,
 )
-from darts_lite.augment.stage import NAMES
+from darts_lite.augment.fused import NAMES
 from darts_lite.errors import UserError
 
 DATA: dict[str, Any] = {"channels": 3, "flips": False, "crop": 2}  # what the data decide

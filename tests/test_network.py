@@ -13,11 +13,19 @@ import torch.nn.functional as F
 from spaces import MacCounter, one_hot, random_logits, random_member
 from torch import Tensor, nn
 
-from darts_lite.functional import DECAYED, FlatNetwork
-from darts_lite.network import CostTable, Network, calibrate, network_cost
-from darts_lite.operations import BatchNorm, Cost
-from darts_lite.relaxation import CellWeights, Weights, relax
-from darts_lite.space import OPERATIONS, Cell, Edge, Operation, SearchSpace, blocks, cells
+from darts_lite.architecture.flat_network import DECAYED, FlatNetwork
+from darts_lite.architecture.network import CostTable, Network, calibrate, network_cost
+from darts_lite.architecture.operations import BatchNorm, Cost
+from darts_lite.architecture.relaxation import CellWeights, Weights, relax
+from darts_lite.architecture.space import (
+    OPERATIONS,
+    Cell,
+    Edge,
+    Operation,
+    SearchSpace,
+    blocks,
+    cells,
+)
 
 IMAGE = (3, 9, 7)
 CLASSES = 5

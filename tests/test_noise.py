@@ -5,8 +5,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from darts_lite.augment import noise
-from darts_lite.augment.noise import BANK, gaussian_noise
+from darts_lite.augment.operations import noise
+from darts_lite.augment.operations.noise import BANK, gaussian_noise
 
 CHANNELS = (1, 3)
 DTYPES = (torch.float32, torch.float64)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from spaces import MacCounter
 from torch import Tensor, nn
 
-from darts_lite.operations import (
+from darts_lite.architecture.operations import (
     CLASSES,
     BatchNorm,
     Bottleneck,
@@ -22,7 +22,7 @@ from darts_lite.operations import (
     has_residual,
     option_cost,
 )
-from darts_lite.space import OPERATIONS, Operation
+from darts_lite.architecture.space import OPERATIONS, Operation
 
 TABLE = {  # three kernels, so that a middle one exists
     "conv": Operation("conv", {"kernel": (1, 3, 5)}),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from darts_lite.optimizers import SGD, Adam, Optimizer, OptimizerState, per_tensor
+from darts_lite.hypergradient.optimizers import SGD, Adam, Optimizer, OptimizerState, per_tensor
 
 DECAY = (0.03, 0.0)  # of the two tensors of every problem here: the second is spared
 

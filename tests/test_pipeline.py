@@ -21,15 +21,15 @@ from darts_lite.augment import (
     Scheduled,
     TrivialAugment,
 )
-from darts_lite.augment.learned import SHARED
+from darts_lite.augment.fused import NAMES, select
 from darts_lite.augment.mixing import KINDS, mixed_cross_entropy
-from darts_lite.augment.policy import Turned
-from darts_lite.augment.stage import NAMES, select
+from darts_lite.augment.policies.learned import SHARED
+from darts_lite.augment.policies.policy import Turned
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import Bilevel, InnerState, OneStep
+from darts_lite.hypergradient.derivatives import Method
+from darts_lite.hypergradient.optimizers import SGD
 from darts_lite.hypergradient.problem import Hyper, Loss, Params
-from darts_lite.hypergradient.products import Method
-from darts_lite.optimizers import SGD
 
 SIZE = (6, 5)
 CLASSES = 3

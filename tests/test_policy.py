@@ -24,13 +24,13 @@ from darts_lite.augment import (
     TrivialAugment,
     operate,
 )
-from darts_lite.augment.fixed import TORCHVISION
-from darts_lite.augment.geometry import flip_and_shift
-from darts_lite.augment.learned import REACH, SHARED
-from darts_lite.augment.policy import Strength, _moved, check
-from darts_lite.augment.stage import NAMES, Places, Selection, chained, select, stage
+from darts_lite.augment.fused import NAMES, Places, Selection, chained, select, stage
+from darts_lite.augment.operations.geometry import flip_and_shift
+from darts_lite.augment.policies.fixed import TORCHVISION
+from darts_lite.augment.policies.learned import REACH, SHARED
+from darts_lite.augment.policies.policy import Strength, _moved, check
 from darts_lite.errors import UserError
-from darts_lite.schedule import Schedule
+from darts_lite.schedules import Schedule
 
 CHANNELS = (1, 3)
 SIZE = (9, 8)

@@ -14,16 +14,16 @@ import pytest
 import torch
 from test_tune_methods import AGAIN, Play, record
 
+from darts_lite.architecture.network import network_cost
+from darts_lite.architecture.space import Genotype, blocks
 from darts_lite.augment import Augmentation, Learned, Scheduled
 from darts_lite.data import Dataset, Splits
-from darts_lite.derive import uniform_random
-from darts_lite.network import network_cost
-from darts_lite.schedule import Schedule, interpolate
-from darts_lite.space import Genotype, blocks
-from darts_lite.train import TrainConfig, TrainTask
-from darts_lite.tune.job import Job, Record
-from darts_lite.tune.population import Population, explorable, lineage
-from darts_lite.tune.space import ConfigurationSpace, Known, Random, Values
+from darts_lite.hpo.methods.population import Population, explorable, lineage
+from darts_lite.hpo.records import Job, Record
+from darts_lite.hpo.space import ConfigurationSpace, Known, Random, Values
+from darts_lite.nas.select import uniform_random
+from darts_lite.schedules import Schedule, interpolate
+from darts_lite.training.task import TrainConfig, TrainTask
 
 SPACE = ConfigurationSpace(
     architecture=blocks(4, 2),

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from darts_lite import pictures, preview
 from darts_lite.augment import (
     OPERATIONS,
     Augmentation,
@@ -21,7 +20,9 @@ from darts_lite.augment import (
     TrivialAugment,
     operate,
 )
-from darts_lite.augment.policy import Strength
+from darts_lite.augment.policies.policy import Strength
+from darts_lite.reporting import augmentation as preview
+from darts_lite.reporting import pictures
 
 KNOTS = {
     "magnitude.rotate": ((0.0, 0.2), (1.0, 0.8)),

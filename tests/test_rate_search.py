@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from darts_lite.data import Dataset, Splits
 from darts_lite.hypergradient import Learner, OneStep, RateSearch, Unrolled
+from darts_lite.hypergradient.hyperparameters import HyperParameters, HyperSpec, LogInterval
 from darts_lite.hypergradient.problem import Hyper
-from darts_lite.hyperparameters import HyperParameters, HyperSpec, LogInterval
-from darts_lite.schedule import cosine
+from darts_lite.schedules import cosine
 
 WIDE = LogInterval(1e-6, 1e2)
 

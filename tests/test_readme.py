@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from darts_lite.cli import main
+from darts_lite.commands.cli import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from darts_lite.architecture.network import network_cost
+from darts_lite.architecture.space import Genotype, blocks
 from darts_lite.data import Dataset, Splits
-from darts_lite.derive import uniform_random
 from darts_lite.errors import UserError
-from darts_lite.joint import USUAL
-from darts_lite.network import network_cost
-from darts_lite.optimizers import SGD, Adam
-from darts_lite.recipe import Recipe
-from darts_lite.schedule import cosine
-from darts_lite.space import Genotype, blocks
-from darts_lite.train import DEFAULTS, TrainConfig, TrainTask
+from darts_lite.hypergradient.optimizers import SGD, Adam
+from darts_lite.nas.select import uniform_random
+from darts_lite.schedules import cosine
+from darts_lite.training.problem import USUAL
+from darts_lite.training.recipe import Recipe
+from darts_lite.training.task import DEFAULTS, TrainConfig, TrainTask
 
 CPU = torch.device("cpu")
 RATE, DECAY = 0.01, 0.1

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from darts_lite import pictures
-from darts_lite.pictures import drawing
-from darts_lite.record import Recorder
-from darts_lite.space import OPERATIONS, Cell, Edge, SearchSpace, blocks, cells
+from darts_lite.architecture.space import OPERATIONS, Cell, Edge, SearchSpace, blocks, cells
+from darts_lite.reporting import pictures
+from darts_lite.reporting.pictures import drawing
+from darts_lite.reporting.recorder import Recorder
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -190,7 +190,7 @@ def test_parameter_plots() -> None:
 
 def test_pyplot_is_never_imported() -> None:
     program = (
-        "import sys, darts_lite.record, darts_lite.pictures as p\n"
+        "import sys, darts_lite.reporting.recorder, darts_lite.reporting.pictures as p\n"
         "p.heat_map(['a'], ['b'], [[0.5]], 't')\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )

@@ -10,7 +10,7 @@ import torch
 from spaces import one_hot, random_logits, random_member
 from torch import Tensor
 
-from darts_lite.relaxation import (
+from darts_lite.architecture.relaxation import (
     Weights,
     beta_decay,
     entropy,
@@ -18,7 +18,15 @@ from darts_lite.relaxation import (
     option_probabilities,
     relax,
 )
-from darts_lite.space import OPERATIONS, Cell, Edge, Operation, SearchSpace, blocks, cells
+from darts_lite.architecture.space import (
+    OPERATIONS,
+    Cell,
+    Edge,
+    Operation,
+    SearchSpace,
+    blocks,
+    cells,
+)
 
 
 def dense(nodes: int, keep: int) -> SearchSpace:

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from darts_lite import pictures, report
+from darts_lite.architecture.space import Edge, Genotype, Operation, SearchSpace, blocks
 from darts_lite.errors import UserError
-from darts_lite.pictures import Point, Step
-from darts_lite.pictures import studies as drawn
-from darts_lite.report import Measurement, Settings, Study, Trial
-from darts_lite.space import Edge, Genotype, Operation, SearchSpace, blocks
+from darts_lite.reporting import comparison as report
+from darts_lite.reporting import pictures
+from darts_lite.reporting.comparison import Measurement, Settings, Study, Trial
+from darts_lite.reporting.pictures import Point, Step
+from darts_lite.reporting.pictures import studies as drawn
 
 CAP = 1000
 SETTINGS = {

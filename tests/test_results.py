@@ -12,18 +12,19 @@ import pytest
 import torch
 from test_tune_methods import AGAIN, FOR_GOOD, NINTH, THIRD, record
 
-from darts_lite import report, runs
+from darts_lite.architecture.space import Genotype, blocks
 from darts_lite.augment import Scheduled, TrivialAugment, load
-from darts_lite.augment.fixed import RandAugment
+from darts_lite.augment.policies.fixed import RandAugment
+from darts_lite.commands import runs
 from darts_lite.data import Dataset, Images, Splits
-from darts_lite.joint import augmentation_for
-from darts_lite.space import Genotype, blocks
-from darts_lite.train import TrainConfig, TrainTask
-from darts_lite.tune.bench import Bench
-from darts_lite.tune.job import Job, Measurement, Record
-from darts_lite.tune.population import lineage
-from darts_lite.tune.results import best, pareto, write_best, write_trials
-from darts_lite.tune.space import POLICIES, ConfigurationSpace, Random, Value
+from darts_lite.hpo.evaluator import Bench
+from darts_lite.hpo.methods.population import lineage
+from darts_lite.hpo.records import Job, Measurement, Record
+from darts_lite.hpo.results import best, pareto, write_best, write_trials
+from darts_lite.hpo.space import POLICIES, ConfigurationSpace, Random, Value
+from darts_lite.reporting import comparison as report
+from darts_lite.training.problem import augmentation_for
+from darts_lite.training.task import TrainConfig, TrainTask
 
 CAP = 100
 

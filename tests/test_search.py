@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from darts_lite import loop
-from darts_lite.augment.learned import OFTEN
+from darts_lite.architecture.space import Genotype, cells
+from darts_lite.augment.policies.learned import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
-from darts_lite.joint import OPTIMIZERS
-from darts_lite.learning import CHOICES
-from darts_lite.record import Recorder
-from darts_lite.schedule import cosine
-from darts_lite.search import WARM_UP, SearchConfig, SearchTask, default_channels
-from darts_lite.space import Genotype, cells
-from darts_lite.train import TrainConfig, TrainTask
+from darts_lite.nas.task import WARM_UP, SearchConfig, SearchTask, default_channels
+from darts_lite.reporting.recorder import Recorder
+from darts_lite.schedules import cosine
+from darts_lite.training import loop
+from darts_lite.training.hyper_learner import CHOICES
+from darts_lite.training.problem import OPTIMIZERS
+from darts_lite.training.task import TrainConfig, TrainTask
 
 CPU = torch.device("cpu")
 
@@ -241,8 +241,8 @@ def test_the_schedule_warms_up_and_falls_to_zero() -> None:
 def test_the_default_width_is_the_widest_that_fits_on_average() -> None:
     def average(channels: int) -> float:
         search_space = cells(channels)
-        from darts_lite.network import CostTable
-        from darts_lite.relaxation import logit_shapes, relax
+        from darts_lite.architecture.network import CostTable
+        from darts_lite.architecture.relaxation import logit_shapes, relax
 
         zeros = {n: torch.zeros(s) for n, s in logit_shapes(search_space).items()}
         table = CostTable(search_space, (1, 8, 8), 10)
@@ -253,7 +253,7 @@ def test_the_default_width_is_the_widest_that_fits_on_average() -> None:
 
 
 def test_a_loss_of_nan_stops_with_advice(digits: tuple[Dataset, Splits], tmp_path: Path) -> None:
-    from darts_lite.budget import Budget
+    from darts_lite.training.budget import Budget
 
     search = task(digits)
     search.inner.params[0].fill_(float("nan"))

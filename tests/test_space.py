@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from spaces import random_member
 
-from darts_lite.errors import UserError
-from darts_lite.space import (
+from darts_lite.architecture.space import (
     OPERATIONS,
     PRESETS,
     Cell,
@@ -21,6 +20,7 @@ from darts_lite.space import (
     cells,
     write_json,
 )
+from darts_lite.errors import UserError
 
 
 def genotype(preset: str = "cells", seed: int = 0, **changes: Any) -> Genotype:

@@ -16,11 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision.transforms.v2 import functional as tv
 
-from darts_lite.augment import OPERATIONS, filters, lookup, noise, operate
-from darts_lite.augment.colour import COLOUR, gains, recolour
-from darts_lite.augment.cutout import cutout
-from darts_lite.augment.geometry import GEOMETRIC, affine, flip_and_shift, warp
-from darts_lite.augment.stage import (
+from darts_lite.augment import OPERATIONS, operate
+from darts_lite.augment.fused import (
     COLUMNS,
     FAMILIES,
     LOOKUPS,
@@ -31,6 +28,10 @@ from darts_lite.augment.stage import (
     select,
     stage,
 )
+from darts_lite.augment.operations import filters, lookup, noise
+from darts_lite.augment.operations.color import COLOUR, gains, recolour
+from darts_lite.augment.operations.cutout import cutout
+from darts_lite.augment.operations.geometry import GEOMETRIC, affine, flip_and_shift, warp
 from darts_lite.errors import UserError
 
 CHANNELS = (1, 3)

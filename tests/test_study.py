@@ -23,11 +23,11 @@ import pytest
 from studies import Toy, at_most
 
 from darts_lite.errors import UserError
-from darts_lite.tune import study as module
-from darts_lite.tune.job import Job, Measurement, Record
-from darts_lite.tune.methods import Sampled, rungs
-from darts_lite.tune.presence import covered, worker_name
-from darts_lite.tune.study import NAME, STALE, Study, Trial
+from darts_lite.hpo import storage as module
+from darts_lite.hpo.liveness import covered, worker_name
+from darts_lite.hpo.methods.sampled import Sampled, rungs
+from darts_lite.hpo.records import Job, Measurement, Record
+from darts_lite.hpo.storage import NAME, STALE, Study, Trial
 
 DATABASE = os.environ.get("DARTS_LITE_DATABASE")
 if DATABASE:  # its driver complains of connections that are still open when a study is forgotten

@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from darts_lite.architecture.network import network_cost
+from darts_lite.architecture.space import Genotype, blocks
 from darts_lite.augment import RandAugment
-from darts_lite.augment.learned import OFTEN
+from darts_lite.augment.policies.learned import OFTEN
 from darts_lite.data import Dataset, Splits
-from darts_lite.derive import uniform_random
 from darts_lite.errors import UserError
-from darts_lite.evaluation import evaluate
-from darts_lite.learning import DEFAULT
-from darts_lite.network import network_cost
-from darts_lite.record import Recorder
-from darts_lite.schedule import cosine, interpolate
-from darts_lite.space import Genotype, blocks
-from darts_lite.train import DEFAULTS, ONLINE_EVERY, TrainConfig, TrainTask
+from darts_lite.nas.select import uniform_random
+from darts_lite.reporting.recorder import Recorder
+from darts_lite.schedules import cosine, interpolate
+from darts_lite.training.hyper_learner import DEFAULT
+from darts_lite.training.metrics import evaluate
+from darts_lite.training.task import DEFAULTS, ONLINE_EVERY, TrainConfig, TrainTask
 
 CPU = torch.device("cpu")
 

@@ -25,16 +25,18 @@ from PIL import Image
 from spaces import random_member
 from studies import ENVIRONMENT, ROOT, SMALL, at_most, call, refuse, small, work_within
 
-from darts_lite import report
+from darts_lite.architecture.space import Genotype, blocks
 from darts_lite.augment import named as augment
-from darts_lite.augment.learned import Scheduled
-from darts_lite.space import Genotype, blocks
-from darts_lite.train import TrainTask
-from darts_lite.tune import correlation, gradient, launch, setup
-from darts_lite.tune.job import Record
-from darts_lite.tune.population import lineage
-from darts_lite.tune.study import Study
-from darts_lite.tune.worker import Worker
+from darts_lite.augment.policies.learned import Scheduled
+from darts_lite.hpo import correlation, setup
+from darts_lite.hpo import launcher as launch
+from darts_lite.hpo.methods import gradient
+from darts_lite.hpo.methods.population import lineage
+from darts_lite.hpo.records import Record
+from darts_lite.hpo.storage import Study
+from darts_lite.hpo.worker import Worker
+from darts_lite.reporting import comparison as report
+from darts_lite.training.task import TrainTask
 
 METHODS = {"random": 2, "tpe": 2, "bohb": 2, "asha": 4, "pbt": 4, "pba": 4, "gradient": 2}
 KEPT = ("random", "tpe", "asha", "gradient")  # know two objectives
@@ -605,7 +607,7 @@ def test_a_storage_that_goes_away_is_one_line(
         patch.setattr(Worker, "do", lambda self, trial: gone())
         line = refuse(*command)
     assert "the server has gone" in line and "--resume" in line
-    monkeypatch.setattr("darts_lite.tune.study.STALE", 0.0)  # this process is alive still
+    monkeypatch.setattr("darts_lite.hpo.storage.STALE", 0.0)  # this process is alive still
     assert call(*command, "--resume").exit_code == 0
     assert len(finished(Study(out / "study.journal").records())) == 2
 

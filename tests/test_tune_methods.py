@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darts_lite.tune.job import Job, Measurement, Method, Record
-from darts_lite.tune.methods import Asha, Sampled, rungs
-from darts_lite.tune.pareto import front, ranked
-from darts_lite.tune.space import Values
+from darts_lite.hpo.methods.sampled import Asha, Sampled, rungs
+from darts_lite.hpo.pareto import front, ranked
+from darts_lite.hpo.records import Job, Measurement, Method, Record
+from darts_lite.hpo.space import Values
 
 THIRD, NINTH = 1 / 3, 1 / 3 / 3
 AGAIN = ("lost", "stopped", "infeasible")  # states after which a job is done by another trial

@@ -17,18 +17,13 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from torch.overrides import TorchFunctionMode
 
+from darts_lite.architecture.network import Network, network_cost
+from darts_lite.architecture.space import Genotype, SearchSpace, blocks, cells
 from darts_lite.augment import Augmentation, Learned
 from darts_lite.data import Dataset, Images, Splits
-from darts_lite.derive import uniform_random
 from darts_lite.errors import UserError
-from darts_lite.joint import augmentation_for
-from darts_lite.network import Network, network_cost
-from darts_lite.optimizers import SGD, Adam
-from darts_lite.recipe import Recipe
-from darts_lite.space import Genotype, SearchSpace, blocks, cells
-from darts_lite.train import TrainConfig, TrainTask
-from darts_lite.tune.bench import Bench
-from darts_lite.tune.space import (
+from darts_lite.hpo.evaluator import Bench
+from darts_lite.hpo.space import (
     LIMITS,
     POLICIES,
     AugmentationSpace,
@@ -40,6 +35,11 @@ from darts_lite.tune.space import (
     Value,
     values_of,
 )
+from darts_lite.hypergradient.optimizers import SGD, Adam
+from darts_lite.nas.select import uniform_random
+from darts_lite.training.problem import augmentation_for
+from darts_lite.training.recipe import Recipe
+from darts_lite.training.task import TrainConfig, TrainTask
 
 LEARNABLE = Augmentation(Learned(channels=1, crop=1))
 PRESETS: dict[str, SearchSpace] = {"cells": cells(4, 4), "blocks": blocks(6, 3)}

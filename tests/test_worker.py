@@ -14,17 +14,17 @@ import pytest
 import torch
 from studies import at_most, on, small, states
 
-from darts_lite import checkpoint
+from darts_lite.architecture.space import Genotype
 from darts_lite.errors import Interrupted, UserError
-from darts_lite.space import Genotype
-from darts_lite.train import TrainTask
-from darts_lite.tune import worker as module
-from darts_lite.tune.bench import Bench
-from darts_lite.tune.job import Job, Record
-from darts_lite.tune.methods import Sampled, rungs
-from darts_lite.tune.presence import worker_name
-from darts_lite.tune.study import Study
-from darts_lite.tune.worker import Worker, orphans_stop
+from darts_lite.hpo import worker as module
+from darts_lite.hpo.evaluator import Bench
+from darts_lite.hpo.liveness import worker_name
+from darts_lite.hpo.methods.sampled import Sampled, rungs
+from darts_lite.hpo.records import Job, Record
+from darts_lite.hpo.storage import Study
+from darts_lite.hpo.worker import Worker, orphans_stop
+from darts_lite.training import checkpoint
+from darts_lite.training.task import TrainTask
 
 HUGE = 1e30  # a learning rate under which nothing stays finite
 

@@ -1,12 +1,12 @@
 """Differentiable augmentation of images, in batch, on their device."""
 
-from darts_lite.augment.fixed import AutoAugment, RandAugment, TrivialAugment
-from darts_lite.augment.learned import CLASSIC, Learned, Scheduled
+from darts_lite.augment.fused import OPERATIONS, operate
 from darts_lite.augment.mixing import Mixing
-from darts_lite.augment.named import POLICIES, augmentation, load, to_json
 from darts_lite.augment.pipeline import Augmentation, Augmented, Choices
-from darts_lite.augment.policy import Draws, Nothing, Policy
-from darts_lite.augment.stage import OPERATIONS, operate
+from darts_lite.augment.policies.fixed import AutoAugment, RandAugment, TrivialAugment
+from darts_lite.augment.policies.learned import CLASSIC, Learned, Scheduled
+from darts_lite.augment.policies.policy import Draws, Nothing, Policy
+from darts_lite.augment.registry import POLICIES, augmentation, load, to_json
 
 __all__ = [
     "CLASSIC",

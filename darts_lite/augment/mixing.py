@@ -31,9 +31,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from darts_lite.augment.cutout import coverage
-from darts_lite.augment.geometry import Size
-from darts_lite.augment.policy import STRICT
+from darts_lite.augment.operations.cutout import coverage
+from darts_lite.augment.operations.geometry import Size
+from darts_lite.augment.policies.policy import STRICT
 from darts_lite.errors import UserError
 
 KINDS = ("cutmix", "mixup")

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from darts_lite.augment.geometry import Size
 from darts_lite.augment.mixing import MixDraws, Mixing, mixed_cross_entropy
-from darts_lite.augment.policy import Draws, Policy, Values
+from darts_lite.augment.operations.geometry import Size
+from darts_lite.augment.policies.policy import Draws, Policy, Values
 from darts_lite.errors import UserError
-from darts_lite.schedule import Schedule
+from darts_lite.schedules import Schedule
 
 STRENGTH = "mixing.strength"
 

@@ -2,13 +2,15 @@
 
 from darts_lite.hypergradient.caveats import caveats
 from darts_lite.hypergradient.check import check_hypergradient
-from darts_lite.hypergradient.conjugate_gradient import ConjugateGradient
-from darts_lite.hypergradient.forward import Forward
+from darts_lite.hypergradient.estimators.conjugate_gradient import ConjugateGradient
+from darts_lite.hypergradient.estimators.forward import Forward
+from darts_lite.hypergradient.estimators.neumann import Neumann
+from darts_lite.hypergradient.estimators.one_step import OneStep
+from darts_lite.hypergradient.estimators.online import Online
+from darts_lite.hypergradient.estimators.per_kind import PerKind
+from darts_lite.hypergradient.estimators.unrolled import Unrolled
 from darts_lite.hypergradient.learner import Learner
-from darts_lite.hypergradient.neumann import Neumann
-from darts_lite.hypergradient.one_step import OneStep
-from darts_lite.hypergradient.online import Online
-from darts_lite.hypergradient.per_kind import PerKind
+from darts_lite.hypergradient.lr_finder import RateSearch
 from darts_lite.hypergradient.problem import (
     Bilevel,
     Estimator,
@@ -17,8 +19,6 @@ from darts_lite.hypergradient.problem import (
     UnsupportedHyperparameter,
     check_supported,
 )
-from darts_lite.hypergradient.rate_search import RateSearch
-from darts_lite.hypergradient.unrolled import Unrolled
 
 ESTIMATORS = {
     "one_step": OneStep,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from darts_lite.hypergradient.forward import Forward
-from darts_lite.hypergradient.one_step import OneStep
-from darts_lite.hypergradient.online import Online
-from darts_lite.hypergradient.per_kind import PerKind
+from darts_lite.hypergradient.estimators.forward import Forward
+from darts_lite.hypergradient.estimators.one_step import OneStep
+from darts_lite.hypergradient.estimators.online import Online
+from darts_lite.hypergradient.estimators.per_kind import PerKind
 from darts_lite.hypergradient.problem import Estimator
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from darts_lite.hypergradient.hyperparameters import Kind
 from darts_lite.hypergradient.problem import Bilevel, Estimator, Hyper, InnerState, constant
-from darts_lite.hyperparameters import Kind
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def check_hypergradient(
     Arguments: `width`, h in raw values.
 
     >>> from darts_lite.hypergradient import Bilevel, InnerState, OneStep
-    >>> from darts_lite.optimizers import SGD
+    >>> from darts_lite.hypergradient.optimizers import SGD
     >>> w, sgd = (torch.tensor([2.0], dtype=torch.float64),), SGD(0.0)
     >>> lr = {"lr": torch.tensor(0.1, dtype=torch.float64, requires_grad=True)}
     >>> def loss(w, hyper, t=0): return 0.5 * w[0].square().sum(), None

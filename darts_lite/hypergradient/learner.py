@@ -19,7 +19,17 @@ from torch.func import functional_call
 
 from darts_lite.hypergradient.caveats import caveats
 from darts_lite.hypergradient.check import Table, check_hypergradient
-from darts_lite.hypergradient.one_step import OneStep
+from darts_lite.hypergradient.estimators.one_step import OneStep
+from darts_lite.hypergradient.estimators.unrolled import Unrolled
+from darts_lite.hypergradient.hyperparameters import (
+    HyperParameters,
+    HyperSpec,
+    Interval,
+    Kind,
+    LogInterval,
+)
+from darts_lite.hypergradient.lr_finder import RateSearch
+from darts_lite.hypergradient.optimizers import Setting
 from darts_lite.hypergradient.problem import (
     Bilevel,
     Estimator,
@@ -30,11 +40,7 @@ from darts_lite.hypergradient.problem import (
     Params,
     check_supported,
 )
-from darts_lite.hypergradient.rate_search import RateSearch
 from darts_lite.hypergradient.torch_optimizers import SETTINGS, read_state, rule_of, write_state
-from darts_lite.hypergradient.unrolled import Unrolled
-from darts_lite.hyperparameters import HyperParameters, HyperSpec, Interval, Kind, LogInterval
-from darts_lite.optimizers import Setting
 
 Batch = Any
 TrainingLoss = Callable[[Callable[..., Any], Batch, Mapping[str, Tensor]], Tensor]

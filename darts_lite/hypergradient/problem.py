@@ -16,8 +16,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from darts_lite.hyperparameters import Kind
-from darts_lite.optimizers import Optimizer, OptimizerState, Setting
+from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.hypergradient.optimizers import Optimizer, OptimizerState, Setting
 
 Params = tuple[Tensor, ...]
 Hyper = Mapping[str, Tensor]

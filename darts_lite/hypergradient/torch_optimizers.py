@@ -18,8 +18,15 @@ import higher
 import torch
 from torch import Tensor
 
+from darts_lite.hypergradient.optimizers import (
+    SGD,
+    Adam,
+    Optimizer,
+    OptimizerState,
+    Setting,
+    per_tensor,
+)
 from darts_lite.hypergradient.problem import Params
-from darts_lite.optimizers import SGD, Adam, Optimizer, OptimizerState, Setting, per_tensor
 
 SETTINGS = {  # by the name of a variable: where it lies in a parameter group
     "lr": ("lr", None),

@@ -1,0 +1,1 @@
+"""What a network can be: spaces, genotypes, operations, networks, costs. No data, no training."""

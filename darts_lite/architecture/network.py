@@ -1,0 +1,350 @@
+"""One network for supernet and discrete network: cells of mixed edges over a space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from darts_lite.architecture.operations import (
+    CLASSES,
+    BatchNorm,
+    Cost,
+    count,
+    has_residual,
+    option_cost,
+)
+from darts_lite.architecture.relaxation import EdgeWeights, Weights, option_probabilities
+from darts_lite.architecture.space import Cell, Operation, SearchSpace
+
+
+class MixedOp(nn.Module):
+    """An edge: the weighted sum of its operations, sum_o p_o (x + o(silu(x))).
+
+    Where shapes allow, every operation carries a residual connection, so they share one,
+    x + sum_o p_o o(silu(x)), and `skip` adds nothing to it. Because no candidate alone brings the
+    gradient a short way, skip has no unfair lead (the argument of DARTS-, Chu et al. 2021).
+    """
+
+    def __init__(
+        self, operations: tuple[Operation, ...], in_channels: int, out_channels: int, stride: int
+    ):
+        super().__init__()
+        self.residual = has_residual(in_channels, out_channels, stride)
+        self.operations = nn.ModuleDict(
+            {
+                o.name: CLASSES[o.name](o, in_channels, out_channels, stride)
+                for o in operations
+                if not (o.name == "skip" and self.residual)
+            }
+        )
+        self.position = {o.name: i for i, o in enumerate(operations)}
+
+    def forward(self, x: Tensor, activated: Tensor, weights: EdgeWeights | None) -> Tensor:
+        out = None
+        if self.residual:
+            out = x if weights is None or weights.edge is None else x * weights.edge
+        for name, operation in self.operations.items():
+            if weights is None:
+                branch = operation(activated, None, None)
+            else:
+                scale = weights.operations[self.position[name]]
+                branch = operation(activated, scale, weights.choices[name])
+            out = branch if out is None else out + branch
+        assert out is not None
+        return out
+
+
+class Project(nn.Module):
+    """1x1 convolution to the width of a cell, with a stride where the resolutions differ.
+
+    The stride is taken before the convolution: one with a stride, in channels_last and of fewer
+    channels than a block of oneDNN, corrupts memory in its backward pass (oneDNN issue 6035).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.norm = BatchNorm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(F.silu(x[:, :, :: self.stride, :: self.stride])))
+
+
+class CellModule(nn.Module):
+    """A cell with weights; see `darts_lite.architecture.space.Cell`."""
+
+    def __init__(self, cell: Cell, in_channels: list[int], strides: list[int], channels: int):
+        super().__init__()
+        self.cell = cell
+        width = channels if cell.inputs == 2 else in_channels[-1]
+        self.project = nn.ModuleList(
+            Project(c, channels, s) for c, s in zip(in_channels, strides) if cell.inputs == 2
+        )
+        self.edges = nn.ModuleList(
+            MixedOp(
+                edge.operations,
+                width if edge.source < cell.inputs else channels,
+                channels,
+                2 if cell.reduction and edge.source < cell.inputs else 1,
+            )
+            for edge in cell.edges
+        )
+
+    def forward(self, inputs: list[Tensor], weights: list[EdgeWeights] | None) -> Tensor:
+        cell = self.cell
+        nodes = inputs[-1:]
+        if cell.inputs == 2:
+            nodes = [project(x) for project, x in zip(self.project, inputs)]
+        sources = {edge.source for edge in cell.edges}
+        activated = {i: F.silu(x) for i, x in enumerate(nodes) if i in sources}
+        for node in range(cell.inputs, cell.inputs + cell.nodes):
+            terms = [
+                self.edges[i](
+                    nodes[cell.edges[i].source],
+                    activated[cell.edges[i].source],
+                    None if weights is None else weights[i],
+                )
+                for i in cell.into(node)
+            ]
+            total = terms[0]
+            for term in terms[1:]:
+                total = total + term
+            nodes.append(total)
+            if node in sources:
+                activated[node] = F.silu(total)
+        return nodes[-1] if cell.nodes == 1 else torch.cat(nodes[cell.inputs :], 1)
+
+
+class _Stage:
+    """Shape bookkeeping of one cell in the stack."""
+
+    def __init__(self, cell: Cell, in_channels: list[int], sizes: list[tuple[int, int]], c: int):
+        self.cell, self.in_channels, self.sizes, self.channels = cell, in_channels, sizes, c
+        self.strides = [1 if size == sizes[-1] else 2 for size in sizes]
+
+    def shape(self, source: int) -> tuple[int, int, tuple[int, int]]:
+        """(input channels, stride, input size) of an edge from `source`."""
+        reduces = self.cell.reduction
+        if source < self.cell.inputs:
+            channels = self.channels if self.cell.inputs == 2 else self.in_channels[-1]
+            return channels, 2 if reduces else 1, self.sizes[-1]
+        return self.channels, 1, _half(self.sizes[-1]) if reduces else self.sizes[-1]
+
+
+def _half(size: tuple[int, int]) -> tuple[int, int]:
+    return (size[0] + 1) // 2, (size[1] + 1) // 2
+
+
+def _stages(space: SearchSpace, size: tuple[int, int]) -> tuple[list[_Stage], int]:
+    """The shapes of every cell in the stack, and the width of the features."""
+    channels = space.channels
+    stem = channels * max(cell.nodes for cell in space.cells)
+    size = _half(size) if space.stem_stride == 2 else size
+    widths, sizes, stages = [stem, stem], [size, size], []
+    for name in space.sequence:
+        cell = space.cell(name)
+        channels = channels * 2 if cell.reduction else channels
+        stages.append(_Stage(cell, widths[-2:], sizes[-2:], channels))
+        widths.append(channels * cell.nodes)
+        sizes.append(_half(sizes[-1]) if cell.reduction else sizes[-1])
+    return stages, widths[-1]
+
+
+class Network(nn.Module):
+    """A stem, the cells of a space, global average pooling and a linear classifier.
+
+    Arguments: the space; `image`, the shape (C, H, W) of an input; the number of classes; a CPU
+    generator from which the parameters are drawn (He et al. 2015). `parameters()` is exactly w;
+    the mixing weights are an argument of `forward`.
+
+    >>> from darts_lite.architecture.space import blocks
+    >>> net = Network(blocks(8, 3), (1, 8, 8), 10, torch.Generator().manual_seed(0))
+    >>> from darts_lite.architecture.relaxation import logit_shapes, relax
+    >>> alpha = {name: torch.zeros(shape) for name, shape in logit_shapes(net.space).items()}
+    >>> net(torch.rand(4, 1, 8, 8), relax(net.space, alpha)).shape
+    torch.Size([4, 10])
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        image: tuple[int, int, int],
+        classes: int,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.space = space
+        self.image = image
+        stages, features = _stages(space, image[1:])
+        stem = stages[0].in_channels[-1]
+        self.stem = nn.Conv2d(image[0], stem, 3, space.stem_stride, 1, bias=False)
+        self.norm = BatchNorm(stem)
+        self.cells = nn.ModuleList(
+            CellModule(s.cell, s.in_channels, s.strides, s.channels) for s in stages
+        )
+        self.classifier = nn.Linear(features, classes)
+        if generator is not None:
+            self._initialise(generator)
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", generator=generator)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01, generator=generator)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, weights: Weights | None = None) -> Tensor:
+        """Logits [B, classes] of images [B, C, H, W] in [0, 1]; discrete: without weights."""
+        rows = None if weights is None else {n: w.edges() for n, w in weights.items()}
+        h = self.norm(self.stem(x - 0.5))
+        states = [h, h]
+        for name, module in zip(self.space.sequence, self.cells):
+            states = [states[-1], module(states, None if rows is None else rows[name])]
+        return self.classifier(F.silu(states[-1]).mean((2, 3)))
+
+    def inherit(self, other: Network) -> None:
+        """Takes the weights of the same architecture's slice of a supernet.
+
+        A smaller kernel is the centre of the larger one, a smaller width its first channels; an
+        entangled operation at one-hot choices computes the same function as this slice.
+        """
+        source = dict(other.named_parameters())
+        edges = {
+            f"cells.{i}.edges.{j}": f"cells.{i}.edges.{_index(whole, edge)}"
+            for i, name in enumerate(self.space.sequence)
+            for whole in [other.space.cell(name)]
+            for j, edge in enumerate(self.space.cell(name).edges)
+        }
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                prefix = ".".join(name.split(".")[:4])
+                larger = source[edges.get(prefix, prefix) + name[len(prefix) :]]
+                parameter.copy_(_slice(larger, parameter.shape))
+
+
+def _index(cell: Cell, edge: object) -> int:
+    pairs = [(e.source, e.target) for e in cell.edges]
+    return pairs.index((edge.source, edge.target))  # type: ignore[attr-defined]
+
+
+def _slice(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """First channels, centre of the kernel."""
+    for dim, size in enumerate(shape):
+        start = (tensor.shape[dim] - size) // 2 if dim >= 2 else 0
+        tensor = tensor.narrow(dim, start, size)
+    return tensor
+
+
+@torch.no_grad()
+def calibrate(
+    network: Network, batches: Iterable[tuple[Tensor, Tensor]], weights: Weights | None = None
+) -> None:
+    """Estimates the running statistics of every BatchNorm as the average over `batches`."""
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    network.train()
+    several = ((x, y) for x, y in batches if len(x) > 1)  # one image may have no variance
+    for i, (x, _) in enumerate(several):
+        for norm in norms:
+            norm.momentum = 1 / (i + 1)
+        network(x, weights)
+    for norm in norms:
+        norm.momentum = 0.0
+
+
+def network_cost(space: SearchSpace, image: tuple[int, int, int], classes: int) -> Cost:
+    """Exact parameters and MACs of a discrete space, counted on the network itself."""
+    assert space.is_discrete
+    with torch.device("meta"):
+        network = Network(space, image, classes)
+        return count(network, torch.empty(1, *image))
+
+
+class CostTable:
+    """The cost of every option of every edge; a network's cost is a constant plus their sum.
+
+    Attributes: `constant`, the cost of stem, projections and classifier; `options[name]`, one
+    [E, options] tensor of parameters and one of MACs per cell, summed over the cell's positions.
+    """
+
+    def __init__(self, space: SearchSpace, image: tuple[int, int, int], classes: int):
+        self.space = space
+        stages, _ = _stages(space, image[1:])
+        sums: dict[str, list[list[Cost]]] = {}
+        for stage in stages:
+            rows = []
+            for edge in stage.cell.edges:
+                channels, stride, size = stage.shape(edge.source)
+                rows.append(
+                    [option_cost(o, channels, stage.channels, stride, size) for o in edge.options]
+                )
+            old = sums.get(stage.cell.name)
+            sums[stage.cell.name] = (
+                rows if old is None else [[a + b for a, b in zip(r, s)] for r, s in zip(old, rows)]
+            )
+        self.costs = sums
+        with torch.device("meta"):
+            network = Network(_any_member(space), image, classes)
+            whole = count(network, torch.empty(1, *image))
+        chosen = [
+            sums[cell.name][cell.edges.index(edge)][-1]
+            for cell in space.cells
+            for edge in _kept(cell)
+        ]
+        self.constant = Cost(
+            whole.parameters - sum(c.parameters for c in chosen),
+            whole.macs - sum(c.macs for c in chosen),
+        )
+        self.options = {
+            name: (
+                torch.tensor([[c.parameters for c in row] for row in rows], dtype=torch.float32),
+                torch.tensor([[c.macs for c in row] for row in rows], dtype=torch.float32),
+            )
+            for name, rows in sums.items()
+        }
+
+    def to(self, device: torch.device) -> CostTable:
+        self.options = {n: (p.to(device), m.to(device)) for n, (p, m) in self.options.items()}
+        return self
+
+    def expected(self, weights: Weights) -> tuple[Tensor, Tensor]:
+        """Differentiable expected parameters and MACs under mixing weights.
+
+        E[cost] = constant + sum_e P(e kept) sum_o p_o cost(e, o): exact, if edges and options are
+        drawn independently.
+        """
+        totals: list[Tensor | int] = list(self.constant)
+        for cell in self.space.cells:
+            p = option_probabilities(cell, weights[cell.name])
+            edge = weights[cell.name].edge
+            if edge is not None:
+                p = p * edge[:, None]
+            for i, table in enumerate(self.options[cell.name]):
+                totals[i] = totals[i] + (p * table).sum()
+        parameters, macs = totals
+        assert isinstance(parameters, Tensor) and isinstance(macs, Tensor)
+        return parameters, macs
+
+
+def _kept(cell: Cell) -> list:
+    nodes = range(cell.inputs, cell.inputs + cell.nodes)
+    return [cell.edges[i] for node in nodes for i in cell.into(node)[: cell.keep]]
+
+
+def _any_member(space: SearchSpace) -> SearchSpace:
+    """Any discrete member of the space: the last option of the first edges of each node."""
+    return replace(
+        space,
+        cells=tuple(
+            replace(
+                cell,
+                edges=tuple(replace(e, operations=(e.options[-1],)) for e in _kept(cell)),
+            )
+            for cell in space.cells
+        ),
+    )

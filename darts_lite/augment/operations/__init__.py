@@ -1,0 +1,1 @@
+"""Differentiable image operations, one family a module."""

@@ -1,0 +1,71 @@
+"""Colour operations, composed into one scaling of chroma, luma contrast and mean luma."""
+
+import torch
+from torch import Tensor
+
+from darts_lite.augment.operations.clamp import clamp
+
+COLOUR = ("brightness", "contrast", "saturation")
+"""The columns of `gains`."""
+
+GREY = (0.299, 0.587, 0.114)
+"""Luma weights of red, green and blue (Rec. 601). They sum to one, so that grey stays grey."""
+
+
+def gains(values: Tensor) -> Tensor:
+    """The factors `[B, 3]` of (chroma, luma contrast, mean luma) for all colour operations.
+
+    With m the operation's value, in the order of `COLOUR`:
+
+    - brightness: multiply every value by 1 + m;
+    - contrast: blend with the mean grey of the image, μ + (1 + m) · (image - μ);
+    - saturation: blend with the grey of each pixel, grey + (1 + m) · (image - grey); only three
+      channels have a chroma, for other images it is the identity.
+
+    Arguments: values `[B, 3]`.
+
+    >>> gains(torch.tensor([[0.5, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.5]]))
+    tensor([[1.5000, 1.5000, 1.5000],
+            [1.5000, 1.5000, 1.0000],
+            [1.5000, 1.0000, 1.0000]])
+    """
+    brightness, contrast, saturation = (1 + values).unbind(1)
+    luma = brightness * contrast
+    return torch.stack((luma * saturation, luma, brightness), 1)
+
+
+def recolour(images: Tensor, gains: Tensor) -> Tensor:
+    """Scale chroma, luma contrast and mean luma, then clamp to [0, 1].
+
+    With g the grey of each pixel and μ its mean over the image,
+
+        image = (image - g) + (g - μ) + μ,      out = a (image - g) + b (g - μ) + c μ,
+
+    so that brightness, contrast and saturation are diagonal, commute, and compose by the product of
+    their gains (a, b, c). The definitions are torchvision's, which truncates 0.299 to 0.2989 and
+    clamps after each operation; this clamps once, at the end. The derivative is the true one: it is
+    zero where the clamp holds, and it runs through μ.
+
+    Arguments: images `[B, C, H, W]`; gains `[B, 3]`. Returns: images `[B, C, H, W]`.
+
+    >>> paler = gains(torch.tensor([[0.0, -0.5, 0.0]]))
+    >>> recolour(torch.tensor([[[[0.25, 0.75]]]]), paler)
+    tensor([[[[0.3750, 0.6250]]]])
+    """
+    chroma, luma, mean = gains.view(-1, 3, 1, 1, 1).unbind(1)
+    grey = _grey(images)
+    offset = (mean - luma) * grey.mean((2, 3), keepdim=True)
+    if grey is images:
+        return clamp(torch.addcmul(offset, images, luma))
+    offset = torch.addcmul(offset, grey, luma - chroma)
+    return clamp(torch.addcmul(offset, images, chroma))
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Luma `[B, 1, H, W]` of three channels, the mean of any other number."""
+    if images.shape[1] == 1:
+        return images
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
+    red, green, blue = images.chunk(3, 1)
+    return (GREY[0] * red).add(green, alpha=GREY[1]).add(blue, alpha=GREY[2])

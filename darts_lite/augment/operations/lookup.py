@@ -1,0 +1,224 @@
+"""Point operations as tables: the new value of a pixel depends on its old one only.
+
+Images are floating tensors `[B, C, H, W]` in [0, 1]; a magnitude is a tensor `[B]`, from 0, the
+identity, to 1. Each operation is `f(images, magnitude) -> Table`; tables compose, so any number of
+them costs one pass over the pixels:
+
+    lookup(images, compose(solarize(images, m), invert(images, n)))
+
+**Levels.** A table has a straight line for each of the 256 levels of an 8-bit image. A value x has
+the level k = round(255 x) and becomes slope[k] · x + offset[k]: on the levels that is exactly the
+operation of PIL, and between them it has a derivative.
+
+**Gradients.** `lookup` and `compose` have the derivative of the line and none through k, clamped or
+not: the line of a level that becomes black leaves [0, 1] in one half of the level, and a gradient
+that stops there would stop for one half of such pixels.
+
+| operation    | derivative in the image | in the magnitude     |
+|--------------|-------------------------|----------------------|
+| invert       | exact                   | exact                |
+| solarize     | exact                   | invented: relaxation |
+| posterize    | invented: 1             | invented: mean loss  |
+| autocontrast | exact                   | exact                |
+| equalize     | invented: 1             | exact                |
+
+Nothing waits for the device. On CUDA the gradient of a table is summed by atomic additions, so its
+last digits differ from run to run.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from darts_lite.augment.operations.clamp import clamp_straight
+
+LEVELS = 256
+"""Values of an 8-bit image; level k is the value k / 255."""
+
+
+class Table(NamedTuple):
+    """The line x -> slope[k] · x + offset[k] for each level k of each image and channel.
+
+    Both are `[B, C or 1, 256 or 1]`: a size of one stands for all channels, or all levels. They
+    have the same channels. A line for all levels is done without a look-up.
+    """
+
+    slope: Tensor
+    offset: Tensor
+
+
+def lookup(images: Tensor, table: Table) -> Tensor:
+    """Do a table: slope[k] · x + offset[k] with k = round(255 x), clamped to [0, 1].
+
+    The derivative is that of the line, clamped or not.
+
+    Arguments: images `[B, C, H, W]`; table of any operation. Returns: images `[B, C, H, W]`.
+
+    >>> images = torch.tensor([[[[0.0, 0.25, 1.0]]]])
+    >>> lookup(images, invert(images, torch.tensor([1.0])))
+    tensor([[[[1.0000, 0.7500, 0.0000]]]])
+    """
+    slope, offset = table
+    own = slope.shape[1] == images.shape[1]  # a table for each channel
+    pixels = images.flatten(2) if own else images.flatten(1).unsqueeze(1)
+    if max(slope.shape[2], offset.shape[2]) > 1:
+        level = _level(pixels)
+        slope, offset = _read(slope, level), _read(offset, level)
+    return clamp_straight(torch.addcmul(offset, slope, pixels)).view(images.shape)
+
+
+def compose(first: Table, second: Table) -> Table:
+    """The table that does the first, then the second.
+
+    For 8-bit images it is exactly that. For others, a value is done by the second table's line for
+    what its level became, which is at most (1 + slope) / 2 levels from what itself became. The
+    statistics of `autocontrast` and `equalize` are those of the images that they were given.
+
+    >>> images, half = torch.rand(1, 1, 2, 2), torch.tensor([0.5])
+    >>> both = compose(invert(images, half / 2), invert(images, half))
+    >>> both.slope.flatten(), both.offset.flatten()
+    (tensor([0.]), tensor([0.5000]))
+    """
+    slope, offset = second
+    if max(slope.shape[2], offset.shape[2]) > 1:
+        values = _levels(slope) / 255
+        level = _level(torch.addcmul(first.offset.detach(), first.slope.detach(), values))
+        slope, offset = _read(slope, level), _read(offset, level)
+    return Table(first.slope * slope, torch.addcmul(offset, slope, first.offset))
+
+
+# --- each gives a table ---------------------------------------------------------------------------
+
+
+def identity(images: Tensor, magnitude: Tensor | None = None) -> Table:
+    """Change nothing: the neutral element of `compose`, of full size `[B, C, 256]`.
+
+    >>> identity(torch.rand(1, 3, 8, 8)).slope.shape
+    torch.Size([1, 3, 256])
+    """
+    size = (*images.shape[:2], LEVELS)
+    return Table(images.new_ones(size), images.new_zeros(size))
+
+
+def invert(images: Tensor, magnitude: Tensor) -> Table:
+    """Blend with the negative: x + m (1 - 2 x). Exact in image and magnitude.
+
+    >>> invert(torch.rand(1, 3, 8, 8), torch.tensor([0.25]))
+    Table(slope=tensor([[[0.5000]]]), offset=tensor([[[0.2500]]]))
+    """
+    share = _column(magnitude)
+    return Table(1 - 2 * share, share)
+
+
+def solarize(images: Tensor, magnitude: Tensor, temperature: float = 0.1) -> Table:
+    """Invert the levels from 1 - m upwards (PIL's threshold is 255 (1 - m)); at zero, none.
+
+    The derivative in the image is exact, -1 or 1, except at the threshold, where the image jumps.
+    The one in the magnitude is INVENTED, since the true one is zero or infinite: backward, the
+    step of x at the threshold t = 1 - m is sigmoid((x - t) / temperature), so that
+
+        ∂out/∂m = (1 - 2 x) · sigmoid'((x - t) / temperature) / temperature,      x a level.
+
+    Arguments: temperature, width of the step, in units of the image; 0.1 is 25 levels.
+
+    >>> images = torch.tensor([[[[0.2, 0.4, 0.6, 0.8]]]])
+    >>> lookup(images, solarize(images, torch.tensor([0.5])))
+    tensor([[[[0.2000, 0.4000, 0.4000, 0.2000]]]])
+    """
+    share = _column(magnitude)
+    above = _levels(share) / 255 - (1 - share)
+    soft = (above / temperature).sigmoid()
+    hard = (above > -1e-6) & (share > 0)  # a threshold that is a level, but for rounding, takes it
+    step = hard.to(share.dtype) + (soft - soft.detach())
+    return Table(1 - 2 * step, step)
+
+
+def posterize(images: Tensor, magnitude: Tensor) -> Table:
+    """Keep the first 8 - round(8 m) bits of each level, at least one, as PIL: k -> k & mask.
+
+    (torchvision goes on to no bit at all, which is black whatever the image is.)
+
+    Both derivatives are INVENTED; the true ones are zero or infinite. In the image it is 1
+    (straight-through): a level is moved to the level that it is rounded to, as a whole. In the
+    magnitude it is that of the mean loss of a value that is rounded down to multiples of the step
+    s = 2^(8 m) / 255, with the exponent unrounded: ∂out/∂m = -½ ds/dm = -4 log(2) s, at any level.
+
+    >>> images = torch.tensor([[[[15.0, 16.0, 100.0, 255.0]]]]) / 255
+    >>> lookup(images, posterize(images, torch.tensor([0.5]))) * 255
+    tensor([[[[  0.,  16.,  96., 240.]]]])
+    """
+    bits = 8 * _column(magnitude)
+    loss = bits.exp2() / 510
+    step = bits.detach().round().clamp(0, 7).exp2().round()
+    level = _levels(bits)
+    jump = ((level / step).floor() * step - level) / 255
+    return Table(torch.ones_like(bits), jump + (loss.detach() - loss))
+
+
+def autocontrast(images: Tensor, magnitude: Tensor) -> Table:
+    """Blend with the image stretched to [0, 1], each channel: x + m ((x - lo) / (hi - lo) - x).
+
+    The derivative is exact in image and magnitude; it runs through the channel's minimum lo and
+    maximum hi. A channel that is constant in 8 bits, hi - lo < 1/2 level, stays as it is. At m = 1
+    this is torchvision's; PIL rounds down to a level.
+
+    >>> images = torch.tensor([[[[0.25, 0.50, 0.75]]]])
+    >>> lookup(images, autocontrast(images, torch.tensor([1.0])))
+    tensor([[[[0.0000, 0.5000, 1.0000]]]])
+    """
+    low, high = images.amin((2, 3)).unsqueeze(2), images.amax((2, 3)).unsqueeze(2)
+    varies = high - low > 0.5 / 255
+    share = _column(magnitude) * varies
+    gain = share / torch.where(varies, high - low, 1)
+    return Table(1 - share + gain, -low * gain)
+
+
+def equalize(images: Tensor, magnitude: Tensor) -> Table:
+    """Blend with PIL's equalised histogram, each channel: x + m (equalised - x).
+
+    PIL counts in steps of 1/255 of the pixels, rounded down to whole pixels, and does nothing if
+    that is none: images of less than 256 pixels stay as they are.
+
+    The derivative in the image is INVENTED: 1, straight-through, as if each level were moved as a
+    whole, and none through the histogram. The one in the magnitude is exact.
+
+    >>> images = torch.arange(1024.0).view(1, 1, 32, 32) / 4092
+    >>> lookup(images, equalize(images, torch.tensor([1.0]))).max()
+    tensor(1.)
+    """
+    level = _level(images.flatten(2))
+    ones = torch.ones_like(images).flatten(2)  # floats are faster than integers, and as exact
+    counts = images.new_zeros(*level.shape[:2], LEVELS).scatter_add(2, level, ones)
+    below = counts.cumsum(2) - counts
+    step = ((below * counts.clamp(max=1)).amax(2, keepdim=True) / 255).floor()
+    share = _column(magnitude) * step.clamp(max=1) / 255
+    equalised = ((below + step / 2) / step.clamp(min=1)).floor().clamp(max=255)
+    return Table(torch.ones_like(share), (equalised - _levels(images)) * share)
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+def _level(values: Tensor) -> Tensor:
+    """round(255 x), as an index."""
+    # By way of int32: torch converts to int64 one by one, which takes longer than all the rest.
+    # The clamp is for NaN, which would end in an index out of range.
+    return (255 * values.detach()).round().int().clamp(0, LEVELS - 1).long()
+
+
+def _levels(like: Tensor) -> Tensor:
+    """0, ..., 255."""
+    return torch.arange(LEVELS, dtype=like.dtype, device=like.device)
+
+
+def _read(entries: Tensor, level: Tensor) -> Tensor:
+    """The entry `[B, C, n]` of each level `[B, C, n]`; sizes of one broadcast."""
+    if entries.shape[2] == 1:
+        return entries
+    channels = max(entries.shape[1], level.shape[1])
+    return entries.expand(-1, channels, -1).gather(2, level.expand(-1, channels, -1))
+
+
+def _column(magnitude: Tensor) -> Tensor:
+    return magnitude.view(-1, 1, 1)

@@ -1,0 +1,68 @@
+"""Additive Gaussian noise whose randomness is one whole number per image.
+
+The numbers come out of a fixed *bank* of standard normal ones, and an image takes a window of it.
+So a draw is where the window begins, small enough to be stored, sent and repeated; a draw of the
+noise itself would be one number per pixel.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from darts_lite.augment.operations.clamp import clamp
+
+BANK = 1 << 18
+"""Size of the bank: a window begins at one of 0, ..., BANK - 1."""
+
+_SEED = 2018
+
+
+def gaussian_noise(images: Tensor, magnitude: Tensor, start: Tensor) -> Tensor:
+    """Add noise of standard deviation `magnitude`: clamp(x + magnitude · ε, 0, 1).
+
+    ε is the window `bank[start], bank[start + 1], ...` in the order channel, row, column, at the
+    end of the bank from its beginning again. Over uniform starts each ε has mean zero and variance
+    one exactly, and those of two pixels of an image correlate by less than 0.01. What is lost
+    against fresh numbers:
+
+    - there are only `BANK` different noises, and with one start all images have the same one;
+    - windows overlap: of n numbers each, two images share some with probability 2 n / BANK (2 % at
+      3 x 32 x 32), at different pixels; their noises are then shifted copies of one another;
+    - an image of more than `BANK` values repeats itself.
+
+    The derivative is the true one: zero where the clamp holds, else 1 in the image, ε in the
+    magnitude. The sign of the magnitude mirrors ε. The bank is made once per device and dtype.
+
+    Arguments: images `[B, C, H, W]`; magnitude `[B]`, in units of the image; start `[B]`, whole
+    numbers, 0 <= start < BANK. Returns: images `[B, C, H, W]`.
+
+    >>> grey = torch.full((1, 1, 64, 64), 0.5)
+    >>> noisy = gaussian_noise(grey, torch.tensor([0.1]), torch.tensor([1000]))
+    >>> round(noisy.std().item(), 2)
+    0.1
+    """
+    size = images.shape[1:].numel()
+    turns = 1 + -(-size // BANK)  # so long that no window ends outside
+    windows = _bank(turns, images.device, images.dtype).unfold(0, size, 1)
+    noise = windows.index_select(0, start).view(images.shape)
+    return clamp(torch.addcmul(images, noise, magnitude.view(-1, 1, 1, 1)))
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=16)
+def _bank(turns: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The bank, `turns` times in a row; the same numbers on every device and for every dtype."""
+
+    def make() -> Tensor:
+        generator = torch.Generator().manual_seed(_SEED)
+        numbers = torch.randn(BANK, generator=generator, dtype=torch.float64, device="cpu").numpy()
+        numbers = (numbers - numbers.mean()) / numbers.std()  # torch's depend on its threads
+        return torch.from_numpy(numbers).to(device, dtype).repeat(turns)
+
+    # In a thread of its own, where no transform or mode of the caller holds, which it is to outlive
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(make).result()

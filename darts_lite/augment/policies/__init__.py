@@ -1,0 +1,1 @@
+"""Augmentation policies: how the values of the operations are drawn."""

@@ -1,0 +1,137 @@
+"""Augmentations by name, as a person types them, and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from darts_lite.augment.mixing import KINDS, Mixing
+from darts_lite.augment.pipeline import Augmentation
+from darts_lite.augment.policies.fixed import AutoAugment, RandAugment, TrivialAugment
+from darts_lite.augment.policies.learned import Learned, Scheduled
+from darts_lite.augment.policies.policy import Nothing, Policy
+from darts_lite.errors import UserError
+
+POLICIES: dict[str, type[Policy]] = {
+    policy.name: policy
+    for policy in (Nothing, Policy, Learned, RandAugment, TrivialAugment, AutoAugment, Scheduled)
+}
+TYPED = tuple(name for name in POLICIES if name != Scheduled.name)
+FORMAT = "darts_lite.augmentation"
+DATA = {"channels", "flips", "crop", "kinds", "operations"}  # settings that nobody types
+
+
+def augmentation(text: str, channels: int, flips: bool = True, crop: int = 0) -> Augmentation:
+    """Reads "learned", "randaugment:n=2,m=15", "trivialaugment+cutmix", "mixup:alpha=0.2", a file.
+
+    Arguments: text, a policy's name or a JSON file's, then perhaps cutmix or mixup, joined by "+";
+    settings follow a name; channels of the images, flips and crop for the policy.
+    Raises: UserError that names what is wrong.
+
+    >>> augmentation("randaugment:m=15+cutmix", channels=3).policy.m
+    15.0
+    """
+    policy: Policy | None = None
+    mixing: Mixing | None = None
+    kinds: list[str] = []
+    settings: dict[str, str] = {}
+    if text.endswith(".json"):
+        return load(Path(text), channels)
+    for part in text.split("+"):
+        name, _, rest = part.strip().partition(":")
+        own = _settings(part, rest)
+        if name in KINDS:
+            kinds.append(name)
+            settings |= own
+        elif name in TYPED and policy is None:
+            data: dict[str, Any] = {"channels": channels, "crop": crop}
+            if name != Nothing.name:
+                data["flips"] = flips
+            else:
+                data["crop"] = 0
+            policy = _make(POLICIES[name], {**own, **data}, f"--augment {part}", strict=False)
+        elif name in TYPED:
+            raise UserError(f"--augment {text}: {name!r} is a second policy; give one")
+        else:
+            known = ", ".join((*TYPED, *KINDS))
+            raise UserError(
+                f"--augment: {part!r} is no augmentation; known: {known}, or a .json file; "
+                "join one of each with +"
+            )
+    if kinds:
+        if isinstance(policy, Learned):  # see `Augmentation`
+            policy = replace(policy, probabilities=False)
+        mixing = _make(Mixing, {**settings, "kinds": tuple(kinds)}, f"--augment {text}", False)
+    return Augmentation(policy or Policy(channels=channels, flips=flips, crop=crop), mixing)
+
+
+def _settings(part: str, text: str) -> dict[str, str]:
+    found = {}
+    for pair in filter(None, text.split(",")):
+        key, equals, value = (p.strip() for p in pair.partition("="))
+        if not equals or key in DATA:
+            raise UserError(f"--augment {part}: {pair!r} is no setting such as m=15")
+        found[key] = value
+    return found
+
+
+def _make(cls: type[Any], settings: dict[str, Any], where: str, strict: bool) -> Any:
+    try:
+        return TypeAdapter(cls).validate_python(settings, strict=strict)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        what = ".".join(map(str, first["loc"])) or "it"
+        known = ", ".join(f.name for f in fields(cls) if f.name not in DATA) or "none"
+        raise UserError(f"{where}: {what}: {first['msg']}; settings: {known}") from None
+
+
+def to_json(augment: Augmentation) -> dict[str, Any]:
+    """What `load` reads."""
+    return {
+        "format": FORMAT,
+        "version": 1,
+        "policy": augment.policy.name,
+        "settings": asdict(augment.policy),
+        "mixing": asdict(augment.mixing) if augment.mixing else None,
+    }
+
+
+def load(path: Path, channels: int | None = None) -> Augmentation:
+    """Reads an augmentation; raises `UserError` with the first thing that is wrong."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}") from None
+    head = {"format": FORMAT, "version": 1}
+    if not isinstance(content, dict) or any(content.get(k) != v for k, v in head.items()):
+        raise UserError(f"{path} is no augmentation: it needs {json.dumps(head)[1:-1]}")
+    name = content.get("policy")
+    if not isinstance(name, str) or name not in POLICIES:
+        raise UserError(f"{path}: no policy {name!r}; known: {', '.join(POLICIES)}")
+    unknown = set(content) - {*head, "policy", "settings", "mixing"}
+    if unknown or not isinstance(content.get("settings"), dict):
+        wrong = f"unknown {sorted(unknown)}" if unknown else "settings must be an object"
+        raise UserError(f"{path}: {wrong}")
+    policy = _from_json(POLICIES[name], content["settings"], path)
+    if channels is not None and policy.channels != channels:
+        raise UserError(
+            f"{path} is for images of {policy.channels} channels; these have {channels}"
+        )
+    mixing = content.get("mixing")
+    return Augmentation(policy, None if mixing is None else _from_json(Mixing, mixing, path))
+
+
+def _from_json(cls: type[Any], settings: Any, path: Path) -> Any:
+    # lists become tuples in JSON's own strict mode, not in that of Python
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(settings), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "settings"
+        raise UserError(f"{path}: {where}: {first['msg']}") from None

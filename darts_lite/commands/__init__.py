@@ -1,0 +1,1 @@
+"""The commands: what a user may say, and runs on disk."""

@@ -1,0 +1,168 @@
+"""Random networks of a genotype's size, each trained as it is: the baseline that papers forget.
+
+out/derive/random0/, random1/, ...   trainings, as of `runs.derive`
+out/derive/random.json               their settings and what came of them
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Collection
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from darts_lite.architecture.space import Genotype, write_json
+from darts_lite.commands import run as prepare
+from darts_lite.commands import runs
+from darts_lite.commands.options import FREE, DeriveOptions, remembered
+from darts_lite.commands.run import Say
+from darts_lite.errors import UserError
+from darts_lite.nas.select import random_genotypes
+
+SHOWN = ("parameters", "macs", "epochs", "test_accuracy")  # of the metrics of a training
+
+
+def derive_random(
+    options: DeriveOptions,
+    count: int,
+    *,
+    resume: Collection[str] | None = None,
+    started: float | None = None,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Trains `count` random genotypes of the size of the given one; returns `random.json`.
+
+    Their folders lie in that of the options, where the genotype's own training would be. The budget
+    is that of each: the first to be trained has it from `started` on, the others from when they
+    begin. On resuming, finished ones stay as they are, and `count` may be another.
+
+    Arguments and errors as of `runs.derive`.
+    """
+    out = Path(options.out) if options.out else Path(options.genotype).parent / "derive"
+    result = out / "random.json"
+    content: dict[str, Any] = {}
+    if resume is None:
+        prepare.require_free(out, [result.name], f"derive --random {count}")
+    else:
+        # the genotype may have moved: `_keep` notices if it is another
+        content, options = remembered(result, options, resume, FREE | {"genotype"})
+        torch.set_num_threads(content["threads"])  # as `prepare.store` does, for the same bytes
+        resume = {*resume, "out"} - {"genotype"}
+    options = replace(options, out=str(out))
+    like = runs.load_genotype(Path(options.genotype), options.max_params, options.data_dir, say)
+    folders = [out / f"random{i}" for i in range(count)]
+    for folder, drawn in zip(folders, random_genotypes(like, count, options.max_params)):
+        _keep(drawn, folder / "genotype.json", options.genotype)
+    settings: dict[str, Any] = {
+        "options": asdict(options),
+        "data": like.dataset,
+        "threads": torch.get_num_threads(),
+    }
+    write_json(result, {**content, **settings})
+    trained: dict[Path, dict[str, Any]] = {}
+    for folder in folders:
+        say(f"{folder}, {len(trained) + 1} of {count}")
+        own = replace(options, out=str(folder), genotype=str(folder / "genotype.json"))
+        finished = (folder / "metrics.json").exists()
+        begun = finished or (folder / "checkpoint.pt").exists()
+        trained[folder] = runs.derive(
+            own, resume=resume if begun else None, started=started, say=say
+        )
+        if not finished:
+            started = time.monotonic()
+    account = {**settings, **_compared(trained, _searched(like, options))}
+    write_json(result, account)
+    say(_table(account))
+    say(_verdict(account, options))
+    return account
+
+
+def _keep(drawn: Genotype, path: Path, like: str) -> None:
+    """Writes a random genotype; raises `UserError` if another is there."""
+    if not path.exists():
+        prepare.make_folder(path.parent)
+        drawn.save(path)
+    elif Genotype.load(path) != drawn:
+        raise UserError(
+            f"{path} was drawn for another genotype than {like} is now; choose another --out"
+        )
+
+
+def _searched(like: Genotype, options: DeriveOptions) -> tuple[Path, dict[str, Any]] | None:
+    """The folder and metrics of a finished training of the genotype itself by the same recipe."""
+    out = Path(str(options.out))
+    recipe = _recipe(out / "random0")
+    beside = sorted(path.parent for path in Path(options.genotype).parent.glob("*/metrics.json"))
+    for folder in (out, *beside):
+        metrics, kept = folder / "metrics.json", folder / "genotype.json"
+        if metrics.exists() and _recipe(folder) == recipe and Genotype.load(kept) == like:
+            return folder, json.loads(metrics.read_text())
+    return None
+
+
+def _recipe(folder: Path) -> dict[str, Any] | None:
+    """All settings of a training that its result depends on, but for its genotype."""
+    try:
+        options = json.loads((folder / "config.json").read_text())["options"]
+        free = FREE | {"genotype", "max_params"}
+        return {name: value for name, value in options.items() if name not in free}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # no training of this program
+
+
+def _compared(
+    trained: dict[Path, dict[str, Any]], searched: tuple[Path, dict[str, Any]] | None
+) -> dict[str, Any]:
+    """The numbers of all trainings, and where the searched genotype stands among them."""
+
+    def row(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+        return {"folder": str(folder), **{name: metrics[name] for name in SHOWN}}
+
+    rows = [row(folder, metrics) for folder, metrics in trained.items()]
+    found = [metrics["test_accuracy"] for metrics in trained.values()]
+    mean = statistics.fmean(found)
+    own = None
+    if searched is not None:
+        accuracy = searched[1]["test_accuracy"]
+        beats = sum(accuracy > other for other in found)
+        own = {**row(*searched), "above_mean": accuracy - mean, "beats": beats}
+    return {
+        "random": rows,
+        "mean": mean,
+        "standard_deviation": statistics.stdev(found) if len(found) > 1 else None,
+        "searched": own,
+    }
+
+
+def _table(account: dict[str, Any]) -> str:
+    """The trainings as Markdown."""
+    rows, own, spread = account["random"], account["searched"], account["standard_deviation"]
+    lines = ["| network | parameters | MACs | epochs | test accuracy |", "|---|---|---|---|---|"]
+    for row in [*rows, own] if own else rows:
+        name = "searched" if row is own else Path(row["folder"]).name
+        lines.append(
+            f"| {name} | {row['parameters']} | {row['macs']} | {row['epochs']} "
+            f"| {row['test_accuracy']:.2%} |"
+        )
+    deviation = "" if spread is None else f", standard deviation {spread:.2%}"
+    lines.append(f"| mean of {len(rows)} random | | | | {account['mean']:.2%}{deviation} |")
+    return "\n".join(lines)
+
+
+def _verdict(account: dict[str, Any], options: DeriveOptions) -> str:
+    own, count = account["searched"], len(account["random"])
+    if own is None:
+        return (
+            f"{options.genotype} itself is not compared, having no such training: make one by the "
+            "same command without --random, there or in another --out beside the genotype, then "
+            "repeat this one with --resume"
+        )
+    return (
+        f"{own['folder']}: {100 * own['above_mean']:+.2f} points from the mean of the random ones, "
+        f"better than {own['beats']} of {count}"
+    )

@@ -1,0 +1,207 @@
+"""Whether a cheap fidelity ranks configurations as the full training does, on one's own data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import kendalltau
+
+from darts_lite.architecture.space import write_json
+from darts_lite.commands import run as prepare
+from darts_lite.commands.options import FREE, TuneOptions, remembered
+from darts_lite.commands.run import Say
+from darts_lite.errors import Diverged, UserError
+from darts_lite.hpo.methods.sampled import rungs
+from darts_lite.hpo.setup import Setup, assemble, completed
+from darts_lite.hpo.space import Random
+from darts_lite.reporting import pictures
+
+BOOTSTRAP = 1000
+DRAWS = 200  # of a configuration under the cap
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How well a fidelity foretells the full training.
+
+    `tau` is Kendall's rank correlation (its variant b, Kendall 1945), `low` and `high` the bounds
+    of its 90 % bootstrap interval; `cost` is the mean share of the full training's time; `regret`
+    what the configuration that is best at the fidelity lacks, in full, of the best one's accuracy.
+    """
+
+    fidelity: float
+    tau: float
+    low: float
+    high: float
+    cost: float
+    regret: float
+
+
+def correlate(
+    options: TuneOptions, *, resume: Collection[str] | None = None, say: Say = print
+) -> list[Correlation]:
+    """Trains `options.trials` random configurations at every fidelity and compares the rankings.
+
+    Writes a line for each configuration to OUT/correlation.jsonl as it goes, and the table and its
+    picture at the end. Arguments and errors as of `launch.tune`.
+    """
+    out = Path(options.out)
+    path, settings = out / "correlation.jsonl", out / "correlation.json"
+    before: dict[str, Any] = {}
+    if resume is None:
+        prepare.require_free(out, [path.name], "correlate")
+    else:
+        before, options = remembered(settings, options, resume, FREE | {"trials"})
+    dataset, splits = prepare.data(options, options.seed, say)
+    options = completed(options, dataset)
+    said = {
+        "options": asdict(options),
+        "data": dict(dataset.fingerprint),
+        "threads": torch.get_num_threads(),
+    }
+    if before and before["data"] != said["data"]:
+        raise UserError(
+            f"{settings} was made with other data than {dataset.name} holds now; restore them or "
+            "choose another --out"
+        )
+    prepare.make_folder(out)
+    write_json(settings, said)
+    setup = assemble(options, dataset, splits)
+    assert options.trials is not None and options.max_params is not None
+    fidelities = rungs(options.lowest)
+    rows = _known(path)[: options.trials]
+    for number in range(len(rows), options.trials):
+        rows.append(_measured(setup, number, options.max_params, options.seed, fidelities))
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+        shown = ", ".join(f"{a:.1%}" for a in rows[-1]["accuracies"])
+        say(f"{number + 1} of {options.trials}: {shown}")
+    found = compare(fidelities, rows)
+    say(table(options.fidelity, found, len(rows)))
+    columns = list(zip(*(row["accuracies"] for row in rows)))
+    picture = pictures.correlation_plot(
+        [(f"{c.fidelity:.0%}, τ {c.tau:.2f}", column) for c, column in zip(found, columns)],
+        columns[-1],
+        f"{dataset.name}: {options.fidelity} against the full training",
+    )
+    pictures.save(out / "correlation.png", picture)
+    write_json(out / "correlation.json", {**said, "found": [asdict(c) for c in found]})
+    return found
+
+
+def _measured(
+    setup: Setup, number: int, cap: int, seed: int, fidelities: Sequence[float]
+) -> dict[str, Any]:
+    """Accuracies and seconds of one random configuration at all fidelities."""
+    generator = torch.Generator().manual_seed(1_000_003 * seed + number)
+    for _ in range(DRAWS):
+        configuration = setup.space.configure(Random(generator))
+        genotype = setup.bench.genotype(configuration)
+        if genotype.parameters <= cap:
+            break
+    else:
+        raise UserError(
+            f"{DRAWS} configurations in a row have more than {cap} parameters; raise --max-params "
+            "or give fewer --channels"
+        )
+    accuracies, seconds = [], []
+    place = setup.bench.place(number)
+    shutil.rmtree(place, ignore_errors=True)  # what was measured in part begins anew
+    spent = 0.0
+    for fidelity in fidelities:
+        began = time.monotonic()
+        try:
+            accuracy = setup.bench.measure(genotype, fidelity, place)
+        except Diverged:
+            accuracy = 0.0
+        assert accuracy is not None
+        spent = time.monotonic() - began + (spent if setup.bench.fidelity == "epochs" else 0.0)
+        accuracies.append(accuracy)
+        seconds.append(spent)
+    return {
+        "accuracies": accuracies,
+        "seconds": seconds,
+        "parameters": genotype.parameters,
+        "configuration": configuration.values,
+    }
+
+
+def _known(path: Path) -> list[dict[str, Any]]:
+    """What was measured; a line without its end was torn by a crash."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    path.write_text("".join(whole), encoding="utf-8")
+    try:
+        return [json.loads(line) for line in whole]
+    except ValueError:
+        raise UserError(f"{path} has a damaged line; choose another --out") from None
+
+
+def compare(fidelities: Sequence[float], rows: Sequence[dict[str, Any]]) -> list[Correlation]:
+    """One correlation for every fidelity but the last, which is the full training.
+
+    Raises: `UserError` if there are fewer than three configurations.
+    """
+    if len(rows) < 3:
+        raise UserError(f"{len(rows)} configurations say nothing of a ranking; measure more")
+    accuracies = np.array([row["accuracies"] for row in rows])
+    seconds = np.array([row["seconds"] for row in rows])
+    full = accuracies[:, -1]
+    rng = np.random.default_rng(0)
+    resampled = rng.integers(len(rows), size=(BOOTSTRAP, len(rows)))
+    found = []
+    for i, fidelity in enumerate(fidelities[:-1]):
+        cheap = accuracies[:, i]
+        taus = [_tau(cheap[index], full[index]) for index in resampled]
+        ranking = [tau for tau in taus if tau is not None] or [0.0]
+        low, high = np.quantile(ranking, (0.05, 0.95))
+        found.append(
+            Correlation(
+                fidelity=fidelity,
+                tau=_tau(cheap, full) or 0.0,
+                low=float(low),
+                high=float(high),
+                cost=float((seconds[:, i] / seconds[:, -1]).mean()),
+                regret=float(full.max() - full[cheap.argmax()]),
+            )
+        )
+    return found
+
+
+def _tau(a: Any, b: Any) -> float | None:
+    """None where all are equal, which ranks nothing."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(kendalltau(a, b).statistic)
+
+
+def table(kind: str, found: Sequence[Correlation], count: int) -> str:
+    """Markdown, and one sentence that says what to make of it."""
+    lines = [
+        f"| {kind} | Kendall τ (90 % interval) | cost | accuracy lost by its choice |",
+        "|---|---|---|---|",
+    ]
+    for c in found:
+        lines.append(
+            f"| {c.fidelity:.2f} | {c.tau:.2f} ({c.low:.2f} to {c.high:.2f}) | {c.cost:.2f} "
+            f"| {100 * c.regret:.2f} points |"
+        )
+    sound = [c for c in found if c.low > 0.5]
+    verdict = (
+        f"{count} configurations: {kind} of {sound[0].fidelity:.2f} ranks them much as the full "
+        "training does"
+        if sound
+        else f"{count} configurations: no fidelity is certain to rank them as the full training "
+        "does (τ above 0.5); measure more of them, or use a higher --lowest"
+    )
+    return "\n".join([*lines, verdict])

@@ -1,0 +1,142 @@
+"""The bench on which every method's configurations are trained and measured: one way for all."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from darts_lite.architecture.network import network_cost
+from darts_lite.architecture.space import Genotype, SearchSpace
+from darts_lite.data import Dataset, Splits, resized, stratified
+from darts_lite.hpo.space import Configuration
+from darts_lite.reporting.recorder import Recorder
+from darts_lite.training import checkpoint, loop
+from darts_lite.training.budget import Budget
+from darts_lite.training.task import TrainConfig, TrainTask
+
+FIDELITIES = ("epochs", "subset", "resolution")
+MIN_SIDE = 8  # pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What a configuration is trained with.
+
+    Arguments: `epochs` of a full training; `fidelity`, what is saved at a fidelity f below one:
+    "epochs" stops the full training early, at f of its steps; "subset" trains on f of the images,
+    all epochs long; "resolution" on images of f times the pixels. The cost is about f of the full
+    one in all three. `folder`, of a folder for each trial; `settings` of the data set, for the
+    genotypes; `deadline`, on the clock of `time.monotonic`.
+    """
+
+    dataset: Dataset
+    splits: Splits
+    device: torch.device
+    epochs: int
+    fidelity: str
+    seed: int
+    folder: Path
+    settings: dict[str, Any]
+    checkpoint_seconds: float = 50.0
+    deadline: float | None = None
+
+    @property
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def place(self, trial: int) -> Path:
+        """The folder of a trial."""
+        return self.folder / "trials" / str(trial)
+
+    def genotype(self, configuration: Configuration) -> Genotype:
+        """A configuration as `derive` takes it."""
+        own: dict[str, Any] = {
+            "augment": configuration.augment,
+            "batch_size": configuration.batch_size,
+        }
+        return replace(
+            self.genotype_of(configuration.space),
+            hyperparameters=configuration.schedules,
+            settings={**self.settings, **own, **configuration.recipe.settings()},
+        )
+
+    def genotype_of(self, space: SearchSpace) -> Genotype:
+        """A network of the data, with nothing said of its training."""
+        image = (self.dataset.channels, *self.dataset.image_size)
+        cost = network_cost(space, image, len(self.dataset.classes))
+        return Genotype(
+            space=space,
+            image=image,
+            classes=self.dataset.classes,
+            parameters=cost.parameters,
+            macs=cost.macs,
+            dataset=dict(self.dataset.fingerprint),  # type: ignore[arg-type]
+            settings=self.settings,
+            seed=self.seed,
+        )
+
+    def measure(
+        self, genotype: Genotype, fidelity: float, place: Path, start: Path | None = None
+    ) -> float | None:
+        """Trains to a fidelity; the validation accuracy, or None if the deadline came first.
+
+        With the fidelity "epochs" it goes on from the checkpoint in `place`, else from that in
+        `start`, where there is one; the others begin anew at each fidelity.
+        Raises: `Diverged`; `Interrupted`, after a checkpoint.
+        """
+        dataset, splits, genotype = self._reduced(genotype, fidelity)
+        size = genotype.settings.get("batch_size", 64)
+        assert isinstance(size, int)
+        size = min(size, splits.train.count)
+        config = TrainConfig(batch_size=size, select="held_out", seed=self.seed)
+        task = TrainTask(config, genotype, dataset, splits, self.device)
+        total = self.epochs * max(1, splits.train.count // size)
+        budget = Budget(steps=total, deadline=self.deadline)
+        if self.fidelity == "epochs":
+            budget.until = max(1, round(fidelity * total))
+        place.mkdir(parents=True, exist_ok=True)
+        found = self._begun(fidelity, place, start)
+        content = None if found is None else checkpoint.load(found, "trial")
+        begin = loop.restore(task, content, found or place, budget)
+        settings = {"genotype": genotype.parameters, "fidelity": self._mark(fidelity)}
+        store = loop.Store(place / "checkpoint.pt", "trial", settings, self.checkpoint_seconds)
+        with Recorder(place, begin.step if content else None) as recorder:
+            step = loop.run(task, budget, recorder, store, start=begin)
+            if step < (budget.until or total):
+                return None
+            accuracy = task.validate()
+            recorder.scalars(step, {"accuracy/validation": accuracy, "fidelity": fidelity})
+        return accuracy
+
+    def _mark(self, fidelity: float) -> float:
+        """What a checkpoint must agree in to be continued: epochs are one training."""
+        return 1.0 if self.fidelity == "epochs" else fidelity
+
+    def _begun(self, fidelity: float, place: Path, start: Path | None) -> Path | None:
+        """The checkpoint to go on from."""
+        for path in (place, start):
+            file = None if path is None else path / "checkpoint.pt"
+            if file is not None and file.exists():
+                saved = checkpoint.load(file, "trial")["config"]
+                if saved.get("fidelity") == self._mark(fidelity):
+                    return file
+        return None
+
+    def _reduced(self, genotype: Genotype, fidelity: float) -> tuple[Dataset, Splits, Genotype]:
+        """Data and genotype of a fidelity."""
+        splits = self.splits
+        if self.fidelity == "subset" and fidelity < 1:
+            train = stratified(splits.train, fidelity, self.seed)
+            return self.dataset, splits._replace(train=train), genotype
+        if self.fidelity == "resolution" and fidelity < 1:
+            side = max(MIN_SIDE, round(min(self.dataset.image_size) * fidelity**0.5))
+            train, validation = (resized(part, side) for part in splits[:2])
+            dataset = replace(self.dataset, train=train)
+            reduced = Splits(train, validation, splits.test)
+            return dataset, reduced, replace(genotype, image=(genotype.image[0], side, side))
+        return self.dataset, splits, genotype

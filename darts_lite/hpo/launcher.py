@@ -1,0 +1,310 @@
+"""The command `tune`: begins or continues a study, runs its workers, writes what came of it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from zlib import crc32
+
+import torch
+from tqdm import tqdm
+
+from darts_lite.architecture.space import Genotype, write_json
+from darts_lite.commands import run as prepare
+from darts_lite.commands.options import FREE, TuneOptions, read_options
+from darts_lite.commands.run import Say
+from darts_lite.data import Dataset
+from darts_lite.errors import Interrupted, UserError
+from darts_lite.hpo import results
+from darts_lite.hpo import warm_start as history
+from darts_lite.hpo.liveness import worker_name
+from darts_lite.hpo.methods.gradient import Gradient
+from darts_lite.hpo.setup import Setup, assemble, completed, threads
+from darts_lite.hpo.storage import HEARTBEAT, Study, reachable
+from darts_lite.hpo.worker import Worker, orphans_stop
+from darts_lite.reporting import comparison as report
+from darts_lite.training import checkpoint
+
+JOURNAL = "study.journal"
+CLOSING = 3.0  # seconds kept for the results
+RESTARTS = 3  # of a worker that was killed
+MAY_CHANGE = FREE | {"budget_hours", "trials", "workers", "storage"}
+
+
+def tune(
+    options: TuneOptions,
+    *,
+    resume: Collection[str] | None = None,
+    started: float | None = None,
+    say: Say = print,
+) -> Path:
+    """Runs a study and writes `g.json`, the best configuration; returns its path.
+
+    Arguments: `resume`, the names of the options that the user gave beside the wish to go on with
+    the study or to join it; all others come from the study, and None starts anew; `started`, when
+    the budget began, on the clock of `time.monotonic` (default: now).
+    Raises: `UserError`; `darts_lite.errors.Interrupted`.
+    """
+    began = time.time() - (0.0 if started is None else time.monotonic() - started)
+    out = Path(options.out)
+    if resume is None:
+        prepare.require_free(out, ["study.json", JOURNAL, "g.json"], "tune")
+        dataset, splits = prepare.data(options, options.seed, say)
+        options = completed(options, dataset)
+        setup = assemble(options, dataset, splits)
+        earlier = history.read(options.warm_start)
+        if isinstance(setup.method, Gradient):
+            history.genotypes(options.warm_start)  # what is missing is missed now
+        study = _begin(options, dataset)
+        history.start(study, setup.method, setup.space, earlier, options, dataset, say)
+    else:
+        study, options = _continue(options, resume)
+        dataset, splits = prepare.data(options, options.seed, say)
+        setup = assemble(options, dataset, splits)
+    data = dict(dataset.fingerprint)
+    if study.settings["data"] != data:
+        raise UserError(
+            f"{study.where} was made with other data than {options.dataset} holds now; restore "
+            "them, or begin a study with --warm-start"
+        )
+    prepare.make_folder(out)
+    _write_settings(out, options, data)
+    say(
+        f"{options.method} on {options.dataset}: {setup.bench.splits.train.count} training and "
+        f"{setup.bench.splits.validation.count} validation images, at most {options.max_params} "
+        f"parameters, {options.epochs} epochs, {options.workers} workers, on {setup.bench.device}"
+    )
+    session = f"{worker_name(0)} {began}"
+    with reachable(study.where):
+        study.tick(session, began)
+        launcher = _Launcher(study, options, session, began)
+        try:
+            launcher.run()
+        finally:
+            results.write_trials(out / "trials.jsonl", study.records())
+        path = _finish(study, setup, options, say)
+    for line in history.saved(options.warm_start, out):
+        say(line)
+    report.write([out], out / "report", say=lambda text: None)
+    return path
+
+
+def _begin(options: TuneOptions, dataset: Dataset) -> Study:
+    where = options.storage or str(Path(options.out) / JOURNAL)
+    if "://" not in where:
+        prepare.make_folder(Path(where).parent)
+    study = Study(where)
+    settings = {
+        "options": asdict(options),
+        "data": dict(dataset.fingerprint),
+        "threads": torch.get_num_threads(),
+    }
+    study.create(settings, pareto=options.pareto)
+    return study
+
+
+def _remembered(options: TuneOptions) -> str:
+    """The storage of a study: as said, else as its folder remembers, else a file in there."""
+    out = Path(options.out)
+    if options.storage is not None:
+        return options.storage
+    try:
+        said = json.loads((out / "study.json").read_text())["storage"]
+    except (OSError, ValueError, KeyError):
+        said = None
+    return said or str(out / JOURNAL)
+
+
+def _continue(options: TuneOptions, given: Collection[str]) -> tuple[Study, TuneOptions]:
+    where = _remembered(options)
+    if "://" not in where and not Path(where).exists():
+        raise UserError(f"there is no {where} to resume; start without --resume")
+    study = Study(where)
+    settings = study.settings
+    stored = asdict(read_options(TuneOptions, settings, Path(where)))
+    changed = {n: v for n, v in asdict(options).items() if n in given}
+    checkpoint.check_config(Path(where), stored, {**stored, **changed}, MAY_CHANGE)
+    free = {n: v for n, v in changed.items() if n in MAY_CHANGE}
+    own = str(Path(options.out) / JOURNAL)
+    free["storage"] = None if where == own else where
+    options = TuneOptions(**{**stored, **free})
+    larger = {n: v for n, v in free.items() if n in ("budget_hours", "trials")}
+    if larger:
+        study.change({**settings, "options": {**stored, **larger}})
+    return study, options
+
+
+def _write_settings(out: Path, options: TuneOptions, data: dict[str, Any]) -> None:
+    """`study.json`, for `report` and for people."""
+    objective = "pareto" if options.pareto else "accuracy"
+    write_json(out / "study.json", {**asdict(options), "objective": objective, "dataset": data})
+
+
+def _finish(study: Study, setup: Setup, options: TuneOptions, say: Say) -> Path:
+    """Writes the best configuration, or the front."""
+    records, out = study.records(), Path(options.out)
+    assert options.max_params is not None
+    chosen = results.best(records, options.max_params)
+    if chosen is None:
+        raise UserError(
+            f"the budget ended before any configuration was measured ({len(records)} begun); go on "
+            "with --resume and a larger --budget-hours"
+        )
+    if options.pareto:
+        for record in results.pareto(records, options.max_params):
+            say(f"{record.parameters} parameters: {record.accuracy:.2%}, trial {record.trial}")
+    own = study.genotype(chosen.trial)
+    genotype = results.write_best(setup.bench, records, chosen, own)
+    say(
+        f"{out / 'g.json'}: trial {chosen.trial} of {len(records)}, validation accuracy "
+        f"{chosen.accuracy:.2%} at {chosen.fidelity:.0%} of a training, {genotype.parameters} "
+        f"parameters, {genotype.macs} MACs, {study.elapsed():.0f} s"
+    )
+    return out / "g.json"
+
+
+# --- workers -----------------------------------------------------------------------------------
+
+
+class _Launcher:
+    """Starts the workers, keeps the study's clock and the bar going, replaces who is killed."""
+
+    def __init__(self, study: Study, options: TuneOptions, session: str, began: float) -> None:
+        self.study, self.options, self.session, self.began = study, options, session, began
+        self.deadline: float | None = None
+        self.spent = study.elapsed()
+        if options.budget_hours is not None:
+            left = 3600 * options.budget_hours - self.spent - CLOSING
+            self.deadline = time.time() + left
+        context = multiprocessing.get_context("spawn")
+        self.errors = context.SimpleQueue()
+        self.context = context
+        self.received = 0
+        self.restarts = 0
+
+    def run(self) -> None:
+        old = {n: signal.signal(n, self._receive) for n in (signal.SIGINT, signal.SIGTERM)}
+        workers = [self._start(i) for i in range(self.options.workers)]
+        ticked = 0.0
+        bar = tqdm(
+            total=100,
+            desc=self.options.method,
+            mininterval=0.2 if sys.stderr.isatty() else 15,
+            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {postfix}",
+        )
+        try:
+            while any(w is not None for w in workers):
+                for i, worker in enumerate(workers):
+                    if worker is not None and worker.exitcode is not None:
+                        workers[i] = self._replacement(i, worker.exitcode)
+                if time.monotonic() - ticked > HEARTBEAT:
+                    ticked = time.monotonic()
+                    self.study.tick(self.session, self.began)
+                    self._show(bar)
+                time.sleep(0.1)
+        finally:
+            for worker in workers:
+                if worker is not None:
+                    worker.terminate()
+                    worker.join()
+            for number, handler in old.items():
+                signal.signal(number, handler)
+            self.study.tick(self.session, self.began)
+            self._show(bar)
+            bar.close()
+        if self.received:
+            raise Interrupted(self.received, Path(self.options.out))
+
+    def _start(self, index: int) -> Any:
+        process = self.context.Process(
+            target=_work,
+            args=(self.options, index, self.deadline, os.getpid(), self.errors),
+            daemon=False,
+        )
+        process.start()
+        return process
+
+    def _replacement(self, index: int, code: int) -> Any:
+        """Nobody for a worker that has done its work, another one for one that was killed."""
+        if not self.errors.empty():
+            raise UserError(self.errors.get())
+        if code == 0 or self.received:
+            return None
+        if code > 0:
+            raise UserError(f"worker {index} failed (status {code}), see above; --resume goes on")
+        if self.restarts >= RESTARTS * self.options.workers:
+            raise UserError(
+                f"worker {index} was killed by {signal.Signals(-code).name}, and {self.restarts} "
+                "before it: is there enough memory? use fewer --workers with --resume"
+            )
+        self.restarts += 1
+        return self._start(index)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+    def _show(self, bar: Any) -> None:
+        records = self.study.records()
+        done = [r for r in records if r.done or r.state == "pruned"]
+        fraction = 0.0
+        if self.options.trials is not None:
+            fraction = len(done) / self.options.trials
+        if self.options.budget_hours is not None:
+            spent = self.study.elapsed() / (3600 * self.options.budget_hours)
+            fraction = max(fraction, spent)
+        assert self.options.max_params is not None
+        chosen = results.best(records, self.options.max_params)
+        found = "" if chosen is None else f", best {chosen.accuracy:.1%}"
+        running = sum(r.state == "running" for r in records)
+        bar.set_postfix_str(f"{len(done)} done, {running} running{found}", refresh=False)
+        bar.update(min(100, 100 * fraction) - bar.n)
+        results.write_trials(Path(self.options.out) / "trials.jsonl", records)
+
+
+def _work(
+    options: TuneOptions, index: int, deadline: float | None, parent: int, errors: Any
+) -> None:
+    """A worker's process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher passes it on as SIGTERM
+    torch.set_num_threads(threads(options.workers))
+    try:
+        setup = assemble(options, *prepare.data(options, options.seed, lambda text: None))
+        bench = setup.bench
+        if deadline is not None:
+            bench = replace(bench, deadline=time.monotonic() + deadline - time.time())
+        assert options.max_params is not None
+        seeds: tuple[tuple[Genotype, Path | None], ...] = ()
+        if isinstance(setup.method, Gradient):
+            with suppress(UserError):  # gone since: its own rounds will do
+                seeds = history.genotypes(options.warm_start)
+        worker = Worker(
+            study=Study(options.storage or Path(options.out) / JOURNAL),
+            method=setup.method,
+            space=setup.space,
+            bench=bench,
+            max_params=options.max_params,
+            # unlike that of the study that it starts from, lest it draw the same again
+            seed=crc32(repr((options.seed, options.warm_start)).encode()),
+            search=setup.search,
+            trials=options.trials,
+            seeds=seeds,
+        )
+        with orphans_stop(parent), reachable(worker.study.where):
+            worker.run(index)
+    except Interrupted as stop:
+        sys.exit(128 + stop.signum)
+    except UserError as error:
+        errors.put(str(error))
+        sys.exit(2)

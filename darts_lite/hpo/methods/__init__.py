@@ -1,0 +1,1 @@
+"""Search methods of `tune`: pure functions of what was measured."""

@@ -1,0 +1,165 @@
+"""Our own method as one among the others: rounds of search, each followed by a training.
+
+A round searches, discretises under the cap and trains the result in full, on the same bench and
+clock as everybody else. The next round starts from what the best one before has learned, the
+weights of its supernet included, so that searches add up.
+
+What has no gradient (the optimiser, the batch size, which kind of augmentation) is tried round by
+round: each changes one thing of the best before, as `CHANGES` says; when all are tried, nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from darts_lite.architecture.space import Genotype
+from darts_lite.hpo.evaluator import Bench
+from darts_lite.hpo.records import Job, Record
+from darts_lite.nas.task import SearchConfig, SearchTask
+from darts_lite.nas.warm_start import COLD, SHAPING, SPLITTING, Warm, prior, starts
+from darts_lite.reporting.recorder import Recorder
+from darts_lite.training import checkpoint, loop
+from darts_lite.training.budget import Budget
+
+SHARE = 0.02  # of the budget, for a search
+BEGIN: dict[str, Any] = {"optimizer": "sgd", "augment": "none"}
+CHANGES: tuple[dict[str, Any], ...] = (
+    {"batch_size": 32},
+    {"augment": "standard"},
+    {"optimizer": "adamw"},
+    {"augment": "learned"},
+)
+STEPS = 100  # of a search in a study that has no clock
+SPARE = 0.9  # of the time that is left, lest the last training be cut short
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradient:
+    """Search by hypergradients, in rounds.
+
+    Arguments: `budget` of the study in seconds, None if it has no clock; `parts`, how many
+    networks are derived from each search: the first under the cap, each further one under half
+    the cap of the one before.
+    """
+
+    budget: float | None = None
+    parts: int = 1
+    sampler: str = "random"  # nothing is sampled
+    prunes: bool = False
+
+    def first(self, records: Sequence[Record]) -> Job | None:
+        return None
+
+    def follow(self, records: Sequence[Record]) -> list[Job]:
+        keys = {r.job.key for r in records if r.counts}
+        rounds = [r for r in records if r.job.notes.get("part") == 0]
+        jobs = [
+            self._job({**r.job.notes, "part": part}, r.trial)
+            for r in rounds
+            if r.state == "complete"
+            for part in range(1, self.parts)
+        ]
+        new = [job for job in jobs if job.key not in keys]
+        if new or any(r.state == "waiting" for r in records):
+            return new
+        number = 1 + max((r.job.notes["round"] for r in rounds), default=-1)
+        length = self._length(records)
+        return [self._job({"round": number, "part": 0, "length": length}, None)] if length else []
+
+    def _length(self, records: Sequence[Record]) -> int:
+        """Of the next search, in seconds or steps; 0 if no training would have time after it."""
+        if self.budget is None:
+            return STEPS
+        usual = max(1, round(SHARE * self.budget))
+        left = self.budget - max((r.elapsed or 0.0 for r in records), default=0.0)
+        known = [r for r in records if r.state == "complete" and r.job.notes["part"] == 0]
+        if known:
+            trained = max(r.seconds - r.job.notes["length"] for r in known)
+            left = SPARE * left - self.parts * trained
+        return round(min(usual, left)) if left > usual / 4 else 0
+
+    def _job(self, notes: dict[str, int], start: int | None) -> Job:
+        key = f"round {notes['round']}, part {notes['part']}"
+        return Job(fidelities=(1.0,), key=key, start=start, notes=notes)
+
+
+def search_round(
+    bench: Bench,
+    config: SearchConfig,
+    job: Job,
+    place: Path,
+    earlier: Sequence[tuple[Genotype, Path | None]],
+    clock: bool,
+) -> Genotype | None:
+    """The genotype of a round; None if the deadline came first.
+
+    Arguments: `config` of the first round; `earlier`, genotypes to start from and the folders of
+    their searches, the best first; `clock`, whether the length of the job is in seconds. It goes on
+    from the checkpoint in `place` or in that of the job's start, where there is one.
+    """
+    number, part, length = (job.notes[n] for n in ("round", "part", "length"))
+    began = None if job.start is None else bench.place(job.start)
+    if began is not None and part == 0 and (began / "genotype.json").exists():
+        return Genotype.load(began / "genotype.json")
+    folder = place / "search"
+    path = folder / "checkpoint.pt"
+    if not path.exists() and began is not None:
+        path = began / "search" / "checkpoint.pt"
+    content = checkpoint.load(path, "search") if path.exists() else None
+    tried = content["config"]["tried"] if content else _tried(number, earlier, config)
+    config = replace(
+        config, seed=config.seed + number, max_params=config.max_params >> part, **tried
+    )
+    begin = _warm(earlier, config, bench)
+    task = SearchTask(config, bench.dataset, bench.splits, bench.device, begin)
+    seconds, steps = (float(length), None) if clock else (None, length)
+    budget = Budget(seconds, steps, deadline=bench.deadline)
+    folder.mkdir(parents=True, exist_ok=True)
+    start = loop.restore(task, content, path, budget)
+    store = loop.Store(
+        folder / "checkpoint.pt",
+        "search",
+        {"length": length, "tried": tried},
+        bench.checkpoint_seconds,
+    )
+    with Recorder(folder, start.step if content else None) as recorder:
+        step = loop.run(task, budget, recorder, store, start=start, closes=False)
+    if budget.fraction(step) < 1:
+        return None
+    found = task.genotype({**bench.settings, "finished": True})
+    return replace(found, seed=bench.seed)  # which split the data; `derive` splits them by it
+
+
+def _tried(
+    number: int, earlier: Sequence[tuple[Genotype, Path | None]], config: SearchConfig
+) -> dict[str, Any]:
+    """What has no gradient, of a round."""
+    usual = {"batch_size": config.batch_size, **BEGIN}
+    best = earlier[0][0].settings if earlier else {}
+    change = CHANGES[number - 1] if 1 <= number <= len(CHANGES) else {}
+    return {**usual, **{name: best[name] for name in usual if name in best}, **change}
+
+
+def _warm(
+    earlier: Sequence[tuple[Genotype, Path | None]], config: SearchConfig, bench: Bench
+) -> Warm:
+    """What the best of the earlier searches has learned.
+
+    Weights too, if they are of this supernet, have seen the same training images alone, and the
+    learning rate is known: from trained weights none can be found that new weights need.
+    """
+    if not earlier:
+        return COLD
+    genotype, folder = earlier[0]
+    known = {**genotype.settings, "seed": genotype.seed, "data": genotype.dataset}
+    here = {**bench.settings, **asdict(config), "seed": bench.seed}
+    here["data"] = dict(bench.dataset.fingerprint)
+    same = all(known.get(name) == here.get(name) for name in (*SHAPING, *SPLITTING, "data"))
+    begin = starts([genotype], config.optimizer)
+    params = None
+    if folder is not None and same and "lr" in begin and (folder / "checkpoint.pt").exists():
+        params = checkpoint.load(folder / "checkpoint.pt", "search")["state"]["task"]["params"]
+    return Warm(prior(config.build_space(), [genotype]), begin, params)

@@ -1,0 +1,80 @@
+"""What a study leaves on disk: every trial for `report`, the best configuration for `derive`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from darts_lite.architecture.space import Genotype, write_json
+from darts_lite.augment import to_json
+from darts_lite.hpo.evaluator import Bench
+from darts_lite.hpo.methods.population import lineage
+from darts_lite.hpo.pareto import front, ranked
+from darts_lite.hpo.records import Record
+from darts_lite.schedules import Schedule
+from darts_lite.training.problem import augmentation_for
+
+Records = Sequence[Record]
+
+
+def best(records: Records, max_params: int) -> Record | None:
+    """The most accurate of those that were trained furthest, within the cap."""
+    known = _measured(records, max_params)
+    furthest = max((r.fidelity for r in known), default=0.0)
+    return next(iter(ranked(r for r in known if r.fidelity == furthest)), None)
+
+
+def pareto(records: Records, max_params: int) -> list[Record]:
+    """Those in full that no other equals or beats in accuracy and parameters."""
+    return front([r for r in _measured(records, max_params) if r.fidelity == 1])
+
+
+def _measured(records: Records, max_params: int) -> list[Record]:
+    sized = (r for r in records if r.measurements and r.parameters is not None)
+    return [r for r in sized if r.parameters is not None and r.parameters <= max_params]
+
+
+def write_trials(path: Path, records: Records) -> None:
+    """A JSON line for each trial, written as a whole and renamed."""
+    lines = []
+    for r in records:
+        line: dict[str, Any] = {
+            "trial": r.trial,
+            "state": "failed" if r.state in ("lost", "diverged") else r.state,
+            "accuracy": r.accuracy,
+            "parameters": r.parameters,
+            "macs": r.macs,
+            "fidelity": r.fidelity,
+            "elapsed": r.elapsed,
+            "seconds": round(r.seconds, 2),
+            "measurements": [list(m) for m in r.measurements],
+            "configuration": r.values or r.learned,
+            "notes": r.job.notes,
+        }
+        if r.state != "waiting":
+            lines.append(json.dumps(line))
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(line + "\n" for line in lines))
+    os.replace(temporary, path)
+
+
+def write_best(bench: Bench, records: Records, chosen: Record, genotype: Genotype) -> Genotype:
+    """`g.json` of a record, with the schedules under which it was trained; `augment.json` too."""
+    schedules = scheduled(chosen, records, genotype)
+    genotype = replace(genotype, hyperparameters=schedules)
+    genotype.save(bench.folder / "g.json")
+    text = str(genotype.settings["augment"])
+    augment = augmentation_for(bench.dataset, text).replayed(schedules)
+    write_json(bench.folder / "augment.json", to_json(augment))
+    return genotype
+
+
+def scheduled(chosen: Record, records: Records, genotype: Genotype) -> dict[str, Schedule]:
+    """Those of its lineage if it is a member of a population, else its own."""
+    if "member" not in chosen.job.notes:
+        return genotype.hyperparameters
+    return lineage(chosen, {r.trial: r for r in records})

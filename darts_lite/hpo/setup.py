@@ -1,0 +1,180 @@
+"""From what a user said of a study to what its workers need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from darts_lite.architecture.space import Genotype
+from darts_lite.commands import run as prepare
+from darts_lite.commands.options import TuneOptions, is_small, search_width, size
+from darts_lite.commands.runs import load_genotype
+from darts_lite.data import Dataset, Splits
+from darts_lite.errors import UserError
+from darts_lite.hpo.evaluator import FIDELITIES, Bench
+from darts_lite.hpo.methods.gradient import Gradient
+from darts_lite.hpo.methods.population import Population
+from darts_lite.hpo.methods.sampled import Asha, Sampled, rungs
+from darts_lite.hpo.records import Method
+from darts_lite.hpo.space import AugmentationSpace, Configuration, ConfigurationSpace, Space, Values
+from darts_lite.nas.select import uniform_random
+from darts_lite.nas.task import SearchConfig
+from darts_lite.training.problem import augmentation_for
+from darts_lite.training.recipe import Recipe
+from darts_lite.training.task import DEFAULTS
+
+METHODS = ("random", "tpe", "asha", "bohb", "pbt", "pba", "gradient")
+WITH_PARETO = ("random", "tpe", "asha", "gradient")
+BATCH_SIZES = (32, 64, 128)
+BATCH_SIZE = 64  # of our own method and of PBA
+DRAWS = 200  # of a random small model for PBA
+PARTS = 3  # networks that the gradient derives from a search for a Pareto front
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Everything that does not depend on the storage."""
+
+    method: Method
+    space: Space
+    bench: Bench
+    search: SearchConfig
+
+
+def completed(options: TuneOptions, dataset: Dataset) -> TuneOptions:
+    """What the user left open, filled in, so that every worker does the same.
+
+    Raises: `UserError` if the options do not go together.
+    """
+    for name, value, known in (
+        ("method", options.method, METHODS),
+        ("fidelity", options.fidelity, FIDELITIES),
+    ):
+        if value not in known:
+            raise UserError(f"--{name} {value}: known are {', '.join(known)}")
+    cap, channels = size(options, dataset)
+    hours = options.budget_hours
+    if hours is None and options.trials is None:
+        hours = 0.1 if is_small(dataset) else 1.0
+    if options.pareto and options.method not in WITH_PARETO:
+        raise UserError(
+            f"--pareto: {options.method} knows one objective; use {', '.join(WITH_PARETO)}"
+        )
+    if options.fidelity != "epochs" and options.method in ("pbt", "pba"):
+        raise UserError(f"--fidelity {options.fidelity}: {options.method} trains on, in epochs")
+    if options.workers > 1 and (options.storage or "").startswith("sqlite"):
+        raise UserError("--storage: SQLite may give one trial to two workers; use a journal file")
+    if options.genotype is not None and options.method != "pba":
+        raise UserError("--genotype is the small model of pba; for another start, --warm-start")
+    return replace(
+        options, dataset=dataset.name, max_params=cap, channels=channels, budget_hours=hours
+    )
+
+
+def assemble(options: TuneOptions, dataset: Dataset, splits: Splits) -> Setup:
+    """The method, its space and its bench, from completed options."""
+    device = prepare.device_named(options.device)
+    assert options.max_params is not None and options.channels is not None
+    bench = Bench(
+        dataset=dataset,
+        splits=prepare.on(device, splits),
+        device=device,
+        epochs=options.epochs,
+        fidelity=options.fidelity,
+        seed=options.seed,
+        folder=Path(options.out),
+        settings={
+            "dataset": options.dataset,
+            "data_dir": options.data_dir,
+            "image_size": options.image_size,
+            "subset": options.subset,
+            "method": options.method,
+            "finished": True,
+        },
+        checkpoint_seconds=options.checkpoint_seconds,
+    )
+    search = SearchConfig(
+        space=options.space,
+        cells=options.cells,
+        channels=options.channels,
+        search_channels=search_width(options.channels, device),
+        stem_stride=options.stem_stride,
+        max_params=options.max_params,
+        batch_size=BATCH_SIZE,
+        seed=options.seed,
+    )
+    space = _space(options, search, bench)
+    return Setup(method=_method(options, space), space=space, bench=bench, search=search)
+
+
+def _space(options: TuneOptions, search: SearchConfig, bench: Bench) -> Space:
+    learnable = augmentation_for(bench.dataset, "learned")
+    if options.method != "pba":
+        sizes = tuple(s for s in BATCH_SIZES if s <= bench.splits.train.count // 2)
+        if not sizes:
+            raise UserError(
+                f"{bench.splits.train.count} training images are too few for batches of "
+                f"{BATCH_SIZES[0]}; use a larger --subset"
+            )
+        return ConfigurationSpace(
+            architecture=search.build_space(), batch_sizes=sizes, learnable=learnable
+        )
+    genotype = _small_model(options, search, bench)
+    known = {**DEFAULTS, **genotype.hyperparameters}
+    fixed = Configuration(
+        space=genotype.space,
+        recipe=Recipe.read(genotype.settings),
+        batch_size=BATCH_SIZE,
+        augment="learned",
+        learned={n: known[n][-1][1] for n in DEFAULTS},
+        values={},
+    )
+    return AugmentationSpace(fixed=fixed, learnable=learnable)
+
+
+def _small_model(options: TuneOptions, search: SearchConfig, bench: Bench) -> Genotype:
+    """The genotype that was given, or a random network under the cap."""
+    if options.genotype is not None:
+        return load_genotype(Path(options.genotype), options.max_params, options.data_dir)
+    generator = torch.Generator().manual_seed(options.seed)
+    for _ in range(DRAWS):
+        space = uniform_random(search.build_space(), generator)
+        found = bench.genotype_of(space)
+        if found.parameters <= search.max_params:
+            return found
+    raise UserError(
+        f"{DRAWS} random networks have more than {search.max_params} parameters; raise "
+        "--max-params, give fewer --channels, or a --genotype"
+    )
+
+
+def _method(options: TuneOptions, space: Space) -> Method:
+    lowest = rungs(options.lowest)
+    if options.method in ("pbt", "pba"):
+        begin: Values | None = None
+        if isinstance(space, AugmentationSpace):
+            begin = dict.fromkeys(space.learnable.policy.names, 0.0)
+        return Population(
+            size=options.population,
+            generations=min(options.epochs, 10),
+            explore="pba" if options.method == "pba" else "pbt",
+            begin=begin,
+            seed=options.seed,
+        )
+    hours = options.budget_hours
+    budget = None if hours is None else 3600 * hours
+    methods: dict[str, Method] = {
+        "random": Sampled("random"),
+        "tpe": Sampled("tpe"),
+        "bohb": Sampled("tpe", lowest),
+        "asha": Asha(lowest, options.pareto),
+        "gradient": Gradient(budget=budget, parts=PARTS if options.pareto else 1),
+    }
+    return methods[options.method]
+
+
+def threads(workers: int) -> int:
+    """Of each worker, so that all together use what one process would."""
+    return max(1, torch.get_num_threads() // workers)

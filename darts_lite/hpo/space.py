@@ -1,0 +1,318 @@
+"""The one conditional space of configurations that every method of `tune` draws from.
+
+A configuration is an architecture, an optimiser with its settings, a batch size, label smoothing
+and an augmentation. The space is a function that asks for one dimension after the other, so that a
+dimension exists only where it is used: no kernel of a skip connection, no momentum of AdamW. Who
+answers is a `Chooser`: a random generator, a sampler of Optuna, values that are known.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from darts_lite.architecture.space import Cell, Edge, Genotype, Operation, SearchSpace
+from darts_lite.augment import Augmentation
+from darts_lite.augment.policies.policy import Policy
+from darts_lite.errors import UserError
+from darts_lite.hypergradient.optimizers import SGD, Adam
+from darts_lite.schedules import Schedule
+from darts_lite.training.recipe import Recipe
+
+Value = str | int | float | bool
+Values = dict[str, Value]
+
+POLICIES = ("none", "standard", "randaugment", "trivialaugment", "learned")
+LIMITS: dict[str, tuple[float, float]] = {  # continuous and logarithmic
+    "sgd.lr": (3e-3, 1.0),
+    "sgd.weight_decay": (1e-6, 1e-2),
+    "adamw.lr": (1e-4, 3e-2),
+    "adamw.weight_decay": (1e-4, 0.5),
+    "magnitude": (0.01, 1.0),
+}
+
+
+class Chooser(Protocol):
+    """Answers for one dimension at a time."""
+
+    def categorical(self, name: str, choices: Sequence[Value]) -> Any: ...
+
+    def integer(self, name: str, low: int, high: int, step: int = 1) -> int: ...
+
+    def real(self, name: str, low: float, high: float, log: bool = False) -> float: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """One point of the space, ready to be trained.
+
+    `learned` holds what a genotype carries as schedules: "lr", "weight_decay", and values of the
+    augmentation by name. `values` is what was chosen, by dimension.
+    """
+
+    space: SearchSpace
+    recipe: Recipe
+    batch_size: int
+    augment: str
+    learned: dict[str, float]
+    values: Values
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        return {name: ((0.0, value),) for name, value in self.learned.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigurationSpace:
+    """Every configuration of a study.
+
+    Arguments: `architecture`, at its usual width, of which half to twice may be chosen if it is not
+    discrete; `batch_sizes`; `learnable`, the augmentation whose values "learned" asks for.
+    """
+
+    architecture: SearchSpace
+    batch_sizes: tuple[int, ...]
+    learnable: Augmentation
+
+    def configure(self, choose: Chooser) -> Configuration:
+        """Asks for a configuration, dimension by dimension."""
+        heard = _Heard(choose)
+        space = self._architecture(heard)
+        recipe, learned = self._recipe(heard)
+        batch_size = heard.categorical("batch_size", self.batch_sizes)
+        augment, values = self._augment(heard)
+        return Configuration(
+            space=space,
+            recipe=recipe,
+            batch_size=batch_size,
+            augment=augment,
+            learned=learned | values,
+            values=heard.values,
+        )
+
+    def _architecture(self, choose: Chooser) -> SearchSpace:
+        if self.architecture.is_discrete:
+            return self.architecture
+        usual = self.architecture.channels
+        low, high = max(2, usual // 4 * 2), 2 * usual
+        channels = choose.integer("channels", low, high, step=2)
+        cells = tuple(_discrete(cell, choose) for cell in self.architecture.cells)
+        return replace(self.architecture, cells=cells, channels=channels)
+
+    def _recipe(self, choose: Chooser) -> tuple[Recipe, dict[str, float]]:
+        name = choose.categorical("optimizer", ("sgd", "adamw"))
+        learned = {
+            each: choose.real(f"{name}.{each}", *LIMITS[f"{name}.{each}"], log=True)
+            for each in ("lr", "weight_decay")
+        }
+        optimizer: SGD | Adam
+        if name == "sgd":
+            momentum = choose.real("sgd.momentum", 0.5, 0.99)
+            nesterov = choose.categorical("sgd.nesterov", (False, True))
+            optimizer = SGD(momentum=momentum, nesterov=nesterov)
+        else:
+            beta1 = choose.real("adamw.beta1", 0.8, 0.99)
+            beta2 = choose.real("adamw.beta2", 0.9, 0.9999)
+            optimizer = Adam(betas=(beta1, beta2))
+        smoothing = choose.real("label_smoothing", 0.0, 0.2)
+        return Recipe(optimizer=optimizer, label_smoothing=smoothing), learned
+
+    def _augment(self, choose: Chooser) -> tuple[str, dict[str, float]]:
+        policy = choose.categorical("augment", POLICIES)
+        if policy == "randaugment":
+            n = choose.integer("randaugment.n", 1, 3)
+            m = choose.real("randaugment.m", 0.0, 30.0)
+            return f"randaugment:n={n},m={m:.4g}", {"magnitude.all": m / 30}
+        if policy == "learned":
+            return policy, augmentation_values(self.learnable.policy, choose)
+        return policy, {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationSpace:
+    """The values of the learned augmentation alone; all else is given (population based
+    augmentation, Ho et al. 2019)."""
+
+    fixed: Configuration
+    learnable: Augmentation
+
+    def configure(self, choose: Chooser) -> Configuration:
+        """Asks for the values of the augmentation."""
+        heard = _Heard(choose)
+        values = augmentation_values(self.learnable.policy, heard, low=0.0)
+        own = {name: self.fixed.learned[name] for name in ("lr", "weight_decay")}
+        return replace(self.fixed, augment="learned", learned=own | values, values=heard.values)
+
+
+Space = ConfigurationSpace | AugmentationSpace
+
+
+def augmentation_values(
+    policy: Policy, choose: Chooser, low: float | None = None
+) -> dict[str, float]:
+    """A magnitude and a probability for each kind of operation.
+
+    Arguments: `low`, the lower end of both, on linear scales; without it, magnitudes are
+    logarithmic, as weak augmentation is what is usually wanted.
+    """
+    found = {}
+    for name in policy.names:
+        if low is not None:
+            found[name] = choose.real(name, low, 1.0)
+        elif name.startswith("magnitude."):
+            found[name] = choose.real(name, *LIMITS["magnitude"], log=True)
+        else:
+            found[name] = choose.real(name, 0.02, 0.98)
+    return found
+
+
+def _discrete(cell: Cell, choose: Chooser) -> Cell:
+    edges: list[Edge] = []
+    for node in range(cell.inputs, cell.inputs + cell.nodes):
+        into = cell.into(node)
+        groups = list(itertools.combinations(into, min(cell.keep, len(into))))
+        kept = groups[0]
+        if len(groups) > 1:
+            names = ["+".join(str(cell.edges[i].source) for i in group) for group in groups]
+            chosen = choose.categorical(f"{cell.name}.node{node}", names)
+            kept = groups[names.index(chosen)]
+        for edge in (cell.edges[i] for i in kept):
+            edges.append(replace(edge, operations=(_operation(cell, edge, choose),)))
+    return replace(cell, edges=tuple(edges))
+
+
+def _operation(cell: Cell, edge: Edge, choose: Chooser) -> Operation:
+    where = f"{cell.name}.{edge.source}-{edge.target}"
+    name = choose.categorical(where, [o.name for o in edge.operations])
+    (operation,) = (o for o in edge.operations if o.name == name)
+    sizes: dict[str, tuple[int, ...]] = {
+        choice: (choose.categorical(f"{where}.{name}.{choice}", known),)
+        for choice, known in operation.choices.items()
+    }
+    return Operation(name, sizes)
+
+
+def values_of(genotype: Genotype) -> Values:
+    """The answers that lead to a genotype: `configure` on `Known` ones gives it back.
+
+    Schedules give their last values.
+    """
+    settings, ends = genotype.settings, {n: s[-1][1] for n, s in genotype.hyperparameters.items()}
+    recipe = Recipe.read(settings)
+    found: Values = {"channels": genotype.space.channels}
+    for cell in genotype.space.cells:
+        for node in range(cell.inputs, cell.inputs + cell.nodes):
+            into = [cell.edges[i] for i in cell.into(node)]
+            found[f"{cell.name}.node{node}"] = "+".join(str(edge.source) for edge in into)
+        for edge in cell.edges:
+            (operation,) = edge.operations
+            where = f"{cell.name}.{edge.source}-{edge.target}"
+            found[where] = operation.name
+            for choice, sizes in operation.choices.items():
+                found[f"{where}.{operation.name}.{choice}"] = sizes[0]
+    own = recipe.settings()
+    name = str(own["optimizer"])
+    for each in ("momentum", "nesterov", "beta1", "beta2"):
+        if each in own:
+            found[f"{name}.{each}"] = own[each]  # type: ignore[assignment]
+    for each in ("lr", "weight_decay"):
+        if each in ends:
+            found[f"{name}.{each}"] = ends.pop(each)
+    policy = str(settings.get("augment", "standard"))
+    if "+" not in policy:  # mixing is none of the space's
+        policy, _, rest = policy.partition(":")
+        for pair in filter(None, rest.split(",") if policy == "randaugment" else []):
+            key, _, value = pair.partition("=")
+            found[f"{policy}.{key}"] = int(value) if key == "n" else float(value)
+    if policy == "randaugment" and "magnitude.all" in ends:
+        found["randaugment.m"] = 30 * ends.pop("magnitude.all")
+    size = settings.get("batch_size", 64)
+    return {
+        **found,
+        **ends,
+        "optimizer": name,
+        "label_smoothing": recipe.label_smoothing,
+        "augment": policy,
+        "batch_size": size if isinstance(size, int) else 64,
+    }
+
+
+# --- who chooses -------------------------------------------------------------------------------
+
+
+@dataclass
+class _Heard:
+    """Passes questions on and remembers the answers."""
+
+    choose: Chooser
+
+    def __post_init__(self) -> None:
+        self.values: Values = {}
+
+    def categorical(self, name: str, choices: Sequence[Value]) -> Any:
+        self.values[name] = self.choose.categorical(name, choices)
+        return self.values[name]
+
+    def integer(self, name: str, low: int, high: int, step: int = 1) -> int:
+        self.values[name] = value = self.choose.integer(name, low, high, step)
+        return value
+
+    def real(self, name: str, low: float, high: float, log: bool = False) -> float:
+        self.values[name] = value = self.choose.real(name, low, high, log)
+        return value
+
+
+@dataclass(frozen=True)
+class Random:
+    """Uniform, or uniform in the logarithm."""
+
+    generator: torch.Generator
+
+    def _uniform(self) -> float:
+        return float(torch.rand((), generator=self.generator, dtype=torch.float64))
+
+    def categorical(self, name: str, choices: Sequence[Value]) -> Any:
+        return choices[int(len(choices) * self._uniform())]
+
+    def integer(self, name: str, low: int, high: int, step: int = 1) -> int:
+        return low + step * int(((high - low) // step + 1) * self._uniform())
+
+    def real(self, name: str, low: float, high: float, log: bool = False) -> float:
+        if log:
+            return math.exp(self.real(name, math.log(low), math.log(high)))
+        return low + (high - low) * self._uniform()
+
+
+@dataclass(frozen=True)
+class Known:
+    """Values that are known; raises `UserError` if one is missing or outside its range.
+
+    Continuous values are brought into their range: what a gradient found may lie beyond it.
+    """
+
+    values: Mapping[str, Value]
+
+    def _get(self, name: str) -> Value:
+        if name not in self.values:
+            raise UserError(f"the configuration lacks {name!r}; it comes from another space")
+        return self.values[name]
+
+    def categorical(self, name: str, choices: Sequence[Value]) -> Any:
+        value = self._get(name)
+        if value not in choices:
+            raise UserError(f"{name} is {value!r}, here it is one of {list(choices)}")
+        return value
+
+    def integer(self, name: str, low: int, high: int, step: int = 1) -> int:
+        value = self._get(name)
+        if not isinstance(value, int) or not low <= value <= high or (value - low) % step:
+            raise UserError(f"{name} is {value!r}, here it is {low} to {high} in steps of {step}")
+        return value
+
+    def real(self, name: str, low: float, high: float, log: bool = False) -> float:
+        return min(max(float(self._get(name)), low), high)

@@ -1,0 +1,415 @@
+"""A study in storage that its workers share: jobs, records, the clock. Optuna's storage.
+
+A job is a trial of Optuna; everything that a worker must know is in the trial, so that workers keep
+no state, on however many machines. What happens once only is decided by the storage, which lets one
+worker alone end a trial, and by the order of trials: of two with one key, the earlier one counts.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import optuna
+from optuna.exceptions import (
+    DuplicatedStudyError,
+    StorageInternalError,
+    UpdateFinishedTrialError,
+)
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from darts_lite.architecture.space import Genotype
+from darts_lite.errors import UserError
+from darts_lite.hpo.liveness import covered, is_dead
+from darts_lite.hpo.optuna_adapters import Distributions, Suggest, pruner, sampler
+from darts_lite.hpo.records import Job, Measurement, Method, Record
+from darts_lite.hpo.space import Configuration, Space
+
+NAME = "darts_lite"  # Hyperband derives a trial's bracket from it
+HEARTBEAT = 5.0  # seconds between two signs of life
+STALE = 60.0  # seconds without one, after which a worker is taken for dead
+LIVE = (TrialState.WAITING, TrialState.RUNNING)
+
+
+class Study:
+    """One study, seen from one process.
+
+    Arguments: `storage`, a journal file or the URL of a data base.
+    """
+
+    def __init__(self, storage: str | Path) -> None:
+        self.where = str(storage)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._storage = _open(self.where)
+        self._study: optuna.Study | None = None
+
+    # --- settings -----------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Whether there is one in the storage."""
+        with self._reading():
+            return any(s.study_name == NAME for s in self._storage.get_all_studies())
+
+    def create(self, settings: dict[str, Any], *, pareto: bool) -> None:
+        """Begins a study with the settings of all its workers."""
+        up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+        directions = [up, down] if pareto else [up]
+        taken = UserError(f"{self.where} holds a study already; join it with --resume")
+        if self.exists():
+            raise taken
+        with self._reading():
+            try:
+                study = optuna.create_study(
+                    storage=self._storage, study_name=NAME, directions=directions
+                )
+            except DuplicatedStudyError:  # begun by somebody else at this moment
+                raise taken from None
+            study.set_user_attr("settings", settings)
+        self._study = study
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        with self._reading():
+            found = self._load().user_attrs.get("settings")
+        if not isinstance(found, dict):
+            raise UserError(f"{self.where} holds no study of darts_lite; choose another --storage")
+        return found
+
+    def change(self, settings: dict[str, Any]) -> None:
+        """Replaces the settings, as when a study gets a larger budget."""
+        self._load().set_user_attr("settings", settings)
+
+    def _load(self) -> optuna.Study:
+        if self._study is None:
+            try:
+                self._study = optuna.load_study(study_name=NAME, storage=self._storage)
+            except KeyError:
+                raise UserError(
+                    f"{self.where} holds no study; start one without --resume"
+                ) from None
+        return self._study
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (StorageInternalError, ValueError, KeyError, TypeError) as error:
+            reason = " ".join(str(error).split())[:80]
+            raise UserError(
+                f"cannot read the study {self.where} ({reason}); choose another --storage"
+            ) from None
+
+    # --- the clock ----------------------------------------------------------------------------
+
+    def tick(self, session: str, started: float) -> None:
+        """Says that a session, which began at the time `started`, is alive now."""
+        self._load().set_user_attr(f"session {session}", [started, time.time()])
+
+    def elapsed(self, now: float | None = None) -> float:
+        """Seconds during which at least one session was alive.
+
+        Arguments: `now`, until when the newest session is alive for certain.
+        """
+        attributes = self._load().user_attrs
+        spans = [tuple(v) for n, v in attributes.items() if n.startswith("session ")]
+        if now is not None and spans:
+            newest = max(spans, key=lambda span: span[1])
+            spans.append((newest[0], max(now, newest[1])))
+        return covered(spans)
+
+    # --- trials -------------------------------------------------------------------------------
+
+    def records(self) -> list[Record]:
+        """Everything that was begun, in the order of its beginning."""
+        found = (_record(trial) for trial in self._trials())
+        return [record for record in found if record is not None]
+
+    def genotype(self, trial: int) -> Genotype:
+        """What a trial trained, wherever that was."""
+        content = self._trials()[trial].user_attrs["genotype"]
+        return Genotype.read(json.dumps(content), f"trial {trial} of {self.where}")
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._load().get_trials(deepcopy=False)
+
+    def enqueue(self, jobs: Iterable[Job]) -> None:
+        """Puts jobs up for whichever worker is free; leaves out what is there already."""
+        known = {_job(t).get("key") for t in self._trials() if _counts(t)}
+        for job in jobs:
+            if not job.key or job.key not in known:
+                known.add(job.key)
+                self._load().enqueue_trial(dict(job.values or {}), {"job": job.to_json()})
+
+    def begin(self, method: Method, worker: str, seed: int) -> Trial | None:
+        """The next job: one that waits, or a new configuration if the method wants one."""
+        while (found := self._next(method, worker, seed)) is not None:
+            if not self._is_duplicate(found.number, found.job.key):
+                return found
+            found.end("duplicate")
+        return None
+
+    def _next(self, method: Method, worker: str, seed: int) -> Trial | None:
+        study = self._load()
+        records = self.records()
+        self.enqueue(method.follow(records))
+        first = method.first(records)
+        if first is None and not any(t.state == TrialState.WAITING for t in self._trials()):
+            return None
+        begun = sum(r.state != "waiting" and r.job.values is None for r in records)
+        drawn = crc32(f"{seed} {worker.partition(' ')[0]} {begun}".encode())
+        study.sampler = sampler(method.sampler, drawn)
+        study.pruner = pruner(method.prunes, first)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that Optuna considers a sampler experimental
+            trial = study.ask()
+        content = _job(trial)
+        if not content and first is None:  # another worker was faster
+            study.tell(trial, state=TrialState.FAIL)
+            return self._next(method, worker, seed)
+        job = Job.from_json(content) if content else first
+        assert job is not None
+        if not content:
+            trial.set_user_attr("job", job.to_json())
+        trial.set_user_attr("worker", worker)
+        trial.set_user_attr("alive", time.time())
+        return Trial(self, trial, job)
+
+    def _is_duplicate(self, number: int, key: str) -> bool:
+        return bool(key) and any(
+            t.number < number and _counts(t) and _job(t).get("key") == key for t in self._trials()
+        )
+
+    def take_over(self, dead: Sequence[str] = ()) -> int:
+        """Puts up again what workers were doing who have died; returns how many trials.
+
+        Arguments: `dead`, workers that are known to be.
+        """
+        count = 0
+        for trial in self._trials():
+            worker = trial.user_attrs.get("worker", "")
+            if trial.state != TrialState.RUNNING or not _job(trial):
+                continue
+            began = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+            alive = trial.user_attrs.get("alive", began)
+            gone = worker in dead or is_dead(worker) or time.time() - alive > STALE
+            if gone and self._claim(trial.number):
+                count += 1
+        self.continue_jobs()
+        return count
+
+    def continue_jobs(self) -> None:
+        """Puts up the rest of every job that was lost or stopped, unless somebody has."""
+        records = self.records()
+        too_large = {r.job.key: r.trial for r in records if r.state == "infeasible"}
+        rest = [
+            (record.trial, continuation(record))
+            for record in records
+            if record.state in ("lost", "stopped")
+        ]
+        # what turned out too large since is not worth going on with
+        self.enqueue(job for n, job in reversed(rest) if too_large.get(job.key, -1) < n)
+
+    def _claim(self, number: int) -> bool:
+        """Ends a trial as lost; False if another worker did or it has finished."""
+        try:
+            self._load().tell(number, state=TrialState.FAIL)
+        except (ValueError, UpdateFinishedTrialError):
+            return False
+        return True
+
+    def import_record(self, record: Record, space: Space, pareto: bool) -> None:
+        """Adds what another study found on the same data, for samplers to learn from."""
+        asked = Distributions(record.values)
+        space.configure(asked)
+        assert record.accuracy is not None and record.parameters is not None
+        values = [record.accuracy, float(record.parameters)] if pareto else [record.accuracy]
+        trial = optuna.create_trial(
+            params=dict(record.values),
+            distributions=asked.found,
+            values=values,
+            user_attrs={"record": _content(record)},  # no job: it is none of this study's
+        )
+        self._load().add_trial(trial)
+
+
+@dataclass
+class Trial:
+    """A job that this worker does; what comes of it is in storage at once."""
+
+    study: Study
+    _trial: optuna.trial.Trial
+    job: Job
+    record: Record = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.record = Record(
+            trial=self._trial.number,
+            state="running",
+            job=self.job,
+            values=dict(self.job.values or {}),
+            measurements=self.job.done,
+        )
+        self._over = threading.Event()
+        self._reported = 0
+
+    @property
+    def number(self) -> int:
+        return self._trial.number
+
+    def configure(self, space: Space) -> Configuration:
+        """The configuration of the job, or a new one."""
+        found = space.configure(Suggest(self._trial))
+        self.note(values=found.values, learned=found.learned)
+        return found
+
+    def note(self, **changes: Any) -> None:
+        """Remembers facts of the record."""
+        self.record = replace(self.record, **changes)
+        with suppress(UpdateFinishedTrialError):  # taken over: `end` will find that out too
+            self._trial.set_user_attr("record", _content(self.record))
+
+    def trains(self, genotype: Genotype, max_params: int) -> None:
+        """Remembers what is about to be trained."""
+        excess = genotype.parameters / max_params - 1
+        with suppress(UpdateFinishedTrialError):
+            self._trial.set_user_attr("genotype", genotype.to_json())
+        self.note(parameters=genotype.parameters, macs=genotype.macs, excess=excess)
+
+    def measured(self, measurement: Measurement) -> None:
+        self.note(
+            measurements=(*self.record.measurements, measurement),
+            accuracy=measurement.accuracy,
+            elapsed=measurement.elapsed,
+        )
+
+    def is_worse(self) -> bool:
+        """Whether Hyperband ends the trial here."""
+        known = self.record.measurements
+        for measurement in known[self._reported :]:  # a continued trial has not reported any
+            step = round(measurement.fidelity / known[0].fidelity)
+            with suppress(UpdateFinishedTrialError):
+                self._trial.report(measurement.accuracy, step)
+        self._reported = len(known)
+        return self._trial.should_prune()
+
+    def end(self, outcome: str) -> None:
+        """Ends the trial; a "stopped" one is put up again as it stands.
+
+        Does nothing if another worker took it over in the meantime.
+        """
+        self.note(state=outcome)
+        known = self.record
+        pareto = len(self.study._load().directions) > 1
+        with suppress(ValueError, UpdateFinishedTrialError):
+            if outcome in ("complete", "paused", "diverged"):
+                accuracy = known.accuracy or 0.0
+                values = [accuracy, float(known.parameters or 0)] if pareto else [accuracy]
+                self.study._load().tell(self._trial, values)
+            elif outcome in ("pruned", "infeasible"):
+                self.study._load().tell(self._trial, state=TrialState.PRUNED)
+            else:
+                self.study._load().tell(self._trial, state=TrialState.FAIL)
+                if outcome == "stopped":
+                    self.study.continue_jobs()
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Gives signs of life from a thread of its own."""
+
+        def beat() -> None:
+            while not self._over.wait(HEARTBEAT):
+                with suppress(UpdateFinishedTrialError):
+                    self._trial.set_user_attr("alive", time.time())
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
+
+@contextmanager
+def reachable(where: str) -> Iterator[None]:
+    """One clear line if the storage goes away."""
+    try:
+        yield
+    except StorageInternalError as error:
+        reason = " ".join(str(error).split())[:80]
+        raise UserError(
+            f"lost the study {where} ({reason}); nothing measured is lost, --resume goes on"
+        ) from None
+
+
+def continuation(record: Record) -> Job:
+    """The rest of a job that was not finished."""
+    job = record.job
+    reached = record.fidelity
+    rest = tuple(f for f in job.fidelities if f > reached) or job.fidelities[-1:]
+    return replace(
+        job,
+        fidelities=rest,
+        values=record.values or job.values,
+        key=job.key or f"trial {record.trial}",
+        start=record.trial,
+        done=record.measurements,
+    )
+
+
+def _open(where: str) -> BaseStorage:
+    try:
+        if "://" in where:
+            return RDBStorage(where, engine_kwargs={"pool_pre_ping": True})
+        # absolute: Optuna's lock is a link to the path, and a stale one would never be noticed
+        return JournalStorage(JournalFileBackend(str(Path(where).absolute())))
+    except Exception as error:  # drivers of data bases raise anything
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"--storage {where}: {type(error).__name__} ({reason}); give a file, or the URL of a "
+            "data base whose driver is installed, such as postgresql+psycopg://user@host/name"
+        ) from None
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether the job of a trial need not be done again."""
+    record = _record(trial)
+    return record is not None and record.counts
+
+
+def _job(trial: FrozenTrial | optuna.trial.Trial) -> dict[str, Any]:
+    return trial.user_attrs.get("job") or {}
+
+
+def _content(record: Record) -> dict[str, Any]:
+    content = asdict(record)
+    return {n: v for n, v in content.items() if n not in ("trial", "job")}
+
+
+def _record(trial: FrozenTrial) -> Record | None:
+    """What a trial says of itself; None for duplicates and for what was never a job here."""
+    content = _job(trial)
+    if not content:
+        return None
+    job = Job.from_json(content)
+    known = dict(trial.user_attrs.get("record", {}))
+    state = {
+        TrialState.WAITING: "waiting",
+        TrialState.RUNNING: "running",
+        TrialState.FAIL: "stopped" if known.get("state") == "stopped" else "lost",
+    }.get(trial.state, known.get("state", "running"))
+    if known.get("state") == "duplicate":
+        return None
+    known["measurements"] = tuple(Measurement(*m) for m in known.get("measurements", job.done))
+    known.setdefault("values", dict(job.values or {}))
+    return Record(**{**known, "trial": trial.number, "job": job, "state": state})

@@ -1,0 +1,174 @@
+"""Forward-mode hypergradients: tangents dw/dhyper carried from step to step, without bound.
+
+    Z_{t+1} = discount (d step/ds) Z_t + d step/dhyper        dL_outer/dhyper = direct + v . Z
+
+for s = (w, moments), one tangent a scalar. A discount of 1 is real-time hypergradient learning
+(Franceschi et al. 2017, RTHO), 0 looks one step back, between lies MARTHE (Donini et al. 2020). The
+horizon is the whole training so far, in constant memory; the price is one derivative of the
+training gradient a scalar, whence few of them: a learning rate, a decay, a handful of magnitudes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from darts_lite.hypergradient.derivatives import Derivative, Method
+from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.hypergradient.problem import (
+    EVERY_KIND,
+    Bilevel,
+    Gradient,
+    Hyper,
+    InnerState,
+    Lookahead,
+    Params,
+    add,
+    check_supported,
+    constant,
+    dot,
+    flat,
+    leaves,
+    require,
+    unflat,
+)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """See the module. The tangents travel in `InnerState.carried`, by variable: `[n, ...]` each.
+
+    Arguments: `discount` in [0, 1]; `product`, "jvp" (exact), "finite_difference" or "one_sided"
+    (a third of the cost of jvp, for smooth networks); `radius`, of the differences.
+    """
+
+    discount: float = 1.0
+    product: Method = "jvp"
+    radius: float = 0.01
+
+    steps: ClassVar[int] = 1
+    supports: ClassVar[frozenset[Kind]] = EVERY_KIND
+    carries: ClassVar[bool] = True
+    remedy: ClassVar[str] = "it is of no known kind"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.discount <= 1:
+            raise ValueError(f"discount must lie in [0, 1], not {self.discount}")
+        if self.product == "double_backward":
+            raise ValueError("Forward cannot use double_backward; use jvp, which is exact too")
+
+    def __call__(
+        self, problem: Bilevel, state: InnerState, hyper: Hyper, kinds: Mapping[str, Kind]
+    ) -> Lookahead:
+        check_supported(self, kinds)
+        names = tuple(kinds)
+        new, (gradient, _), inner = problem.advance(state, hyper, 0)
+        v, direct, outer = problem.outer_gradient(new.params, hyper, names)
+        carried, total = {}, dict(direct)
+        reached = _reached(problem, state, gradient, hyper, kinds)
+        for name in names:
+            rows = [
+                self._tangent(problem, state, gradient, hyper, kinds, name, i)
+                for i in range(hyper[name].numel())
+            ]
+            carried[name] = tuple(torch.stack(parts) for parts in zip(*map(_finite, rows)))
+            if reached[name]:
+                along = torch.stack([dot(v, row) for row in rows]).view_as(hyper[name])
+                total[name] = add(direct[name], along)
+        return Lookahead(new._replace(carried=carried), require(total), inner, outer)
+
+    def _tangent(
+        self,
+        problem: Bilevel,
+        state: InnerState,
+        gradient: Params,
+        hyper: Hyper,
+        kinds: Mapping[str, Kind],
+        name: str,
+        i: int,
+    ) -> Params:
+        """d(params, moments)/d hyper[name][i] after the step."""
+        unit = torch.zeros_like(hyper[name]).view(-1)
+        unit[i] = 1.0
+        moving = {name: unit.view_as(hyper[name])}
+        old = state.carried.get(name) if self.discount else None
+        if old is None:
+            tangent = tuple(torch.zeros_like(s) for s in flat(state))
+        else:
+            tangent = tuple(self.discount * z[i] for z in old)
+        in_loss = kinds[name] != "optimizer"
+        turned = tuple(torch.zeros_like(g) for g in gradient)
+        if in_loss or old is not None:
+            derivative = Derivative(
+                lambda params, values: problem.inner_loss(params, values, 0),
+                state.params,
+                hyper,
+                known=Gradient(gradient),
+            )
+            turned, _ = derivative.along(
+                tangent[: len(gradient)],
+                moving if in_loss else None,
+                method=self.product,
+                radius=self.radius,
+            )
+        return update_tangent(problem, state, gradient, hyper, tangent, turned, moving)
+
+
+def _finite(tangent: Params) -> Params:
+    """A tangent that overflowed begins anew; otherwise no step after it would have a gradient."""
+    fine = torch.stack([part.isfinite().all() for part in tangent]).all()
+    return tuple(torch.where(fine, part, torch.zeros_like(part)) for part in tangent)
+
+
+def update_tangent(
+    problem: Bilevel,
+    state: InnerState,
+    gradient: Params,
+    hyper: Hyper,
+    tangent: Params,
+    turned: Params,
+    moving: Hyper,
+) -> Params:
+    """The tangent of the optimiser's rule in (params, moments), gradient and variables.
+
+    A Jacobian-vector product as the derivative of a vector-Jacobian product in its vector: the
+    rule is elementwise, so that is cheap, and it serves rules without forward-mode derivatives.
+    """
+    sources = leaves((*flat(state), *gradient, *(hyper[n] for n in moving)))
+    one, two = len(flat(state)), len(flat(state)) + len(gradient)
+    values = constant(hyper) | dict(zip(moving, sources[two:]))
+    new = flat(problem.update(unflat(sources[:one], state), sources[one:two], values))
+    cotangent = tuple(torch.zeros_like(n).requires_grad_() for n in new)
+    pulled = torch.autograd.grad(new, sources, cotangent, create_graph=True, allow_unused=True)
+    pairs = [
+        (back, along)
+        for back, along in zip(pulled, (*tangent, *turned, *moving.values()))
+        if back is not None
+    ]
+    found = torch.autograd.grad(
+        [back for back, _ in pairs], cotangent, [along for _, along in pairs], allow_unused=True
+    )
+    return tuple(torch.zeros_like(n) if f is None else f for n, f in zip(new, found))
+
+
+def _reached(
+    problem: Bilevel, state: InnerState, gradient: Params, hyper: Hyper, kinds: Mapping[str, Kind]
+) -> dict[str, bool]:
+    """Whether a step depends on each variable; zeros would not tell. Asked when it is new."""
+    new = tuple(n for n in kinds if n not in state.carried)
+    found = dict.fromkeys(kinds, True)
+    if not new:
+        return found
+    _, _, moved = problem.update_product(state, gradient, hyper, new, gradient)
+    derivative = Derivative(
+        lambda params, values: problem.inner_loss(params, values, 0),
+        state.params,
+        hyper,
+        of=tuple(n for n in new if kinds[n] != "optimizer"),
+        weights=False,
+    )
+    _, lost = derivative.gradient_at(state.params, hyper)
+    return found | {n: moved[n] is not None or lost.get(n) is not None for n in new}

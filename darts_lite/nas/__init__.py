@@ -1,0 +1,1 @@
+"""Neural architecture search: how one network is chosen."""

@@ -1,0 +1,305 @@
+"""Where a search starts when earlier ones are known: a head start that it can overturn.
+
+Earlier genotypes give their choices, as starting logits, and the hyperparameters at the end of
+their schedules. An earlier checkpoint gives the weights of its supernet, but only to a search that
+splits the same images alike: weights that were trained on what are validation images now would
+bias all that is learned from these.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from darts_lite.architecture.flat_network import Params
+from darts_lite.architecture.relaxation import logit_shapes, relax
+from darts_lite.architecture.space import Cell, Edge, Genotype, Operation, SearchSpace
+from darts_lite.data import Dataset, changed, grown
+from darts_lite.errors import UserError
+from darts_lite.hypergradient.hyperparameters import LogInterval
+from darts_lite.training import checkpoint
+from darts_lite.training.problem import OPTIMIZERS
+from darts_lite.training.recipe import Recipe
+
+HEAD_START = 1 / 3  # of the probability; one of four operations then begins at a half
+ROUNDS = 60  # to find the logits of edges; where two of three are kept, each halves the error
+SHAPING = ("space", "cells", "search_channels", "stem_stride")  # options that shape a supernet
+SPLITTING = ("seed", "subset")  # options that split the same data
+
+
+@dataclass(frozen=True)
+class Warm:
+    """Where a search starts; what is not named starts as usual.
+
+    Attributes: `alpha`, logits by name of `logit_shapes`; `starts`, hyperparameters by name;
+    `params`, the weights of the supernet.
+    """
+
+    alpha: Mapping[str, Tensor] = field(default_factory=dict)
+    starts: Mapping[str, float] = field(default_factory=dict)
+    params: Params | None = None
+
+
+COLD = Warm()
+
+
+def prior(space: SearchSpace, genotypes: Sequence[Genotype]) -> dict[str, Tensor]:
+    """Logits whose mixing weights are `HEAD_START` what was chosen and the rest evenly spread.
+
+    Every genotype that has the cell has a vote on each decision; if it says nothing of it (of
+    the operation of an edge that it did not keep, of the kernel of an operation that it did not
+    choose), its vote is for all options alike. Where nothing is known the logits are zero.
+    """
+    logits = {n: torch.zeros(s, dtype=torch.float64) for n, s in logit_shapes(space).items()}
+    for cell in space.cells:
+        earlier = [c for g in genotypes for c in g.space.cells if _alike(cell, c)]
+        if not earlier:
+            continue
+        for name, rows in _decisions(cell, earlier).items():
+            if name in logits:
+                logits[name] = torch.tensor(rows, dtype=torch.float64)
+        if f"{cell.name}.edge" in logits:
+            chance, beta = _kept(cell, earlier), logits[f"{cell.name}.edge"]
+            for _ in range(ROUNDS):  # iterative scaling (Chen, Dempster and Liu 1994)
+                edge = relax(space, logits)[cell.name].edge
+                assert edge is not None
+                beta += (chance / edge).log()
+    return {name: value.float() for name, value in logits.items()}
+
+
+def _alike(cell: Cell, earlier: Cell) -> bool:
+    """Whether the choices of one mean anything for the other."""
+    return all(
+        getattr(cell, what) == getattr(earlier, what)
+        for what in ("name", "inputs", "keep", "reduction")
+    )
+
+
+def _decisions(cell: Cell, earlier: Sequence[Cell]) -> dict[str, list[list[float]]]:
+    """For operations and their choices: a row of logits for each edge."""
+    found: dict[str, list[list[float]]] = {}
+    chosen = [{(e.source, e.target): e.operations[0] for e in c.edges} for c in earlier]
+    for edge in cell.edges:
+        operations = [each.get((edge.source, edge.target)) for each in chosen]
+        names = [operation.name for operation in edge.operations]
+        row = _logits(names, [o and o.name for o in operations])
+        found.setdefault(f"{cell.name}.operation", []).append(row)
+        for operation in edge.operations:
+            for choice, sizes in operation.choices.items():
+                row = _logits(sizes, [_size(o, operation.name, choice) for o in operations])
+                found.setdefault(f"{cell.name}.{operation.name}.{choice}", []).append(row)
+    return found
+
+
+def _size(operation: Operation | None, name: str, choice: str) -> int | None:
+    """The size that was chosen, if it was this operation."""
+    if operation is None or operation.name != name:
+        return None
+    return operation.choices[choice][0]
+
+
+def _logits(options: Sequence[Any], chosen: Sequence[Any]) -> list[float]:
+    """log(n p), which is zero where the n options are even; p as `prior` says."""
+    count = len(options)
+    votes = [[float(o == c) if c in options else 1 / count for o in options] for c in chosen]
+    shares = [sum(column) / len(votes) for column in zip(*votes)]
+    return [math.log(1 - HEAD_START + HEAD_START * count * share) for share in shares]
+
+
+def _kept(cell: Cell, earlier: Sequence[Cell]) -> Tensor:
+    """[E]: the chances of the edges to be kept, as `prior` says."""
+    chances = torch.zeros(len(cell.edges), dtype=torch.float64)
+    for node in range(cell.inputs, cell.inputs + cell.nodes):
+        into = cell.into(node)
+        even = torch.full((len(into),), min(cell.keep, len(into)) / len(into)).double()
+        votes = []
+        for each in earlier:
+            ends = {(e.source, e.target) for e in each.edges}
+            vote = torch.tensor([float(_ends(cell.edges[i]) in ends) for i in into]).double()
+            votes.append(vote if vote.sum() == even.sum().round() else even)
+        share = torch.stack(votes).mean(0)
+        chances[into] = (1 - HEAD_START) * even + HEAD_START * share
+    return chances
+
+
+def _ends(edge: Edge) -> tuple[int, int]:
+    return edge.source, edge.target
+
+
+def starts(genotypes: Sequence[Genotype], optimizer: str = "sgd") -> dict[str, float]:
+    """Hyperparameters at the ends of the schedules: means, geometric of what is learned in logs.
+
+    A learning rate or weight decay of another optimiser than `optimizer` says nothing.
+    """
+    usual = OPTIMIZERS[optimizer]
+    kind = type(usual.recipe.optimizer)
+    ends: dict[str, list[float]] = {}
+    for genotype in genotypes:
+        same = type(Recipe.read(genotype.settings).optimizer) is kind
+        for name, schedule in genotype.hyperparameters.items():
+            if same or name not in usual.ranges:
+                ends.setdefault(name, []).append(schedule[-1][1])
+    return {name: _mean(values, usual.ranges.get(name)) for name, values in ends.items()}
+
+
+def _mean(values: Sequence[float], range_: LogInterval | None) -> float:
+    if range_ is None:
+        return sum(values) / len(values)
+    low, high = range_.low, range_.high
+    return math.exp(sum(math.log(min(max(v, low), high)) for v in values) / len(values))
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def read(
+    paths: Sequence[str],
+    options: Mapping[str, Any],
+    space: SearchSpace,
+    dataset: Dataset,
+    say: Callable[[str], None],
+) -> Warm:
+    """The warm start from genotypes or folders that hold a `g.json`; says what it takes of each.
+
+    Arguments: `options` of the search, by name. Weights come from the first path where they fit.
+
+    Raises: `UserError` if there is no genotype, or it or its checkpoint is damaged.
+    """
+    genotypes, params = [], None
+    for path in map(genotype_path, paths):
+        genotype = Genotype.load(path)
+        genotypes.append(genotype)
+        parts = [
+            changed(genotype.dataset, dataset.fingerprint) or "data unchanged",
+            _matching(space, genotype.space),
+        ]
+        if params is None:
+            found = _weights(path.parent / "search" / "checkpoint.pt", options, dataset)
+            if isinstance(found, str):
+                parts.append(f"weights not taken: {found}")
+            else:
+                params = found
+                parts.append("weights taken")
+        say(f"warm start from {path}: {'; '.join(parts)}")
+    return Warm(prior(space, genotypes), starts(genotypes, options["optimizer"]), params)
+
+
+def genotype_path(text: str) -> Path:
+    """The file that is meant by itself or by its folder."""
+    path = Path(text)
+    if path.is_dir():
+        path = path / "g.json"
+        if not path.exists():
+            raise UserError(
+                f"there is no {path} to start from; `derive` makes it of an interrupted search"
+            )
+    return path
+
+
+def _matching(space: SearchSpace, earlier: SearchSpace) -> str:
+    """Which cells have a head start, in words."""
+    known = {c.name for c in space.cells if any(_alike(c, e) for e in earlier.cells)}
+    if not known:
+        return "none of its cells is in this space: hyperparameters only"
+    without = [c.name for c in space.cells if c.name not in known]
+    return f"nothing known of {', '.join(without)}" if without else "all cells known"
+
+
+def _weights(path: Path, options: Mapping[str, Any], dataset: Dataset) -> Params | str:
+    """The weights of a supernet, or why this search cannot have them."""
+    if not path.exists():
+        return f"there is no {path}"
+    content = checkpoint.load(path, "search")
+    try:
+        then, data = content["config"]["options"], content["config"]["data"]
+        for name in SHAPING:
+            if then[name] != options[name]:
+                return f"their {name} was {then[name]}, not {options[name]}"
+        for name in SPLITTING:
+            if then[name] != options[name]:
+                return f"with {name} {then[name]} they saw what are validation images now"
+        if changed(data, dataset.fingerprint):
+            return "they may have seen what are validation images now"
+        params = tuple(content["state"]["task"]["params"])
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{path} was made by another version of darts_lite; move it away to start without its "
+            "weights"
+        ) from None
+    return params
+
+
+class Comparison(NamedTuple):
+    """When a search came to where an earlier one ended.
+
+    Attributes: `accuracy`, of the earlier one's mixture on validation images at its end; `best`,
+    of the later one's; `then` and `now`, when each had the former first, in seconds from its
+    start and as exact as evaluations are frequent; None if never; `same_images`, whether both
+    have the same validation images.
+    """
+
+    accuracy: float
+    best: float
+    then: float
+    now: float | None
+    same_images: bool
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """For the record: the seconds saved, if any comparison is possible."""
+        return {} if self.now is None else {"warm_saved_seconds": self.then - self.now}
+
+    def __str__(self) -> str:
+        images = "the same" if self.same_images else "other"
+        what = f"{self.accuracy:.1%} (of the mixture, on {images} validation images)"
+        if self.now is None:
+            return f"did not reach the earlier search's {what} but {self.best:.1%}"
+        saved = self.then - self.now
+        return (
+            f"reached the earlier search's {what} after {self.now:.0f} s; it took {self.then:.0f} "
+            f"s then: {abs(saved):.0f} s {'saved' if saved >= 0 else 'more'}"
+        )
+
+
+def compare(
+    path: str, folder: Path, options: Mapping[str, Any], dataset: Dataset
+) -> Comparison | None:
+    """The search in `folder`, whose `options` these are, against the one whose genotype is `path`.
+
+    None if the earlier one is not there any more, did not measure it, or had data that are not
+    among today's.
+    """
+    try:
+        file = genotype_path(path)
+        earlier = Genotype.load(file)
+    except UserError:
+        return None
+    same = changed(earlier.dataset, dataset.fingerprint) is None
+    before, after = (_accuracies(f / "metrics.jsonl") for f in (file.parent / "search", folder))
+    if not (same or grown(earlier.dataset, dataset.fingerprint)) or not before or not after:
+        return None
+    accuracy = before[-1][1]
+    split = all(earlier.settings.get(name) == options[name] for name in SPLITTING)
+    return Comparison(
+        accuracy,
+        max(a for _, a in after),
+        next(s for s, a in before if a >= accuracy),
+        next((s for s, a in after if a >= accuracy), None),
+        same and split,
+    )
+
+
+def _accuracies(path: Path) -> list[tuple[float, float]]:
+    """Seconds and accuracy of the mixture, of every evaluation; nothing if they are not known."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [(r["seconds"], r["accuracy/mixed"]) for r in rows if "accuracy/mixed" in r]
+    except (OSError, ValueError, KeyError):
+        return []

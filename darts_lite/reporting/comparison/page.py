@@ -1,0 +1,105 @@
+"""One page that needs nothing else: pictures within it, light and dark, no script."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from darts_lite.reporting.comparison.compare import by_method
+from darts_lite.reporting.comparison.study import Study, Trial
+from darts_lite.reporting.comparison.tables import NOTHING, duration, percent, rows
+
+BEST = 30  # trials that are listed
+HEAD = (
+    "method",
+    "seed",
+    "trial",
+    "state",
+    "accuracy",
+    "trained",
+    "parameters",
+    "MACs",
+    "ended at",
+    "configuration",
+)
+STYLE = """
+:root { color-scheme: light dark; --line: #d8d8d4; --pale: #6a6a6a; }
+@media (prefers-color-scheme: dark) { :root { --line: #45454a; --pale: #a0a0a0; } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1, h2 { font-weight: 500; }
+p { color: var(--pale); }
+img { max-width: 100%; background: white; border-radius: 6px; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid var(--line); text-align: left; }
+td { vertical-align: top; white-space: nowrap; }
+th { vertical-align: bottom; font-weight: 500; color: var(--pale); }
+summary { cursor: pointer; }
+pre { margin: 0.3rem 0; white-space: pre-wrap; }
+"""
+
+
+def page(studies: Sequence[Study], title: str, pictures: Sequence[Path]) -> str:
+    """HTML. Every text of a study is escaped."""
+    methods = [[escape(cell) for cell in row] for row in rows(studies)]
+    images = "\n".join(_image(path) for path in pictures)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+<h1>{escape(title)}</h1>
+{_table(methods)}
+<p>Medians over seeds, in brackets from the lowest to the highest. Accuracies are those on
+validation images, of trials within their study's cap, except for the one that says test.</p>
+{images}
+<h2>The best trials</h2>
+{_table(_best(studies))}
+</html>
+"""
+
+
+def _best(studies: Sequence[Study]) -> list[list[str]]:
+    """The most accurate trials of all studies, as rows of HTML below a head."""
+    found = [
+        (trial.point[1], [escape(name), *_cells(study, trial)])
+        for name, own in by_method(studies).items()
+        for study in own
+        for trial in study.trials
+        if trial.point
+    ]
+    found.sort(key=lambda pair: -pair[0])
+    return [list(HEAD), *(cells for _, cells in found[:BEST])]
+
+
+def _cells(study: Study, trial: Trial) -> list[str]:
+    configuration = escape(json.dumps(trial.configuration, indent=1, ensure_ascii=False))
+    numbers = [NOTHING if n is None else str(n) for n in (trial.parameters, trial.macs)]
+    return [
+        str(study.settings.seed),
+        str(trial.trial),
+        trial.state,
+        percent(trial.accuracy or 0),
+        f"{trial.fidelity:.0%}",
+        *numbers,
+        NOTHING if trial.elapsed is None else duration(trial.elapsed),
+        f"<details><summary>{len(trial.configuration)} settings</summary>"
+        f"<pre>{configuration}</pre></details>",
+    ]
+
+
+def _image(path: Path) -> str:
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f'<p><img alt="{path.stem}" src="data:image/png;base64,{content}"></p>'
+
+
+def _table(cells: Sequence[Sequence[str]]) -> str:
+    head, *body = cells
+    lines = ["".join(f"<th>{cell}</th>" for cell in head)]
+    lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in body]
+    inner = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="wide"><table>\n{inner}\n</table></div>'

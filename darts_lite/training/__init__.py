@@ -1,0 +1,1 @@
+"""What any training needs: budget, loop, checkpoints, losses, metrics."""
