@@ -18,9 +18,10 @@ import click
 import torch
 from torch import Tensor
 
+from darts_lite.architecture.cost import CostTable
 from darts_lite.architecture.flat_network import FlatNetwork
-from darts_lite.architecture.network import CostTable, Network
-from darts_lite.architecture.space import cells
+from darts_lite.architecture.network import Network
+from darts_lite.architecture.presets import cells
 from darts_lite.augment import Augmentation, Learned, RandAugment, TrivialAugment
 from darts_lite.hypergradient import InnerState
 from darts_lite.training.memory import keep_freed_memory

@@ -21,11 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darts_lite.architecture.flat_network import FlatNetwork
+from darts_lite.architecture.layers import BatchNorm
 from darts_lite.architecture.network import Network
-from darts_lite.architecture.operations import CLASSES, BatchNorm, has_residual
-from darts_lite.architecture.relaxation import logit_shapes, relax
-from darts_lite.architecture.space import OPERATIONS, SearchSpace, blocks
+from darts_lite.architecture.operations import CLASSES, has_residual
+from darts_lite.architecture.presets import OPERATIONS, blocks
+from darts_lite.architecture.space import SearchSpace
 from darts_lite.hypergradient.optimizers import SGD
+from darts_lite.nas.relaxation import logit_shapes, relax
 from darts_lite.training.memory import keep_freed_memory
 
 IMAGE, CLASSES_COUNT = (1, 28, 28), 10

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from darts_lite.architecture.relaxation import CellWeights, Weights, logit_shapes
 from darts_lite.architecture.space import Cell, Operation, SearchSpace
+from darts_lite.architecture.weights import CellWeights, Weights
+from darts_lite.nas.relaxation import logit_shapes
 
 
 def random_member(space: SearchSpace, seed: int) -> SearchSpace:

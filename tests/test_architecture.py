@@ -185,7 +185,7 @@ def test_torch_is_not_loaded(name: str) -> None:
         ("hypergradient.problem", "from darts_lite.errors import UserError"),
         ("hypergradient.problem", "from darts_lite.architecture.network import Network"),
         ("augment.fused", "from darts_lite.data import load"),
-        ("augment.fused", "from darts_lite.architecture.space import cells"),
+        ("augment.fused", "from darts_lite.architecture.presets import cells"),
         ("data.images", "from darts_lite.architecture.network import Network"),
         ("data", "from darts_lite.augment import Draws"),
         ("augment.fused", "import higher"),

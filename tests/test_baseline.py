@@ -18,13 +18,15 @@ import torch
 from test_cli import call, killed, refuse
 
 import darts_lite.nas.select
-from darts_lite.architecture.network import network_cost
-from darts_lite.architecture.space import Genotype, SearchSpace, blocks
+from darts_lite.architecture.cost import network_cost
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.presets import blocks
+from darts_lite.architecture.space import SearchSpace
 from darts_lite.commands import random_baseline as baseline
 from darts_lite.commands import runs
 from darts_lite.commands.options import DeriveOptions
 from darts_lite.data import load
-from darts_lite.nas.select import uniform_random
+from darts_lite.nas.random_networks import uniform_random
 from darts_lite.training.task import TrainTask
 
 SHOWN = ("parameters", "macs", "epochs", "test_accuracy")

@@ -12,14 +12,15 @@ import pytest
 import torch
 from test_tune_methods import record
 
-from darts_lite.architecture.space import Genotype, blocks
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.presets import blocks
 from darts_lite.data import Dataset, Images, Splits, load, resized, split, stratified
 from darts_lite.errors import Diverged
 from darts_lite.hpo import evaluator as benches
 from darts_lite.hpo.evaluator import Bench
 from darts_lite.hpo.methods.population import lineage
 from darts_lite.hpo.records import Job, Record
-from darts_lite.nas.select import uniform_random
+from darts_lite.nas.random_networks import uniform_random
 from darts_lite.training import checkpoint
 from darts_lite.training.budget import Budget
 from darts_lite.training.task import TrainTask

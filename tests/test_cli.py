@@ -15,7 +15,7 @@ from click.testing import Result
 from invoking import invoke
 from PIL import Image
 
-from darts_lite.architecture.space import Genotype
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.commands.cli import main
 
 ROOT = Path(__file__).parent.parent

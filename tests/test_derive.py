@@ -7,12 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from darts_lite.architecture.network import CostTable, network_cost
-from darts_lite.architecture.relaxation import Weights, logit_shapes, option_scores, relax
-from darts_lite.architecture.space import Genotype, SearchSpace, blocks, cells
+from darts_lite.architecture.cost import CostTable, network_cost
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.presets import blocks, cells
+from darts_lite.architecture.space import SearchSpace
+from darts_lite.architecture.weights import Weights
 from darts_lite.errors import UserError
 from darts_lite.nas import select as derive
-from darts_lite.nas.select import discretise, random_genotypes, uniform_random
+from darts_lite.nas.random_networks import random_genotypes, uniform_random
+from darts_lite.nas.relaxation import logit_shapes, option_scores, relax
+from darts_lite.nas.select import discretise
 
 IMAGE, CLASSES = (1, 8, 8), 10
 

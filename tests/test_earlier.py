@@ -12,7 +12,7 @@ from unittest.mock import patch
 import pytest
 from studies import SMALL, call, refuse, work_within
 
-from darts_lite.architecture.space import Genotype
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.hpo.methods import gradient
 from darts_lite.hpo.space import values_of
 from darts_lite.hpo.storage import Study

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from darts_lite.architecture.network import Network
-from darts_lite.architecture.relaxation import logit_shapes, relax
-from darts_lite.architecture.space import cells
+from darts_lite.architecture.presets import cells
 from darts_lite.commands.options import DeriveOptions, SearchOptions
 from darts_lite.commands.runs import derive, search
+from darts_lite.nas.relaxation import logit_shapes, relax
 
 pytestmark = [
     pytest.mark.gpu,

@@ -11,8 +11,9 @@ import pytest
 import torch
 from test_tune_methods import AGAIN, record
 
-from darts_lite.architecture.network import network_cost
-from darts_lite.architecture.space import Edge, Genotype, Operation
+from darts_lite.architecture.cost import network_cost
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.space import Edge, Operation
 from darts_lite.data import Dataset, Splits
 from darts_lite.hpo.evaluator import Bench
 from darts_lite.hpo.methods import gradient

@@ -13,19 +13,14 @@ import torch.nn.functional as F
 from spaces import MacCounter, one_hot, random_logits, random_member
 from torch import Tensor, nn
 
+from darts_lite.architecture.cost import Cost, CostTable, network_cost
 from darts_lite.architecture.flat_network import DECAYED, FlatNetwork
-from darts_lite.architecture.network import CostTable, Network, calibrate, network_cost
-from darts_lite.architecture.operations import BatchNorm, Cost
-from darts_lite.architecture.relaxation import CellWeights, Weights, relax
-from darts_lite.architecture.space import (
-    OPERATIONS,
-    Cell,
-    Edge,
-    Operation,
-    SearchSpace,
-    blocks,
-    cells,
-)
+from darts_lite.architecture.layers import BatchNorm
+from darts_lite.architecture.network import Network, calibrate
+from darts_lite.architecture.presets import OPERATIONS, blocks, cells
+from darts_lite.architecture.space import Cell, Edge, Operation, SearchSpace
+from darts_lite.architecture.weights import CellWeights, Weights
+from darts_lite.nas.relaxation import relax
 
 IMAGE = (3, 9, 7)
 CLASSES = 5

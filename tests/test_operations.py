@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from spaces import MacCounter
 from torch import Tensor, nn
 
+from darts_lite.architecture.cost import Cost, option_cost
+from darts_lite.architecture.layers import BatchNorm
 from darts_lite.architecture.operations import (
     CLASSES,
-    BatchNorm,
     Bottleneck,
     Conv,
-    Cost,
     InvertedResidual,
     has_residual,
-    option_cost,
 )
-from darts_lite.architecture.space import OPERATIONS, Operation
+from darts_lite.architecture.presets import OPERATIONS
+from darts_lite.architecture.space import Operation
 
 TABLE = {  # three kernels, so that a middle one exists
     "conv": Operation("conv", {"kernel": (1, 3, 5)}),

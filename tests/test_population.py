@@ -14,14 +14,15 @@ import pytest
 import torch
 from test_tune_methods import AGAIN, Play, record
 
-from darts_lite.architecture.network import network_cost
-from darts_lite.architecture.space import Genotype, blocks
+from darts_lite.architecture.cost import network_cost
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.presets import blocks
 from darts_lite.augment import Augmentation, Learned, Scheduled
 from darts_lite.data import Dataset, Splits
 from darts_lite.hpo.methods.population import Population, explorable, lineage
 from darts_lite.hpo.records import Job, Record
 from darts_lite.hpo.space import ConfigurationSpace, Known, Random, Values
-from darts_lite.nas.select import uniform_random
+from darts_lite.nas.random_networks import uniform_random
 from darts_lite.schedules import Schedule, interpolate
 from darts_lite.training.task import TrainConfig, TrainTask
 

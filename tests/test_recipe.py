@@ -9,18 +9,19 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from darts_lite.training.recipe import Recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darts_lite.architecture.network import network_cost
-from darts_lite.architecture.space import Genotype, blocks
+from darts_lite.architecture.cost import network_cost
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.presets import blocks
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
 from darts_lite.hypergradient.optimizers import SGD, Adam
-from darts_lite.nas.select import uniform_random
+from darts_lite.nas.random_networks import uniform_random
 from darts_lite.schedules import cosine
 from darts_lite.training.problem import USUAL
-from darts_lite.training.recipe import Recipe
 from darts_lite.training.task import DEFAULTS, TrainConfig, TrainTask
 
 CPU = torch.device("cpu")

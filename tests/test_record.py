@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from darts_lite.architecture.space import OPERATIONS, Cell, Edge, SearchSpace, blocks, cells
+from darts_lite.architecture.presets import OPERATIONS, blocks, cells
+from darts_lite.architecture.space import Cell, Edge, SearchSpace
 from darts_lite.reporting import pictures
 from darts_lite.reporting.pictures import drawing
 from darts_lite.reporting.recorder import Recorder

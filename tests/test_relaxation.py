@@ -10,23 +10,11 @@ import torch
 from spaces import one_hot, random_logits, random_member
 from torch import Tensor
 
-from darts_lite.architecture.relaxation import (
-    Weights,
-    beta_decay,
-    entropy,
-    logit_shapes,
-    option_probabilities,
-    relax,
-)
-from darts_lite.architecture.space import (
-    OPERATIONS,
-    Cell,
-    Edge,
-    Operation,
-    SearchSpace,
-    blocks,
-    cells,
-)
+from darts_lite.architecture.presets import OPERATIONS, blocks, cells
+from darts_lite.architecture.space import Cell, Edge, Operation, SearchSpace
+from darts_lite.architecture.weights import Weights, option_probabilities
+from darts_lite.nas.regularizers import beta_decay
+from darts_lite.nas.relaxation import entropy, logit_shapes, relax
 
 
 def dense(nodes: int, keep: int) -> SearchSpace:

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from darts_lite.architecture.space import Edge, Genotype, Operation, SearchSpace, blocks
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.presets import blocks
+from darts_lite.architecture.space import Edge, Operation, SearchSpace
 from darts_lite.errors import UserError
 from darts_lite.reporting import comparison as report
 from darts_lite.reporting import pictures

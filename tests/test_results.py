@@ -12,7 +12,8 @@ import pytest
 import torch
 from test_tune_methods import AGAIN, FOR_GOOD, NINTH, THIRD, record
 
-from darts_lite.architecture.space import Genotype, blocks
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.presets import blocks
 from darts_lite.augment import Scheduled, TrivialAugment, load
 from darts_lite.augment.policies.fixed import RandAugment
 from darts_lite.commands import runs

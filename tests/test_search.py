@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from darts_lite.architecture.space import Genotype, cells
+from darts_lite.architecture.cost import default_channels
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.presets import cells
 from darts_lite.augment.policies.learned import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
-from darts_lite.nas.task import WARM_UP, SearchConfig, SearchTask, default_channels
+from darts_lite.nas.task import WARM_UP, SearchConfig, SearchTask
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.schedules import cosine
 from darts_lite.training import loop
@@ -241,8 +243,8 @@ def test_the_schedule_warms_up_and_falls_to_zero() -> None:
 def test_the_default_width_is_the_widest_that_fits_on_average() -> None:
     def average(channels: int) -> float:
         search_space = cells(channels)
-        from darts_lite.architecture.network import CostTable
-        from darts_lite.architecture.relaxation import logit_shapes, relax
+        from darts_lite.architecture.cost import CostTable
+        from darts_lite.nas.relaxation import logit_shapes, relax
 
         zeros = {n: torch.zeros(s) for n, s in logit_shapes(search_space).items()}
         table = CostTable(search_space, (1, 8, 8), 10)

@@ -8,19 +8,11 @@ from typing import Any
 import pytest
 from spaces import random_member
 
-from darts_lite.architecture.space import (
-    OPERATIONS,
-    PRESETS,
-    Cell,
-    Edge,
-    Genotype,
-    Operation,
-    SearchSpace,
-    blocks,
-    cells,
-    write_json,
-)
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.presets import OPERATIONS, PRESETS, blocks, cells
+from darts_lite.architecture.space import Cell, Edge, Operation, SearchSpace
 from darts_lite.errors import UserError
+from darts_lite.files import write_json
 
 
 def genotype(preset: str = "cells", seed: int = 0, **changes: Any) -> Genotype:

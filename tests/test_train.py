@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from darts_lite.architecture.network import network_cost
-from darts_lite.architecture.space import Genotype, blocks
+from darts_lite.architecture.cost import network_cost
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.presets import blocks
 from darts_lite.augment import RandAugment
 from darts_lite.augment.policies.learned import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
-from darts_lite.nas.select import uniform_random
+from darts_lite.nas.random_networks import uniform_random
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.schedules import cosine, interpolate
 from darts_lite.training.hyper_learner import DEFAULT

@@ -25,7 +25,8 @@ from PIL import Image
 from spaces import random_member
 from studies import ENVIRONMENT, ROOT, SMALL, at_most, call, refuse, small, work_within
 
-from darts_lite.architecture.space import Genotype, blocks
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.presets import blocks
 from darts_lite.augment import named as augment
 from darts_lite.augment.policies.learned import Scheduled
 from darts_lite.hpo import correlation, setup

@@ -12,13 +12,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from darts_lite.training.recipe import Recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from torch.overrides import TorchFunctionMode
 
-from darts_lite.architecture.network import Network, network_cost
-from darts_lite.architecture.space import Genotype, SearchSpace, blocks, cells
+from darts_lite.architecture.cost import network_cost
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.network import Network
+from darts_lite.architecture.presets import blocks, cells
+from darts_lite.architecture.space import SearchSpace
 from darts_lite.augment import Augmentation, Learned
 from darts_lite.data import Dataset, Images, Splits
 from darts_lite.errors import UserError
@@ -36,9 +40,8 @@ from darts_lite.hpo.space import (
     values_of,
 )
 from darts_lite.hypergradient.optimizers import SGD, Adam
-from darts_lite.nas.select import uniform_random
+from darts_lite.nas.random_networks import uniform_random
 from darts_lite.training.problem import augmentation_for
-from darts_lite.training.recipe import Recipe
 from darts_lite.training.task import TrainConfig, TrainTask
 
 LEARNABLE = Augmentation(Learned(channels=1, crop=1))

@@ -14,21 +14,15 @@ import torch
 from spaces import random_member
 from torch.testing import assert_close
 
-from darts_lite.architecture.relaxation import logit_shapes, relax
-from darts_lite.architecture.space import (
-    Cell,
-    Edge,
-    Genotype,
-    Operation,
-    SearchSpace,
-    blocks,
-    cells,
-)
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.presets import blocks, cells
+from darts_lite.architecture.space import Cell, Edge, Operation, SearchSpace
 from darts_lite.augment import Learned
 from darts_lite.commands.options import SearchOptions
 from darts_lite.data import Dataset, Images, Splits, split
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import RateSearch
+from darts_lite.nas.relaxation import logit_shapes, relax
 from darts_lite.nas.task import INHERITED_WARM_UP, WARM_UP, SearchConfig, SearchTask
 from darts_lite.nas.warm_start import Warm, compare, prior, read, starts
 from darts_lite.training import checkpoint

@@ -14,7 +14,7 @@ import pytest
 import torch
 from studies import at_most, on, small, states
 
-from darts_lite.architecture.space import Genotype
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.errors import Interrupted, UserError
 from darts_lite.hpo import worker as module
 from darts_lite.hpo.evaluator import Bench

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from darts_lite.architecture.network import Network
-from darts_lite.architecture.relaxation import Weights
+from darts_lite.architecture.weights import Weights
 
 Params = tuple[Tensor, ...]
 DECAYED = (True, False)  # which of the two vectors weight decay acts on

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darts_lite.architecture.operations import (
-    CLASSES,
-    BatchNorm,
-    Cost,
-    count,
-    has_residual,
-    option_cost,
-)
-from darts_lite.architecture.relaxation import EdgeWeights, Weights, option_probabilities
+from darts_lite.architecture.layers import BatchNorm
+from darts_lite.architecture.operations import CANDIDATES, has_residual
 from darts_lite.architecture.space import Cell, Operation, SearchSpace
+from darts_lite.architecture.weights import EdgeWeights, Weights
 
 
 class MixedOp(nn.Module):
@@ -36,7 +29,7 @@ class MixedOp(nn.Module):
         self.residual = has_residual(in_channels, out_channels, stride)
         self.operations = nn.ModuleDict(
             {
-                o.name: CLASSES[o.name](o, in_channels, out_channels, stride)
+                o.name: CANDIDATES[o.name].build(o, in_channels, out_channels, stride)
                 for o in operations
                 if not (o.name == "skip" and self.residual)
             }
@@ -120,7 +113,7 @@ class CellModule(nn.Module):
         return nodes[-1] if cell.nodes == 1 else torch.cat(nodes[cell.inputs :], 1)
 
 
-class _Stage:
+class Stage:
     """Shape bookkeeping of one cell in the stack."""
 
     def __init__(self, cell: Cell, in_channels: list[int], sizes: list[tuple[int, int]], c: int):
@@ -140,7 +133,7 @@ def _half(size: tuple[int, int]) -> tuple[int, int]:
     return (size[0] + 1) // 2, (size[1] + 1) // 2
 
 
-def _stages(space: SearchSpace, size: tuple[int, int]) -> tuple[list[_Stage], int]:
+def stages_of(space: SearchSpace, size: tuple[int, int]) -> tuple[list[Stage], int]:
     """The shapes of every cell in the stack, and the width of the features."""
     channels = space.channels
     stem = channels * max(cell.nodes for cell in space.cells)
@@ -149,7 +142,7 @@ def _stages(space: SearchSpace, size: tuple[int, int]) -> tuple[list[_Stage], in
     for name in space.sequence:
         cell = space.cell(name)
         channels = channels * 2 if cell.reduction else channels
-        stages.append(_Stage(cell, widths[-2:], sizes[-2:], channels))
+        stages.append(Stage(cell, widths[-2:], sizes[-2:], channels))
         widths.append(channels * cell.nodes)
         sizes.append(_half(sizes[-1]) if cell.reduction else sizes[-1])
     return stages, widths[-1]
@@ -162,9 +155,9 @@ class Network(nn.Module):
     generator from which the parameters are drawn (He et al. 2015). `parameters()` is exactly w;
     the mixing weights are an argument of `forward`.
 
-    >>> from darts_lite.architecture.space import blocks
+    >>> from darts_lite.architecture.presets import blocks
     >>> net = Network(blocks(8, 3), (1, 8, 8), 10, torch.Generator().manual_seed(0))
-    >>> from darts_lite.architecture.relaxation import logit_shapes, relax
+    >>> from darts_lite.nas.relaxation import logit_shapes, relax
     >>> alpha = {name: torch.zeros(shape) for name, shape in logit_shapes(net.space).items()}
     >>> net(torch.rand(4, 1, 8, 8), relax(net.space, alpha)).shape
     torch.Size([4, 10])
@@ -180,7 +173,7 @@ class Network(nn.Module):
         super().__init__()
         self.space = space
         self.image = image
-        stages, features = _stages(space, image[1:])
+        stages, features = stages_of(space, image[1:])
         stem = stages[0].in_channels[-1]
         self.stem = nn.Conv2d(image[0], stem, 3, space.stem_stride, 1, bias=False)
         self.norm = BatchNorm(stem)
@@ -255,96 +248,3 @@ def calibrate(
         network(x, weights)
     for norm in norms:
         norm.momentum = 0.0
-
-
-def network_cost(space: SearchSpace, image: tuple[int, int, int], classes: int) -> Cost:
-    """Exact parameters and MACs of a discrete space, counted on the network itself."""
-    assert space.is_discrete
-    with torch.device("meta"):
-        network = Network(space, image, classes)
-        return count(network, torch.empty(1, *image))
-
-
-class CostTable:
-    """The cost of every option of every edge; a network's cost is a constant plus their sum.
-
-    Attributes: `constant`, the cost of stem, projections and classifier; `options[name]`, one
-    [E, options] tensor of parameters and one of MACs per cell, summed over the cell's positions.
-    """
-
-    def __init__(self, space: SearchSpace, image: tuple[int, int, int], classes: int):
-        self.space = space
-        stages, _ = _stages(space, image[1:])
-        sums: dict[str, list[list[Cost]]] = {}
-        for stage in stages:
-            rows = []
-            for edge in stage.cell.edges:
-                channels, stride, size = stage.shape(edge.source)
-                rows.append(
-                    [option_cost(o, channels, stage.channels, stride, size) for o in edge.options]
-                )
-            old = sums.get(stage.cell.name)
-            sums[stage.cell.name] = (
-                rows if old is None else [[a + b for a, b in zip(r, s)] for r, s in zip(old, rows)]
-            )
-        self.costs = sums
-        with torch.device("meta"):
-            network = Network(_any_member(space), image, classes)
-            whole = count(network, torch.empty(1, *image))
-        chosen = [
-            sums[cell.name][cell.edges.index(edge)][-1]
-            for cell in space.cells
-            for edge in _kept(cell)
-        ]
-        self.constant = Cost(
-            whole.parameters - sum(c.parameters for c in chosen),
-            whole.macs - sum(c.macs for c in chosen),
-        )
-        self.options = {
-            name: (
-                torch.tensor([[c.parameters for c in row] for row in rows], dtype=torch.float32),
-                torch.tensor([[c.macs for c in row] for row in rows], dtype=torch.float32),
-            )
-            for name, rows in sums.items()
-        }
-
-    def to(self, device: torch.device) -> CostTable:
-        self.options = {n: (p.to(device), m.to(device)) for n, (p, m) in self.options.items()}
-        return self
-
-    def expected(self, weights: Weights) -> tuple[Tensor, Tensor]:
-        """Differentiable expected parameters and MACs under mixing weights.
-
-        E[cost] = constant + sum_e P(e kept) sum_o p_o cost(e, o): exact, if edges and options are
-        drawn independently.
-        """
-        totals: list[Tensor | int] = list(self.constant)
-        for cell in self.space.cells:
-            p = option_probabilities(cell, weights[cell.name])
-            edge = weights[cell.name].edge
-            if edge is not None:
-                p = p * edge[:, None]
-            for i, table in enumerate(self.options[cell.name]):
-                totals[i] = totals[i] + (p * table).sum()
-        parameters, macs = totals
-        assert isinstance(parameters, Tensor) and isinstance(macs, Tensor)
-        return parameters, macs
-
-
-def _kept(cell: Cell) -> list:
-    nodes = range(cell.inputs, cell.inputs + cell.nodes)
-    return [cell.edges[i] for node in nodes for i in cell.into(node)[: cell.keep]]
-
-
-def _any_member(space: SearchSpace) -> SearchSpace:
-    """Any discrete member of the space: the last option of the first edges of each node."""
-    return replace(
-        space,
-        cells=tuple(
-            replace(
-                cell,
-                edges=tuple(replace(e, operations=(e.options[-1],)) for e in _kept(cell)),
-            )
-            for cell in space.cells
-        ),
-    )

@@ -1,127 +1,93 @@
-"""The candidate operations, each one class for its entangled and its concrete form.
+"""The candidate operations, each one class with its record: name, choices, colors.
 
-An operation built with several sizes per choice holds the weights of the largest and mixes the
-choices by weight entanglement (TangleNAS, Sukthanker et al. 2023; single-path NAS, Stamoulis et
-al. 2019): a small kernel is the centre of the large one, a small width its first channels, and
+A class serves the entangled and the concrete form of an operation (see `layers`). Built with one
+size per choice it is the concrete operation, without masks. Every operation reads an *activated*
+input `[B, C_in, H, W]`, gives a branch `[B, C_out, H/stride, W/stride]` and ends in a BatchNorm
+whose affine map absorbs the mixing weight: p * BN(h) costs nothing and saves no activation.
 
-    sum_k p_k conv(x, W * M_k) = conv(x, W * sum_k p_k M_k)        (exact, convolution is linear)
-
-so a forward pass costs one candidate, however many sizes there are. Built with one size per
-choice it is the concrete operation, without masks. Each operation reads an *activated* input
-[B, C_in, H, W], gives a branch [B, C_out, H/stride, W/stride] and ends in a BatchNorm whose affine
-map absorbs the mixing weight: p * BN(h) costs nothing and saves no activation of its own.
+To add an operation, write a class below and decorate it with `candidate`; the presets then offer
+it, and the tables of tests/test_operations.py test it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from darts_lite.architecture.layers import (
+    BatchNorm,
+    ChoiceWeights,
+    Entangled,
+    conv_layer,
+    masked_conv,
+)
 from darts_lite.architecture.space import Operation
 
-ChoiceWeights = Mapping[str, Tensor]  # choice -> probabilities [n], summing to one
 
+class Candidate(NamedTuple):
+    """The record of an operation.
 
-class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm with batch statistics in training; its running statistics are only calibrated.
-
-    Training never touches a buffer, so a training step is a pure function of the parameters.
-    `darts_lite.architecture.network.calibrate` estimates the statistics that evaluation uses.
+    Attributes:
+        name: what spaces and genotypes call it.
+        sizes: the sizes of each conditional choice that the presets offer, ascending.
+        colors: fill and line in pictures.
+        build: the module, from (operation, input channels, output channels, stride).
     """
 
-    def __init__(self, channels: int):
-        super().__init__(channels, momentum=0.0)
-        self.register_buffer("num_batches_tracked", None)
+    name: str
+    sizes: dict[str, tuple[int, ...]]
+    colors: tuple[str, str]
+    build: Callable[[Operation, int, int, int], nn.Module]
 
-    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Gives `scale * BN(x)`, x [B, C, H, W]."""
-        weight: Tensor = self.weight
-        bias: Tensor = self.bias
-        if scale is not None:
-            weight, bias = weight * scale, bias * scale
-        if self.training and not self.momentum:
-            return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
-        return F.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            weight,
-            bias,
-            self.training,
-            self.momentum or 0.0,
-            self.eps,
+
+CANDIDATES: dict[str, Candidate] = {}
+"""Every operation by name, in the order of the presets."""
+
+
+def candidate(
+    name: str, sizes: dict[str, tuple[int, ...]], colors: tuple[str, str]
+) -> Callable[[Any], Any]:
+    """Register the decorated class as a candidate operation; see `Candidate` for the arguments."""
+
+    def register(build: Any) -> Any:
+        CANDIDATES[name] = Candidate(name, sizes, colors, build)
+        return build
+
+    return register
+
+
+def check(operation: Operation) -> None:
+    """Raise `ValueError` unless an operation is a registered one with the choices of its record."""
+    if operation.name not in CANDIDATES:
+        known = ", ".join(CANDIDATES)
+        raise ValueError(f"unknown operation {operation.name!r}; known: {known}")
+    choices = list(CANDIDATES[operation.name].sizes)
+    if list(operation.choices) != choices:
+        raise ValueError(
+            f"operation {operation.name!r} has the choices {choices}, not {list(operation.choices)}"
         )
 
 
-class _Entangled(nn.Module):
-    """Base: holds the masks of the choices that have more than one size."""
-
-    def __init__(self, operation: Operation, widths: Mapping[str, list[int]]):
-        super().__init__()
-        self.operation = operation
-        for choice, sizes in operation.choices.items():
-            if len(sizes) > 1:
-                masks = _kernel_masks(sizes) if choice == "kernel" else _width_masks(widths[choice])
-                self.register_buffer(f"{choice}_masks", masks, persistent=False)
-
-    def mask(self, choice: str, choices: ChoiceWeights | None) -> Tensor | None:
-        """sum_i p_i M_i, or None where the choice has a single size."""
-        if len(self.operation.choices[choice]) == 1:
-            return None
-        assert choices is not None, f"{self.operation.label} needs weights for {choice}"
-        return torch.tensordot(choices[choice], getattr(self, f"{choice}_masks"), 1)
-
-
-def _kernel_masks(sizes: tuple[int, ...]) -> Tensor:
-    """[n, k, k]: ones on the central square of each size."""
-    largest = sizes[-1]
-    offset = torch.arange(largest).sub(largest // 2).abs()
-    distance = torch.maximum(offset[:, None], offset[None, :])
-    return torch.stack([(distance <= size // 2).float() for size in sizes])
-
-
-def _width_masks(widths: list[int]) -> Tensor:
-    """[n, max(widths)]: ones on the first channels of each width."""
-    return torch.stack([(torch.arange(max(widths)) < width).float() for width in widths])
-
-
-def _conv(layer: nn.Conv2d, x: Tensor, *, kernel: Tensor | None, inputs: Tensor | None) -> Tensor:
-    """The layer with its weight masked by `kernel` [k, k] and by input channel `inputs` [C]."""
-    weight = layer.weight
-    if kernel is not None and inputs is not None:
-        weight = weight * (inputs[:, None, None] * kernel)
-    elif kernel is not None:
-        weight = weight * kernel
-    elif inputs is not None:
-        weight = weight * inputs[:, None, None]
-    return F.conv2d(x, weight, None, layer.stride, layer.padding, 1, layer.groups)
-
-
-def _layer(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-
-
-class Conv(_Entangled):
+@candidate("conv", {"kernel": (3, 5)}, colors=("#d6e6f5", "#2f6fab"))
+class Conv(Entangled):
     """k x k convolution, BatchNorm."""
 
     def __init__(self, operation: Operation, in_channels: int, out_channels: int, stride: int):
         super().__init__(operation, {})
         kernel = operation.choices["kernel"][-1]
-        self.conv = _layer(in_channels, out_channels, kernel, stride)
+        self.conv = conv_layer(in_channels, out_channels, kernel, stride)
         self.norm = BatchNorm(out_channels)
 
     def forward(self, x: Tensor, scale: Tensor | None, choices: ChoiceWeights | None) -> Tensor:
-        h = _conv(self.conv, x, kernel=self.mask("kernel", choices), inputs=None)
+        h = masked_conv(self.conv, x, kernel=self.mask("kernel", choices), inputs=None)
         return self.norm(h, scale)
 
 
-class Bottleneck(_Entangled):
+@candidate("bottleneck", {"kernel": (3, 5), "ratio": (2, 4)}, colors=("#fde3c8", "#c26a12"))
+class Bottleneck(Entangled):
     """1x1 to C_out/ratio, k x k, 1x1 to C_out (He et al. 2016), each with BatchNorm.
 
     The middle convolution is dense, so the mask of the ratio acts on both sides of it.
@@ -131,44 +97,50 @@ class Bottleneck(_Entangled):
         widths = [max(1, out_channels // ratio) for ratio in operation.choices["ratio"]]
         super().__init__(operation, {"ratio": widths})
         middle, kernel = max(widths), operation.choices["kernel"][-1]
-        self.reduce = _layer(in_channels, middle, 1)
+        self.reduce = conv_layer(in_channels, middle, 1)
         self.norm1 = BatchNorm(middle)
-        self.conv = _layer(middle, middle, kernel, stride)
+        self.conv = conv_layer(middle, middle, kernel, stride)
         self.norm2 = BatchNorm(middle)
-        self.expand = _layer(middle, out_channels, 1)
+        self.expand = conv_layer(middle, out_channels, 1)
         self.norm3 = BatchNorm(out_channels)
 
     def forward(self, x: Tensor, scale: Tensor | None, choices: ChoiceWeights | None) -> Tensor:
         width = self.mask("ratio", choices)
         h = F.silu(self.norm1(self.reduce(x)))
-        h = _conv(self.conv, h, kernel=self.mask("kernel", choices), inputs=width)
+        h = masked_conv(self.conv, h, kernel=self.mask("kernel", choices), inputs=width)
         h = F.silu(self.norm2(h))
-        return self.norm3(_conv(self.expand, h, kernel=None, inputs=width), scale)
+        return self.norm3(masked_conv(self.expand, h, kernel=None, inputs=width), scale)
 
 
-class InvertedResidual(_Entangled):
+@candidate(
+    "inverted_residual",
+    {"kernel": (3, 5), "expansion": (2, 4, 6)},
+    colors=("#d5edd6", "#2f8a43"),
+)
+class InvertedResidual(Entangled):
     """1x1 to expansion*C_in, depthwise k x k, linear 1x1 (Sandler et al. 2018), with BatchNorm."""
 
     def __init__(self, operation: Operation, in_channels: int, out_channels: int, stride: int):
         widths = [in_channels * expansion for expansion in operation.choices["expansion"]]
         super().__init__(operation, {"expansion": widths})
         middle, kernel = max(widths), operation.choices["kernel"][-1]
-        self.expand = _layer(in_channels, middle, 1)
+        self.expand = conv_layer(in_channels, middle, 1)
         self.norm1 = BatchNorm(middle)
-        self.depthwise = _layer(middle, middle, kernel, stride, groups=middle)
+        self.depthwise = conv_layer(middle, middle, kernel, stride, groups=middle)
         self.norm2 = BatchNorm(middle)
-        self.project = _layer(middle, out_channels, 1)
+        self.project = conv_layer(middle, out_channels, 1)
         self.norm3 = BatchNorm(out_channels)
 
     def forward(self, x: Tensor, scale: Tensor | None, choices: ChoiceWeights | None) -> Tensor:
         h = F.silu(self.norm1(self.expand(x)))
-        h = _conv(self.depthwise, h, kernel=self.mask("kernel", choices), inputs=None)
+        h = masked_conv(self.depthwise, h, kernel=self.mask("kernel", choices), inputs=None)
         h = F.silu(self.norm2(h))
         width = self.mask("expansion", choices)
-        return self.norm3(_conv(self.project, h, kernel=None, inputs=width), scale)
+        return self.norm3(masked_conv(self.project, h, kernel=None, inputs=width), scale)
 
 
-class Skip(_Entangled):
+@candidate("skip", {}, colors=("#ececec", "#757575"))
+class Skip(Entangled):
     """Where shapes change: average pooling and, if the width changes, a 1x1 convolution.
 
     Where they do not, the residual connection of the edge is the skip and this adds nothing.
@@ -177,7 +149,9 @@ class Skip(_Entangled):
     def __init__(self, operation: Operation, in_channels: int, out_channels: int, stride: int):
         super().__init__(operation, {})
         self.stride = stride
-        self.project = _layer(in_channels, out_channels, 1) if in_channels != out_channels else None
+        self.project = (
+            conv_layer(in_channels, out_channels, 1) if in_channels != out_channels else None
+        )
         self.norm = BatchNorm(out_channels)
 
     def forward(self, x: Tensor, scale: Tensor | None, choices: ChoiceWeights | None) -> Tensor:
@@ -186,53 +160,6 @@ class Skip(_Entangled):
         return self.norm(x if self.project is None else self.project(x), scale)
 
 
-CLASSES: dict[str, type[Conv | Bottleneck | InvertedResidual | Skip]] = {
-    "conv": Conv,
-    "bottleneck": Bottleneck,
-    "inverted_residual": InvertedResidual,
-    "skip": Skip,
-}
-
-
 def has_residual(in_channels: int, out_channels: int, stride: int) -> bool:
     """Whether an edge of this shape carries an identity connection."""
     return stride == 1 and in_channels == out_channels
-
-
-class Cost(NamedTuple):
-    """Trainable parameters, and multiply-accumulate operations for one image."""
-
-    parameters: int
-    macs: int
-
-    def __add__(self, other: tuple) -> Cost:  # type: ignore[override]
-        return Cost(self[0] + other[0], self[1] + other[1])
-
-
-def count(module: nn.Module, *inputs: Tensor) -> Cost:
-    """Counts a module on the meta device: its parameters, and torch's own count of operations."""
-    module.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(*inputs)
-    return Cost(sum(p.numel() for p in module.parameters()), counter.get_total_flops() // 2)
-
-
-@cache
-def option_cost(
-    option: Operation, in_channels: int, out_channels: int, stride: int, size: tuple[int, int]
-) -> Cost:
-    """The exact cost of a concrete operation on an input of `size` (height, width)."""
-    if option.name == "skip" and has_residual(in_channels, out_channels, stride):
-        return Cost(0, 0)
-    with torch.device("meta"):
-        module = CLASSES[option.name](option, in_channels, out_channels, stride)
-        return count(_Plain(module), torch.empty(1, in_channels, *size))
-
-
-class _Plain(nn.Module):
-    def __init__(self, operation: nn.Module):
-        super().__init__()
-        self.operation = operation
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.operation(x, None, None)

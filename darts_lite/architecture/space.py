@@ -1,33 +1,19 @@
-"""Search spaces and genotypes as plain frozen data, and their JSON form. Imports no torch.
+"""Search spaces as plain frozen data. Imports no torch.
 
 A genotype is a search space with one option per edge, so one description serves search and
-retraining, and `derive` maps a space to a smaller space.
+retraining, and selection maps a space to a smaller space. Which operations exist is known in
+`operations`; here an operation is a name with sizes to choose from.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
-from darts_lite.errors import UserError
-from darts_lite.schedules import Schedule
-
-FORMAT_VERSION = 1
-CHOICES = {  # operation -> its conditional choices, in the order in which they are reported
-    "conv": ("kernel",),
-    "bottleneck": ("kernel", "ratio"),
-    "inverted_residual": ("kernel", "expansion"),
-    "skip": (),
-}
-
-_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -38,18 +24,11 @@ class Operation:
     Operation(name='conv', choices={'kernel': (5,)})
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     name: str
     choices: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.name not in CHOICES:
-            raise ValueError(f"unknown operation {self.name!r}; known: {', '.join(CHOICES)}")
-        if tuple(self.choices) != CHOICES[self.name]:
-            raise ValueError(
-                f"operation {self.name!r} has the choices {list(CHOICES[self.name])}, "
-                f"not {list(self.choices)}"
-            )
         for name, sizes in self.choices.items():
             if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
                 raise ValueError(f"{self.name}.{name} must be ascending positive sizes: {sizes}")
@@ -76,7 +55,7 @@ class Operation:
 class Edge:
     """From node `source` to node `target` of a cell; the cell's inputs are its first nodes."""
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     source: int
     target: int
     operations: tuple[Operation, ...]
@@ -96,7 +75,7 @@ class Cell:
     Liu et al. 2019, section 2.1); one with a single input is a block in a chain.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     name: str
     inputs: int
     nodes: int
@@ -127,12 +106,19 @@ class Cell:
         return [i for i, edge in enumerate(self.edges) if edge.target == node]
 
     @property
+    def inner_nodes(self) -> range:
+        """The nodes that edges end in."""
+        return range(self.inputs, self.inputs + self.nodes)
+
+    @property
+    def edges_compete(self) -> bool:
+        """Whether a node has more incoming edges than it keeps."""
+        return any(len(self.into(node)) > self.keep for node in self.inner_nodes)
+
+    @property
     def is_discrete(self) -> bool:
-        """One option per edge, and no more edges than are kept."""
-        nodes = range(self.inputs, self.inputs + self.nodes)
-        return all(len(edge.options) == 1 for edge in self.edges) and all(
-            len(self.into(node)) <= self.keep for node in nodes
-        )
+        """Whether every edge has one option, and no node more edges than it keeps."""
+        return all(len(edge.options) == 1 for edge in self.edges) and not self.edges_compete
 
 
 @dataclass(frozen=True)
@@ -144,7 +130,7 @@ class SearchSpace:
     convolution.
     """
 
-    __pydantic_config__ = _STRICT
+    __pydantic_config__ = STRICT
     preset: str
     cells: tuple[Cell, ...]
     sequence: tuple[str, ...]
@@ -172,115 +158,3 @@ class SearchSpace:
     @property
     def edges(self) -> Iterator[tuple[Cell, Edge]]:
         return ((cell, edge) for cell in self.cells for edge in cell.edges)
-
-
-OPERATIONS = (
-    Operation("conv", {"kernel": (3, 5)}),
-    Operation("bottleneck", {"kernel": (3, 5), "ratio": (2, 4)}),
-    Operation("inverted_residual", {"kernel": (3, 5), "expansion": (2, 4, 6)}),
-    Operation("skip"),
-)
-
-
-def _reductions(length: int) -> set[int]:
-    return {length // 3, 2 * length // 3}
-
-
-def cells(channels: int = 16, length: int = 7, stem_stride: int = 1) -> SearchSpace:
-    """DARTS cells, normal and reduction: 2 inputs, 2 nodes, 2 edges kept per node.
-
-    >>> [cell.name for cell in cells().cells], cells().sequence.count("reduction")
-    (['normal', 'reduction'], 2)
-    """
-    edges = tuple(Edge(s, t, OPERATIONS) for t in (2, 3) for s in range(t))
-    at = _reductions(length)
-    sequence = tuple("reduction" if i in at else "normal" for i in range(length))
-    kinds = tuple(Cell(n, 2, 2, 2, n == "reduction", edges) for n in sorted(set(sequence)))
-    return SearchSpace("cells", kinds, sequence, channels, stem_stride)
-
-
-def blocks(channels: int = 16, length: int = 7, stem_stride: int = 1) -> SearchSpace:
-    """A chain of mixed blocks, each with its own logits (Cai et al. 2019; Wu et al. 2019).
-
-    >>> len(blocks().cells), sum(cell.reduction for cell in blocks().cells)
-    (7, 2)
-    """
-    at = _reductions(length)
-    edge = (Edge(0, 1, OPERATIONS),)
-    chain = tuple(Cell(f"block{i + 1}", 1, 1, 1, i in at, edge) for i in range(length))
-    return SearchSpace("blocks", chain, tuple(c.name for c in chain), channels, stem_stride)
-
-
-PRESETS = {"cells": cells, "blocks": blocks}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Genotype:
-    """What a search found: a discrete space, the learned schedules, and where they come from."""
-
-    __pydantic_config__ = _STRICT
-    format: Literal["darts_lite.genotype"] = "darts_lite.genotype"
-    version: int = FORMAT_VERSION
-    space: SearchSpace
-    image: tuple[int, int, int]  # channels, height, width
-    classes: tuple[str, ...]
-    parameters: int
-    macs: int
-    hyperparameters: dict[str, Schedule] = field(default_factory=dict)
-    dataset: dict[str, str | int | list[int]] = field(default_factory=dict)
-    settings: dict[str, bool | str | int | float | None] = field(default_factory=dict)
-    seed: int = 0
-    versions: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.version != FORMAT_VERSION:
-            raise ValueError(
-                f"format version {self.version}, this darts_lite reads version {FORMAT_VERSION}"
-            )
-        if not self.space.is_discrete:
-            raise ValueError("a genotype has one option per edge")
-        if min(self.image) < 1 or len(self.classes) < 2:
-            raise ValueError("a genotype needs images of some size and two classes")
-        for name, schedule in self.hyperparameters.items():
-            if not schedule or any(a[0] > b[0] for a, b in itertools.pairwise(schedule)):
-                raise ValueError(f"the schedule of {name!r} must ascend in the budget fraction")
-
-    def save(self, path: Path) -> None:
-        """Write JSON under a temporary name, then rename."""
-        write_json(path, self.to_json())
-
-    def to_json(self) -> dict[str, Any]:
-        """What `read` reads, once it is text."""
-        return _ADAPTER.dump_python(self, mode="json")
-
-    @staticmethod
-    def load(path: Path) -> Genotype:
-        """Read and check a genotype; raises `UserError` with the first thing that is wrong."""
-        try:
-            return Genotype.read(path.read_bytes(), path)
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
-
-    @staticmethod
-    def read(content: str | bytes, source: object) -> Genotype:
-        """From JSON; `source` is for errors."""
-        try:
-            return _ADAPTER.validate_json(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            what = first["msg"].removeprefix("Value error, ")
-            raise UserError(
-                f"{source} is no genotype of this version: {where}: {what}; "
-                "make it again with `search` or `derive`"
-            ) from None
-
-
-_ADAPTER = TypeAdapter(Genotype)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Readable JSON, atomically: a temporary name in the same folder, then a rename."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)

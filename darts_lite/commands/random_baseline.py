@@ -1,6 +1,6 @@
 """Random networks of a genotype's size, each trained as it is: the baseline that papers forget.
 
-out/derive/random0/, random1/, ...   trainings, as of `runs.derive`
+out/derive/random0/, random1/, ...   trainings, as of `derive`
 out/derive/random.json               their settings and what came of them
 """
 
@@ -16,45 +16,48 @@ from typing import Any
 
 import torch
 
-from darts_lite.architecture.space import Genotype, write_json
-from darts_lite.commands import run as prepare
-from darts_lite.commands import runs
-from darts_lite.commands.options import FREE, DeriveOptions, remembered
-from darts_lite.commands.run import Say
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.commands.derive import derive, folder_of
 from darts_lite.errors import UserError
-from darts_lite.nas.select import random_genotypes
+from darts_lite.files import write_json
+from darts_lite.nas.loading import load_genotype
+from darts_lite.nas.random_networks import random_genotypes
+from darts_lite.training.options import MAY_CHANGE, DeriveOptions
+from darts_lite.training.run import Say, make_folder, remembered, require_free
 
 SHOWN = ("parameters", "macs", "epochs", "test_accuracy")  # of the metrics of a training
 
 
 def derive_random(
     options: DeriveOptions,
-    count: int,
     *,
     resume: Collection[str] | None = None,
     started: float | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Trains `count` random genotypes of the size of the given one; returns `random.json`.
+    """Train `options.random` random genotypes of the size of the given one; return `random.json`.
 
     Their folders lie in that of the options, where the genotype's own training would be. The budget
     is that of each: the first to be trained has it from `started` on, the others from when they
     begin. On resuming, finished ones stay as they are, and `count` may be another.
 
-    Arguments and errors as of `runs.derive`.
+    Arguments and errors as of `derive`.
     """
-    out = Path(options.out) if options.out else Path(options.genotype).parent / "derive"
+    assert options.random is not None
+    out = folder_of(options)
     result = out / "random.json"
     content: dict[str, Any] = {}
     if resume is None:
-        prepare.require_free(out, [result.name], f"derive --random {count}")
+        require_free([result], f"derive --random {options.random}")
     else:
         # the genotype may have moved: `_keep` notices if it is another
-        content, options = remembered(result, options, resume, FREE | {"genotype"})
-        torch.set_num_threads(content["threads"])  # as `prepare.store` does, for the same bytes
-        resume = {*resume, "out"} - {"genotype"}
+        content, options = remembered(result, options, resume, MAY_CHANGE | {"genotype", "random"})
+        torch.set_num_threads(content["threads"])  # as `Run.prepare` does, for the same bytes
+        resume = {*resume, "out"} - {"genotype", "random"}
+    count = options.random
+    assert count is not None
     options = replace(options, out=str(out))
-    like = runs.load_genotype(Path(options.genotype), options.max_params, options.data_dir, say)
+    like = load_genotype(Path(options.genotype), options.max_params, options.data_dir, say)
     folders = [out / f"random{i}" for i in range(count)]
     for folder, drawn in zip(folders, random_genotypes(like, count, options.max_params)):
         _keep(drawn, folder / "genotype.json", options.genotype)
@@ -67,12 +70,10 @@ def derive_random(
     trained: dict[Path, dict[str, Any]] = {}
     for folder in folders:
         say(f"{folder}, {len(trained) + 1} of {count}")
-        own = replace(options, out=str(folder), genotype=str(folder / "genotype.json"))
+        own = replace(options, out=str(folder), genotype=str(folder / "genotype.json"), random=None)
         finished = (folder / "metrics.json").exists()
         begun = finished or (folder / "checkpoint.pt").exists()
-        trained[folder] = runs.derive(
-            own, resume=resume if begun else None, started=started, say=say
-        )
+        trained[folder] = derive(own, resume=resume if begun else None, started=started, say=say)
         if not finished:
             started = time.monotonic()
     account = {**settings, **_compared(trained, _searched(like, options))}
@@ -85,7 +86,7 @@ def derive_random(
 def _keep(drawn: Genotype, path: Path, like: str) -> None:
     """Writes a random genotype; raises `UserError` if another is there."""
     if not path.exists():
-        prepare.make_folder(path.parent)
+        make_folder(path.parent)
         drawn.save(path)
     elif Genotype.load(path) != drawn:
         raise UserError(
@@ -109,7 +110,7 @@ def _recipe(folder: Path) -> dict[str, Any] | None:
     """All settings of a training that its result depends on, but for its genotype."""
     try:
         options = json.loads((folder / "config.json").read_text())["options"]
-        free = FREE | {"genotype", "max_params"}
+        free = MAY_CHANGE | {"genotype", "max_params", "random"}
         return {name: value for name, value in options.items() if name not in free}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # no training of this program

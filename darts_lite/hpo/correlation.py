@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau
 
-from darts_lite.architecture.space import write_json
-from darts_lite.commands import run as prepare
-from darts_lite.commands.options import FREE, TuneOptions, remembered
-from darts_lite.commands.run import Say
 from darts_lite.errors import Diverged, UserError
+from darts_lite.files import write_json
 from darts_lite.hpo.methods.sampled import rungs
+from darts_lite.hpo.options import CorrelateOptions
 from darts_lite.hpo.setup import Setup, assemble, completed
 from darts_lite.hpo.space import Random
 from darts_lite.reporting import pictures
+from darts_lite.training.options import MAY_CHANGE
+from darts_lite.training.run import Say, make_folder, read_data, remembered, require_free
 
 BOOTSTRAP = 1000
 DRAWS = 200  # of a configuration under the cap
@@ -46,9 +46,9 @@ class Correlation:
 
 
 def correlate(
-    options: TuneOptions, *, resume: Collection[str] | None = None, say: Say = print
+    options: CorrelateOptions, *, resume: Collection[str] | None = None, say: Say = print
 ) -> list[Correlation]:
-    """Trains `options.trials` random configurations at every fidelity and compares the rankings.
+    """Train random configurations at every fidelity and compare the rankings.
 
     Writes a line for each configuration to OUT/correlation.jsonl as it goes, and the table and its
     picture at the end. Arguments and errors as of `launch.tune`.
@@ -57,11 +57,12 @@ def correlate(
     path, settings = out / "correlation.jsonl", out / "correlation.json"
     before: dict[str, Any] = {}
     if resume is None:
-        prepare.require_free(out, [path.name], "correlate")
+        require_free([path], "correlate")
     else:
-        before, options = remembered(settings, options, resume, FREE | {"trials"})
-    dataset, splits = prepare.data(options, options.seed, say)
-    options = completed(options, dataset)
+        before, options = remembered(settings, options, resume, MAY_CHANGE | {"configurations"})
+    dataset, splits = read_data(options, options.seed, say)
+    options = replace(options, dataset=dataset.name)
+    study = completed(options.study, dataset)
     said = {
         "options": asdict(options),
         "data": dict(dataset.fingerprint),
@@ -72,18 +73,18 @@ def correlate(
             f"{settings} was made with other data than {dataset.name} holds now; restore them or "
             "choose another --out"
         )
-    prepare.make_folder(out)
+    make_folder(out)
     write_json(settings, said)
-    setup = assemble(options, dataset, splits)
-    assert options.trials is not None and options.max_params is not None
+    setup = assemble(study, dataset, splits)
+    assert study.max_params is not None
     fidelities = rungs(options.lowest)
-    rows = _known(path)[: options.trials]
-    for number in range(len(rows), options.trials):
-        rows.append(_measured(setup, number, options.max_params, options.seed, fidelities))
+    rows = _known(path)[: options.configurations]
+    for number in range(len(rows), options.configurations):
+        rows.append(_measured(setup, number, study.max_params, options.seed, fidelities))
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         shown = ", ".join(f"{a:.1%}" for a in rows[-1]["accuracies"])
-        say(f"{number + 1} of {options.trials}: {shown}")
+        say(f"{number + 1} of {options.configurations}: {shown}")
     found = compare(fidelities, rows)
     say(table(options.fidelity, found, len(rows)))
     columns = list(zip(*(row["accuracies"] for row in rows)))

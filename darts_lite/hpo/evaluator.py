@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 
-from darts_lite.architecture.network import network_cost
-from darts_lite.architecture.space import Genotype, SearchSpace
+from darts_lite.architecture.cost import network_cost
+from darts_lite.architecture.genotype import Genotype, Source
+from darts_lite.architecture.space import SearchSpace
 from darts_lite.data import Dataset, Splits, resized, stratified
 from darts_lite.hpo.space import Configuration
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import checkpoint, loop
 from darts_lite.training.budget import Budget
-from darts_lite.training.task import TrainConfig, TrainTask
+from darts_lite.training.options import DeriveOptions
+from darts_lite.training.task import TrainTask
 
 FIDELITIES = ("epochs", "subset", "resolution")
 MIN_SIDE = 8  # pixels
@@ -29,8 +31,8 @@ class Bench:
     Arguments: `epochs` of a full training; `fidelity`, what is saved at a fidelity f below one:
     "epochs" stops the full training early, at f of its steps; "subset" trains on f of the images,
     all epochs long; "resolution" on images of f times the pixels. The cost is about f of the full
-    one in all three. `folder`, of a folder for each trial; `settings` of the data set, for the
-    genotypes; `deadline`, on the clock of `time.monotonic`.
+    one in all three. `folder`, of a folder for each trial; `source` of the images and
+    `record` of the study, for the genotypes; `deadline`, on the clock of `time.monotonic`.
     """
 
     dataset: Dataset
@@ -40,7 +42,8 @@ class Bench:
     fidelity: str
     seed: int
     folder: Path
-    settings: dict[str, Any]
+    source: Source
+    record: dict[str, Any]
     checkpoint_seconds: float = 50.0
     deadline: float | None = None
 
@@ -55,15 +58,7 @@ class Bench:
 
     def genotype(self, configuration: Configuration) -> Genotype:
         """A configuration as `derive` takes it."""
-        own: dict[str, Any] = {
-            "augment": configuration.augment,
-            "batch_size": configuration.batch_size,
-        }
-        return replace(
-            self.genotype_of(configuration.space),
-            hyperparameters=configuration.schedules,
-            settings={**self.settings, **own, **configuration.recipe.settings()},
-        )
+        return replace(self.genotype_of(configuration.space), recipe=configuration.recipe)
 
     def genotype_of(self, space: SearchSpace) -> Genotype:
         """A network of the data, with nothing said of its training."""
@@ -76,7 +71,8 @@ class Bench:
             parameters=cost.parameters,
             macs=cost.macs,
             dataset=dict(self.dataset.fingerprint),  # type: ignore[arg-type]
-            settings=self.settings,
+            source=self.source,
+            search=self.record,
             seed=self.seed,
         )
 
@@ -90,11 +86,9 @@ class Bench:
         Raises: `Diverged`; `Interrupted`, after a checkpoint.
         """
         dataset, splits, genotype = self._reduced(genotype, fidelity)
-        size = genotype.settings.get("batch_size", 64)
-        assert isinstance(size, int)
-        size = min(size, splits.train.count)
-        config = TrainConfig(batch_size=size, select="held_out", seed=self.seed)
-        task = TrainTask(config, genotype, dataset, splits, self.device)
+        size = min(genotype.recipe.batch_size, splits.train.count)
+        options = DeriveOptions(batch_size=size, select="held_out", seed=self.seed)
+        task = TrainTask(options, genotype, dataset, splits, self.device)
         total = self.epochs * max(1, splits.train.count // size)
         budget = Budget(steps=total, deadline=self.deadline)
         if self.fidelity == "epochs":

@@ -19,26 +19,27 @@ from zlib import crc32
 import torch
 from tqdm import tqdm
 
-from darts_lite.architecture.space import Genotype, write_json
-from darts_lite.commands import run as prepare
-from darts_lite.commands.options import FREE, TuneOptions, read_options
-from darts_lite.commands.run import Say
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.data import Dataset
 from darts_lite.errors import Interrupted, UserError
+from darts_lite.files import write_json
 from darts_lite.hpo import results
 from darts_lite.hpo import warm_start as history
 from darts_lite.hpo.liveness import worker_name
 from darts_lite.hpo.methods.gradient import Gradient
+from darts_lite.hpo.options import TuneOptions
 from darts_lite.hpo.setup import Setup, assemble, completed, threads
 from darts_lite.hpo.storage import HEARTBEAT, Study, reachable
 from darts_lite.hpo.worker import Worker, orphans_stop
 from darts_lite.reporting import comparison as report
 from darts_lite.training import checkpoint
+from darts_lite.training.options import MAY_CHANGE
+from darts_lite.training.run import Say, make_folder, read_data, require_free, stored_options
 
 JOURNAL = "study.journal"
 CLOSING = 3.0  # seconds kept for the results
 RESTARTS = 3  # of a worker that was killed
-MAY_CHANGE = FREE | {"budget_hours", "trials", "workers", "storage"}
+FREE = MAY_CHANGE | {"budget_hours", "trials", "workers", "storage"}
 
 
 def tune(
@@ -58,8 +59,8 @@ def tune(
     began = time.time() - (0.0 if started is None else time.monotonic() - started)
     out = Path(options.out)
     if resume is None:
-        prepare.require_free(out, ["study.json", JOURNAL, "g.json"], "tune")
-        dataset, splits = prepare.data(options, options.seed, say)
+        require_free([out / n for n in ("study.json", JOURNAL, "g.json")], "tune")
+        dataset, splits = read_data(options, options.seed, say)
         options = completed(options, dataset)
         setup = assemble(options, dataset, splits)
         earlier = history.read(options.warm_start)
@@ -69,7 +70,7 @@ def tune(
         history.start(study, setup.method, setup.space, earlier, options, dataset, say)
     else:
         study, options = _continue(options, resume)
-        dataset, splits = prepare.data(options, options.seed, say)
+        dataset, splits = read_data(options, options.seed, say)
         setup = assemble(options, dataset, splits)
     data = dict(dataset.fingerprint)
     if study.settings["data"] != data:
@@ -77,7 +78,7 @@ def tune(
             f"{study.where} was made with other data than {options.dataset} holds now; restore "
             "them, or begin a study with --warm-start"
         )
-    prepare.make_folder(out)
+    make_folder(out)
     _write_settings(out, options, data)
     say(
         f"{options.method} on {options.dataset}: {setup.bench.splits.train.count} training and "
@@ -102,7 +103,7 @@ def tune(
 def _begin(options: TuneOptions, dataset: Dataset) -> Study:
     where = options.storage or str(Path(options.out) / JOURNAL)
     if "://" not in where:
-        prepare.make_folder(Path(where).parent)
+        make_folder(Path(where).parent)
     study = Study(where)
     settings = {
         "options": asdict(options),
@@ -131,10 +132,10 @@ def _continue(options: TuneOptions, given: Collection[str]) -> tuple[Study, Tune
         raise UserError(f"there is no {where} to resume; start without --resume")
     study = Study(where)
     settings = study.settings
-    stored = asdict(read_options(TuneOptions, settings, Path(where)))
+    stored = asdict(stored_options(TuneOptions, settings, Path(where)))
     changed = {n: v for n, v in asdict(options).items() if n in given}
-    checkpoint.check_config(Path(where), stored, {**stored, **changed}, MAY_CHANGE)
-    free = {n: v for n, v in changed.items() if n in MAY_CHANGE}
+    checkpoint.check_config(Path(where), stored, {**stored, **changed}, set(FREE))
+    free = {n: v for n, v in changed.items() if n in FREE}
     own = str(Path(options.out) / JOURNAL)
     free["storage"] = None if where == own else where
     options = TuneOptions(**{**stored, **free})
@@ -280,7 +281,7 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher passes it on as SIGTERM
     torch.set_num_threads(threads(options.workers))
     try:
-        setup = assemble(options, *prepare.data(options, options.seed, lambda text: None))
+        setup = assemble(options, *read_data(options, options.seed, lambda text: None))
         bench = setup.bench
         if deadline is not None:
             bench = replace(bench, deadline=time.monotonic() + deadline - time.time())

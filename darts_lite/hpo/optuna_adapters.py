@@ -12,6 +12,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
+import darts_lite.hpo.requirements  # noqa: F401  a clear error first
 from darts_lite.hpo.records import Job
 from darts_lite.hpo.space import Value
 

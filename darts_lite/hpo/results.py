@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from darts_lite.architecture.space import Genotype, write_json
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.augment import to_json
+from darts_lite.files import json_line, write_json, write_lines
 from darts_lite.hpo.evaluator import Bench
 from darts_lite.hpo.methods.population import lineage
 from darts_lite.hpo.pareto import front, ranked
@@ -56,19 +55,16 @@ def write_trials(path: Path, records: Records) -> None:
             "notes": r.job.notes,
         }
         if r.state != "waiting":
-            lines.append(json.dumps(line))
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(line + "\n" for line in lines))
-    os.replace(temporary, path)
+            lines.append(json_line(line))
+    write_lines(path, lines)
 
 
 def write_best(bench: Bench, records: Records, chosen: Record, genotype: Genotype) -> Genotype:
     """`g.json` of a record, with the schedules under which it was trained; `augment.json` too."""
     schedules = scheduled(chosen, records, genotype)
-    genotype = replace(genotype, hyperparameters=schedules)
+    genotype = replace(genotype, recipe=replace(genotype.recipe, schedules=schedules))
     genotype.save(bench.folder / "g.json")
-    text = str(genotype.settings["augment"])
-    augment = augmentation_for(bench.dataset, text).replayed(schedules)
+    augment = augmentation_for(bench.dataset, genotype.recipe.augment).replayed(schedules)
     write_json(bench.folder / "augment.json", to_json(augment))
     return genotype
 
@@ -76,5 +72,5 @@ def write_best(bench: Bench, records: Records, chosen: Record, genotype: Genotyp
 def scheduled(chosen: Record, records: Records, genotype: Genotype) -> dict[str, Schedule]:
     """Those of its lineage if it is a member of a population, else its own."""
     if "member" not in chosen.job.notes:
-        return genotype.hyperparameters
+        return genotype.recipe.schedules
     return lineage(chosen, {r.trial: r for r in records})

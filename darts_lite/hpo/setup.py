@@ -7,22 +7,23 @@ from pathlib import Path
 
 import torch
 
-from darts_lite.architecture.space import Genotype
-from darts_lite.commands import run as prepare
-from darts_lite.commands.options import TuneOptions, is_small, search_width, size
-from darts_lite.commands.runs import load_genotype
+from darts_lite.architecture.genotype import Genotype, Source
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
 from darts_lite.hpo.evaluator import FIDELITIES, Bench
 from darts_lite.hpo.methods.gradient import Gradient
 from darts_lite.hpo.methods.population import Population
 from darts_lite.hpo.methods.sampled import Asha, Sampled, rungs
+from darts_lite.hpo.options import TuneOptions
 from darts_lite.hpo.records import Method
 from darts_lite.hpo.space import AugmentationSpace, Configuration, ConfigurationSpace, Space, Values
-from darts_lite.nas.select import uniform_random
-from darts_lite.nas.task import SearchConfig
+from darts_lite.nas.defaults import search_width, size
+from darts_lite.nas.loading import load_genotype
+from darts_lite.nas.options import SearchOptions
+from darts_lite.nas.random_networks import uniform_random
+from darts_lite.nas.task import space_of
 from darts_lite.training.problem import augmentation_for
-from darts_lite.training.recipe import Recipe
+from darts_lite.training.run import device_named, is_small, on
 from darts_lite.training.task import DEFAULTS
 
 METHODS = ("random", "tpe", "asha", "bohb", "pbt", "pba", "gradient")
@@ -40,7 +41,7 @@ class Setup:
     method: Method
     space: Space
     bench: Bench
-    search: SearchConfig
+    search: SearchOptions
 
 
 def completed(options: TuneOptions, dataset: Dataset) -> TuneOptions:
@@ -75,27 +76,26 @@ def completed(options: TuneOptions, dataset: Dataset) -> TuneOptions:
 
 def assemble(options: TuneOptions, dataset: Dataset, splits: Splits) -> Setup:
     """The method, its space and its bench, from completed options."""
-    device = prepare.device_named(options.device)
+    device = device_named(options.device)
     assert options.max_params is not None and options.channels is not None
     bench = Bench(
         dataset=dataset,
-        splits=prepare.on(device, splits),
+        splits=on(device, splits),
         device=device,
         epochs=options.epochs,
         fidelity=options.fidelity,
         seed=options.seed,
         folder=Path(options.out),
-        settings={
-            "dataset": options.dataset,
-            "data_dir": options.data_dir,
-            "image_size": options.image_size,
-            "subset": options.subset,
-            "method": options.method,
-            "finished": True,
-        },
+        source=Source(
+            dataset=options.dataset or dataset.name,
+            data_dir=options.data_dir,
+            image_size=options.image_size,
+            subset=options.subset,
+        ),
+        record={"method": options.method},
         checkpoint_seconds=options.checkpoint_seconds,
     )
-    search = SearchConfig(
+    search = SearchOptions(
         space=options.space,
         cells=options.cells,
         channels=options.channels,
@@ -109,7 +109,7 @@ def assemble(options: TuneOptions, dataset: Dataset, splits: Splits) -> Setup:
     return Setup(method=_method(options, space), space=space, bench=bench, search=search)
 
 
-def _space(options: TuneOptions, search: SearchConfig, bench: Bench) -> Space:
+def _space(options: TuneOptions, search: SearchOptions, bench: Bench) -> Space:
     learnable = augmentation_for(bench.dataset, "learned")
     if options.method != "pba":
         sizes = tuple(s for s in BATCH_SIZES if s <= bench.splits.train.count // 2)
@@ -119,30 +119,32 @@ def _space(options: TuneOptions, search: SearchConfig, bench: Bench) -> Space:
                 f"{BATCH_SIZES[0]}; use a larger --subset"
             )
         return ConfigurationSpace(
-            architecture=search.build_space(), batch_sizes=sizes, learnable=learnable
+            architecture=space_of(search), batch_sizes=sizes, learnable=learnable
         )
     genotype = _small_model(options, search, bench)
-    known = {**DEFAULTS, **genotype.hyperparameters}
+    known = {**DEFAULTS, **genotype.recipe.schedules}
     fixed = Configuration(
         space=genotype.space,
-        recipe=Recipe.read(genotype.settings),
-        batch_size=BATCH_SIZE,
-        augment="learned",
-        learned={n: known[n][-1][1] for n in DEFAULTS},
+        recipe=replace(
+            genotype.recipe,
+            batch_size=BATCH_SIZE,
+            augment="learned",
+            schedules={n: ((0.0, known[n][-1][1]),) for n in DEFAULTS},
+        ),
         values={},
     )
     return AugmentationSpace(fixed=fixed, learnable=learnable)
 
 
-def _small_model(options: TuneOptions, search: SearchConfig, bench: Bench) -> Genotype:
+def _small_model(options: TuneOptions, search: SearchOptions, bench: Bench) -> Genotype:
     """The genotype that was given, or a random network under the cap."""
     if options.genotype is not None:
         return load_genotype(Path(options.genotype), options.max_params, options.data_dir)
     generator = torch.Generator().manual_seed(options.seed)
     for _ in range(DRAWS):
-        space = uniform_random(search.build_space(), generator)
+        space = uniform_random(space_of(search), generator)
         found = bench.genotype_of(space)
-        if found.parameters <= search.max_params:
+        if found.parameters <= search.limit:
             return found
     raise UserError(
         f"{DRAWS} random networks have more than {search.max_params} parameters; raise "

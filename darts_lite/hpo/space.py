@@ -11,18 +11,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
 
-from darts_lite.architecture.space import Cell, Edge, Genotype, Operation, SearchSpace
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.recipe import AdamW, Recipe, Sgd
+from darts_lite.architecture.space import Cell, Edge, Operation, SearchSpace
 from darts_lite.augment import Augmentation
 from darts_lite.augment.policies.policy import Policy
 from darts_lite.errors import UserError
-from darts_lite.hypergradient.optimizers import SGD, Adam
 from darts_lite.schedules import Schedule
-from darts_lite.training.recipe import Recipe
 
 Value = str | int | float | bool
 Values = dict[str, Value]
@@ -51,20 +51,16 @@ class Chooser(Protocol):
 class Configuration:
     """One point of the space, ready to be trained.
 
-    `learned` holds what a genotype carries as schedules: "lr", "weight_decay", and values of the
-    augmentation by name. `values` is what was chosen, by dimension.
+    Arguments:
+        space: the architecture.
+        recipe: how it is trained; its schedules hold "lr", "weight_decay", and values of the
+            augmentation by name.
+        values: what was chosen, by dimension.
     """
 
     space: SearchSpace
     recipe: Recipe
-    batch_size: int
-    augment: str
-    learned: dict[str, float]
     values: Values
-
-    @property
-    def schedules(self) -> dict[str, Schedule]:
-        return {name: ((0.0, value),) for name, value in self.learned.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +82,10 @@ class ConfigurationSpace:
         recipe, learned = self._recipe(heard)
         batch_size = heard.categorical("batch_size", self.batch_sizes)
         augment, values = self._augment(heard)
-        return Configuration(
-            space=space,
-            recipe=recipe,
-            batch_size=batch_size,
-            augment=augment,
-            learned=learned | values,
-            values=heard.values,
+        recipe = replace(
+            recipe, batch_size=batch_size, augment=augment, schedules=constant(learned | values)
         )
+        return Configuration(space=space, recipe=recipe, values=heard.values)
 
     def _architecture(self, choose: Chooser) -> SearchSpace:
         if self.architecture.is_discrete:
@@ -110,15 +102,15 @@ class ConfigurationSpace:
             each: choose.real(f"{name}.{each}", *LIMITS[f"{name}.{each}"], log=True)
             for each in ("lr", "weight_decay")
         }
-        optimizer: SGD | Adam
+        optimizer: Sgd | AdamW
         if name == "sgd":
             momentum = choose.real("sgd.momentum", 0.5, 0.99)
             nesterov = choose.categorical("sgd.nesterov", (False, True))
-            optimizer = SGD(momentum=momentum, nesterov=nesterov)
+            optimizer = Sgd(momentum=momentum, nesterov=nesterov)
         else:
             beta1 = choose.real("adamw.beta1", 0.8, 0.99)
             beta2 = choose.real("adamw.beta2", 0.9, 0.9999)
-            optimizer = Adam(betas=(beta1, beta2))
+            optimizer = AdamW(beta1=beta1, beta2=beta2)
         smoothing = choose.real("label_smoothing", 0.0, 0.2)
         return Recipe(optimizer=optimizer, label_smoothing=smoothing), learned
 
@@ -145,11 +137,18 @@ class AugmentationSpace:
         """Asks for the values of the augmentation."""
         heard = _Heard(choose)
         values = augmentation_values(self.learnable.policy, heard, low=0.0)
-        own = {name: self.fixed.learned[name] for name in ("lr", "weight_decay")}
-        return replace(self.fixed, augment="learned", learned=own | values, values=heard.values)
+        fixed = self.fixed.recipe
+        own = {name: fixed.last[name] for name in ("lr", "weight_decay")}
+        recipe = replace(fixed, augment="learned", schedules=constant(own | values))
+        return replace(self.fixed, recipe=recipe, values=heard.values)
 
 
 Space = ConfigurationSpace | AugmentationSpace
+
+
+def constant(values: Mapping[str, float]) -> dict[str, Schedule]:
+    """Return schedules that stay at one value each."""
+    return {name: ((0.0, value),) for name, value in values.items()}
 
 
 def augmentation_values(
@@ -202,8 +201,7 @@ def values_of(genotype: Genotype) -> Values:
 
     Schedules give their last values.
     """
-    settings, ends = genotype.settings, {n: s[-1][1] for n, s in genotype.hyperparameters.items()}
-    recipe = Recipe.read(settings)
+    recipe, ends = genotype.recipe, genotype.recipe.last
     found: Values = {"channels": genotype.space.channels}
     for cell in genotype.space.cells:
         for node in range(cell.inputs, cell.inputs + cell.nodes):
@@ -215,15 +213,13 @@ def values_of(genotype: Genotype) -> Values:
             found[where] = operation.name
             for choice, sizes in operation.choices.items():
                 found[f"{where}.{operation.name}.{choice}"] = sizes[0]
-    own = recipe.settings()
-    name = str(own["optimizer"])
-    for each in ("momentum", "nesterov", "beta1", "beta2"):
-        if each in own:
-            found[f"{name}.{each}"] = own[each]  # type: ignore[assignment]
+    own = asdict(recipe.optimizer)
+    name = own.pop("name")
+    found |= {f"{name}.{each}": value for each, value in own.items()}
     for each in ("lr", "weight_decay"):
         if each in ends:
             found[f"{name}.{each}"] = ends.pop(each)
-    policy = str(settings.get("augment", "standard"))
+    policy = recipe.augment
     if "+" not in policy:  # mixing is none of the space's
         policy, _, rest = policy.partition(":")
         for pair in filter(None, rest.split(",") if policy == "randaugment" else []):
@@ -231,14 +227,13 @@ def values_of(genotype: Genotype) -> Values:
             found[f"{policy}.{key}"] = int(value) if key == "n" else float(value)
     if policy == "randaugment" and "magnitude.all" in ends:
         found["randaugment.m"] = 30 * ends.pop("magnitude.all")
-    size = settings.get("batch_size", 64)
     return {
         **found,
         **ends,
         "optimizer": name,
         "label_smoothing": recipe.label_smoothing,
         "augment": policy,
-        "batch_size": size if isinstance(size, int) else 64,
+        "batch_size": recipe.batch_size,
     }
 
 

@@ -28,7 +28,8 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from darts_lite.architecture.space import Genotype
+import darts_lite.hpo.requirements  # noqa: F401  a clear error first
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.errors import UserError
 from darts_lite.hpo.liveness import covered, is_dead
 from darts_lite.hpo.optuna_adapters import Distributions, Suggest, pruner, sampler
@@ -269,7 +270,7 @@ class Trial:
     def configure(self, space: Space) -> Configuration:
         """The configuration of the job, or a new one."""
         found = space.configure(Suggest(self._trial))
-        self.note(values=found.values, learned=found.learned)
+        self.note(values=found.values, learned=found.recipe.last)
         return found
 
     def note(self, **changes: Any) -> None:

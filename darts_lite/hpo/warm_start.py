@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from darts_lite.architecture.space import Genotype
-from darts_lite.commands.options import TuneOptions
-from darts_lite.commands.run import Say
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.data import Dataset, changed
 from darts_lite.errors import UserError
 from darts_lite.hpo.methods.gradient import Gradient
+from darts_lite.hpo.options import TuneOptions
 from darts_lite.hpo.records import Job, Method, Record
 from darts_lite.hpo.space import ConfigurationSpace, Known, Space, Values, values_of
 from darts_lite.hpo.storage import Study
 from darts_lite.nas.warm_start import genotype_path
 from darts_lite.reporting import comparison as report
+from darts_lite.training.run import Say
 
 TAKEN = 5  # configurations of an earlier study
 SAME = (

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from darts_lite.architecture.space import Genotype
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.errors import Diverged, Interrupted, UserError
 from darts_lite.hpo.evaluator import Bench
 from darts_lite.hpo.liveness import worker_name
@@ -20,7 +20,7 @@ from darts_lite.hpo.pareto import ranked
 from darts_lite.hpo.records import Job, Measurement, Method
 from darts_lite.hpo.space import Space
 from darts_lite.hpo.storage import Study, Trial
-from darts_lite.nas.task import SearchConfig
+from darts_lite.nas.options import SearchOptions
 
 POLL = 0.5  # seconds between two looks for work
 PATIENCE = 1000  # configurations above the cap in a row
@@ -41,7 +41,7 @@ class Worker:
     bench: Bench
     max_params: int
     seed: int
-    search: SearchConfig
+    search: SearchOptions
     seeds: tuple[tuple[Genotype, Path | None], ...] = ()
     trials: int | None = None
 
@@ -133,7 +133,7 @@ class Worker:
         clock = self.method.budget is not None
         found = search_round(self.bench, self.search, trial.job, place, self._earlier(), clock)
         if found is not None:
-            trial.note(learned={n: s[-1][1] for n, s in found.hyperparameters.items()})
+            trial.note(learned=found.recipe.last)
         return found
 
     def _earlier(self) -> list[tuple[Genotype, Path | None]]:

@@ -1,20 +1,16 @@
-"""Discrete spaces: the best by mixing weights under a hard cap, and random ones of its size."""
+"""Selection: from a search space and mixing weights to the best discrete space under a limit."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-import torch
-
-from darts_lite.architecture.network import CostTable
-from darts_lite.architecture.relaxation import Weights, option_scores
-from darts_lite.architecture.space import PRESETS, Cell, Edge, Genotype, SearchSpace
+from darts_lite.architecture.cost import CostTable
+from darts_lite.architecture.space import Cell, Edge, SearchSpace
+from darts_lite.architecture.weights import Weights
 from darts_lite.errors import UserError
-
-SIZE_CLASS = 0.1  # how far from a genotype's parameters, as a part of them
-DRAWS = 10_000  # for one random genotype; some ten seconds
+from darts_lite.nas.relaxation import option_scores
 
 
 class _Partial(NamedTuple):
@@ -25,10 +21,18 @@ class _Partial(NamedTuple):
     edges: tuple[tuple[str, Edge], ...]
 
 
-def discretise(
-    space: SearchSpace, weights: Weights, costs: CostTable, max_parameters: int | None = None
+class Selector(Protocol):
+    """How a space becomes discrete: one option per edge, at most `limit` parameters."""
+
+    def __call__(
+        self, space: SearchSpace, weights: Weights, costs: CostTable, limit: int | None
+    ) -> SearchSpace: ...
+
+
+def knapsack(
+    space: SearchSpace, weights: Weights, costs: CostTable, limit: int | None = None
 ) -> SearchSpace:
-    """The discrete space with the largest total score and at most `max_parameters`.
+    """Return the discrete space with the largest total score and at most `limit` parameters.
 
     Every node keeps its `keep` best edges, every edge one option; the score of an edge is the log
     of its chance to be kept plus `option_scores`. Parameters are additive over
@@ -46,10 +50,10 @@ def discretise(
             choices = _node(cell, node, scores, log_edges, costs)
             merged = (_join(a, b) for a, b in itertools.product(front, choices))
             front = _pareto(merged)
-    fitting = [p for p in front if max_parameters is None or p.parameters <= max_parameters]
+    fitting = [p for p in front if limit is None or p.parameters <= limit]
     if not fitting:
         raise UserError(
-            f"no network of this space fits {max_parameters} parameters: the smallest possible at "
+            f"no network of this space fits {limit} parameters: the smallest possible at "
             f"{space.channels} channels has {front[0].parameters}; raise --max-params or search "
             "with fewer --channels"
         )
@@ -108,78 +112,3 @@ def _pareto(candidates: object) -> list[_Partial]:
         if not front or candidate.score > front[-1].score:
             front.append(candidate)
     return front
-
-
-def uniform_random(space: SearchSpace, generator: torch.Generator) -> SearchSpace:
-    """A discrete space drawn uniformly: `keep` edges into each node, one option on each."""
-
-    def pick(count: int, size: int) -> list[int]:
-        return sorted(torch.randperm(count, generator=generator)[:size].tolist())
-
-    cells = []
-    for cell in space.cells:
-        kept = [
-            cell.into(node)[i]
-            for node in range(cell.inputs, cell.inputs + cell.nodes)
-            for i in pick(len(cell.into(node)), min(cell.keep, len(cell.into(node))))
-        ]
-        edges = tuple(
-            replace(e, operations=(e.options[pick(len(e.options), 1)[0]],))
-            for e in (cell.edges[i] for i in kept)
-        )
-        cells.append(replace(cell, edges=edges))
-    return replace(space, cells=tuple(cells))
-
-
-def random_genotypes(
-    like: Genotype, count: int, max_parameters: int | None = None
-) -> list[Genotype]:
-    """Random genotypes of the size class of `like`, to be trained by the same recipe.
-
-    Genotype i is drawn uniformly from the space of `like` by a generator of seed i, until its
-    parameters are within a tenth of those of `like` and at most `max_parameters`, and it differs
-    from `like` and from those before it: so the first ones are the same whatever `count`.
-
-    Raises: `UserError` if `DRAWS` draws do not find one.
-    """
-    space, image, classes = _whole(like.space), like.image, len(like.classes)
-    table = CostTable(space, image, classes)
-    costs = {
-        (cell.name, replace(edge, operations=(option,))): cost
-        for cell in space.cells
-        for edge, row in zip(cell.edges, table.costs[cell.name])
-        for option, cost in zip(edge.options, row)
-    }
-    taken, found = [like.space], []
-    for seed in range(count):
-        generator = torch.Generator().manual_seed(seed)
-        for _ in range(DRAWS):
-            drawn = uniform_random(space, generator)
-            cost = table.constant
-            for cell, edge in drawn.edges:
-                cost += costs[cell.name, edge]
-            fits = max_parameters is None or cost.parameters <= max_parameters
-            alike = abs(cost.parameters / like.parameters - 1) <= SIZE_CLASS
-            if fits and alike and drawn not in taken:
-                break
-        else:
-            raise UserError(
-                f"{DRAWS} random networks of the space {space.preset} at {space.channels} channels "
-                f"hold only {seed} others within a tenth of {like.parameters} parameters: "
-                + (f"use --random {seed}" if seed else "search again with other --channels")
-            )
-        taken.append(drawn)
-        found.append(replace(like, space=drawn, parameters=cost.parameters, macs=cost.macs))
-    return found
-
-
-def _whole(space: SearchSpace) -> SearchSpace:
-    """The space with all its options that a discrete space is a member of."""
-    preset = PRESETS.get(space.preset)
-    whole = preset and preset(space.channels, len(space.sequence), space.stem_stride)
-    if whole is None or whole.sequence != space.sequence:
-        raise UserError(
-            f"the space {space.preset!r} of the genotype is none of {', '.join(PRESETS)}, so there "
-            "is nothing to draw from; search again"
-        )
-    return whole

@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from darts_lite.architecture.flat_network import Params
-from darts_lite.architecture.relaxation import logit_shapes, relax
-from darts_lite.architecture.space import Cell, Edge, Genotype, Operation, SearchSpace
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.space import Cell, Edge, Operation, SearchSpace
 from darts_lite.data import Dataset, changed, grown
 from darts_lite.errors import UserError
 from darts_lite.hypergradient.hyperparameters import LogInterval
+from darts_lite.nas.options import SearchOptions
+from darts_lite.nas.relaxation import logit_shapes, relax
 from darts_lite.training import checkpoint
 from darts_lite.training.problem import OPTIMIZERS
-from darts_lite.training.recipe import Recipe
 
 HEAD_START = 1 / 3  # of the probability; one of four operations then begins at a half
 ROUNDS = 60  # to find the logits of edges; where two of three are kept, each halves the error
@@ -139,11 +140,10 @@ def starts(genotypes: Sequence[Genotype], optimizer: str = "sgd") -> dict[str, f
     A learning rate or weight decay of another optimiser than `optimizer` says nothing.
     """
     usual = OPTIMIZERS[optimizer]
-    kind = type(usual.recipe.optimizer)
     ends: dict[str, list[float]] = {}
     for genotype in genotypes:
-        same = type(Recipe.read(genotype.settings).optimizer) is kind
-        for name, schedule in genotype.hyperparameters.items():
+        same = genotype.recipe.optimizer.name == optimizer
+        for name, schedule in genotype.recipe.schedules.items():
             if same or name not in usual.ranges:
                 ends.setdefault(name, []).append(schedule[-1][1])
     return {name: _mean(values, usual.ranges.get(name)) for name, values in ends.items()}
@@ -161,7 +161,7 @@ def _mean(values: Sequence[float], range_: LogInterval | None) -> float:
 
 def read(
     paths: Sequence[str],
-    options: Mapping[str, Any],
+    options: SearchOptions,
     space: SearchSpace,
     dataset: Dataset,
     say: Callable[[str], None],
@@ -188,7 +188,7 @@ def read(
                 params = found
                 parts.append("weights taken")
         say(f"warm start from {path}: {'; '.join(parts)}")
-    return Warm(prior(space, genotypes), starts(genotypes, options["optimizer"]), params)
+    return Warm(prior(space, genotypes), starts(genotypes, options.optimizer), params)
 
 
 def genotype_path(text: str) -> Path:
@@ -212,7 +212,7 @@ def _matching(space: SearchSpace, earlier: SearchSpace) -> str:
     return f"nothing known of {', '.join(without)}" if without else "all cells known"
 
 
-def _weights(path: Path, options: Mapping[str, Any], dataset: Dataset) -> Params | str:
+def _weights(path: Path, options: SearchOptions, dataset: Dataset) -> Params | str:
     """The weights of a supernet, or why this search cannot have them."""
     if not path.exists():
         return f"there is no {path}"
@@ -220,10 +220,10 @@ def _weights(path: Path, options: Mapping[str, Any], dataset: Dataset) -> Params
     try:
         then, data = content["config"]["options"], content["config"]["data"]
         for name in SHAPING:
-            if then[name] != options[name]:
-                return f"their {name} was {then[name]}, not {options[name]}"
+            if then[name] != getattr(options, name):
+                return f"their {name} was {then[name]}, not {getattr(options, name)}"
         for name in SPLITTING:
-            if then[name] != options[name]:
+            if then[name] != getattr(options, name):
                 return f"with {name} {then[name]} they saw what are validation images now"
         if changed(data, dataset.fingerprint):
             return "they may have seen what are validation images now"
@@ -234,6 +234,11 @@ def _weights(path: Path, options: Mapping[str, Any], dataset: Dataset) -> Params
             "weights"
         ) from None
     return params
+
+
+def same_split(earlier: Genotype, options: SearchOptions) -> bool:
+    """Whether a search splits the same data as an earlier one did."""
+    return (earlier.seed, earlier.source.subset) == (options.seed, options.subset)
 
 
 class Comparison(NamedTuple):
@@ -268,9 +273,7 @@ class Comparison(NamedTuple):
         )
 
 
-def compare(
-    path: str, folder: Path, options: Mapping[str, Any], dataset: Dataset
-) -> Comparison | None:
+def compare(path: str, folder: Path, options: SearchOptions, dataset: Dataset) -> Comparison | None:
     """The search in `folder`, whose `options` these are, against the one whose genotype is `path`.
 
     None if the earlier one is not there any more, did not measure it, or had data that are not
@@ -286,7 +289,7 @@ def compare(
     if not (same or grown(earlier.dataset, dataset.fingerprint)) or not before or not after:
         return None
     accuracy = before[-1][1]
-    split = all(earlier.settings.get(name) == options[name] for name in SPLITTING)
+    split = same_split(earlier, options)
     return Comparison(
         accuracy,
         max(a for _, a in after),

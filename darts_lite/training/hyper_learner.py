@@ -1,28 +1,38 @@
-"""Which estimator learns which kind of outer variable, by the names of the command line."""
+"""Learns hyperparameters beside the weights: for the search and for online learning in derive.
+
+`plan` reads which estimator learns which kind; `HyperLearner` owns the values, how often each is
+learned, the learning-rate finder, the history and the state.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
 
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import (
+    Bilevel,
     ConjugateGradient,
     Estimator,
     Forward,
     InnerState,
+    LearningRateFinder,
+    Lookahead,
     Neumann,
     OneStep,
     Online,
     PerKind,
-    RateSearch,
     Unrolled,
     UnsupportedHyperparameter,
     caveats,
     check_supported,
 )
 from darts_lite.hypergradient.hyperparameters import HyperParameters, Kind
-from darts_lite.training.problem import Batch, Joint, Phase
+from darts_lite.schedules import Schedule
+from darts_lite.training import checkpoint
 
 CHOICES: dict[str, Estimator] = {  # with the knobs that suit a network in float32
     "one_step": OneStep("one_sided", radius=1e-3),
@@ -32,29 +42,34 @@ CHOICES: dict[str, Estimator] = {  # with the knobs that suit a network in float
     "conjugate_gradient": ConjugateGradient(5, damping=0.1, product="finite_difference"),
     "online": Online(),
 }
-ANNEALED = "annealed"  # optimizer only: `RateSearch` finds the lr, the decay stays
-DEFAULT = f"one_step,optimizer={ANNEALED}"
+ANNEALED = "annealed"  # optimizer only: `LearningRateFinder` finds the lr, the decay stays
 KINDS: tuple[Kind, ...] = ("architecture", "loss", "optimizer")
+
+
+Window = tuple[list[Any], Any]  # training batches of some steps, one validation batch
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Who learns what; `kinds` says which variables are learned at each step by `estimator`."""
+    """Which estimator learns which kind.
+
+    Attributes:
+        estimator: one for all kinds, or a `PerKind`.
+        annealed: whether the learning-rate finder sets the lr and the other optimizer values stay.
+        loss_carries: whether the estimator of the loss variables carries tangents between steps.
+    """
 
     estimator: Estimator
     annealed: bool
     loss_carries: bool
 
-    def kinds(self, kinds: Mapping[str, Kind], *, mixed: bool = True) -> dict[str, Kind]:
-        """Those of this step; without `mixed`, those that need no pass of their own."""
-        # Unrolling has the mixed term for nothing, tangents must not miss a step.
+    def kinds(self, kinds: Mapping[str, Kind]) -> dict[str, Kind]:
+        """Return the variables that the estimator learns."""
         drop = {"optimizer"} if self.annealed else set()
-        if not mixed and self.estimator.steps == 1 and not self.loss_carries:
-            drop.add("loss")
         return {name: kind for name, kind in kinds.items() if kind not in drop}
 
     def caveats(self, kinds: Mapping[str, Kind]) -> list[str]:
-        """What is known to go wrong with it; our networks are normalised."""
+        """Return what is known to go wrong with the estimator; our networks are normalized."""
         return caveats(self.estimator, self.kinds(kinds), normalised=True)
 
 
@@ -89,16 +104,116 @@ def plan(text: str) -> Plan:
     return Plan(estimator, annealed, chosen["loss"].carries)
 
 
-def look(
-    search: RateSearch,
-    joint: Joint,
-    inner: InnerState,
-    variables: HyperParameters,
-    train: Sequence[Batch],
-    validation: Batch,
-    phase: Phase,
-) -> None:
-    """One look of the search for a learning rate; moves nothing but "lr"."""
-    problem = joint.bind(train, validation, phase)
-    ahead = search.estimator(problem, inner, variables.leaves(), search.kinds)
-    search.update(variables, ahead.hypergradient)
+KNOTS = 50  # of a learned schedule
+
+
+@dataclass
+class HyperLearner:
+    """The learned values beside the weights, and everything that moves them.
+
+    Arguments:
+        variables: the values; each says how often it is learned (`HyperSpec.every`).
+        plan: which estimator learns which kind.
+        finder: the learning-rate finder, used if the plan is annealed.
+        begin: fraction of the budget at which learning begins.
+        pause: steps from one hypergradient to the next; plain steps lie between them.
+    """
+
+    variables: HyperParameters
+    plan: Plan
+    finder: LearningRateFinder
+    begin: float = 0.0
+    pause: int = 1
+    steps: int = 0
+    learned: float = 0.0  # the fraction at which the values were last learned
+    history: list[tuple[float, dict[str, Tensor]]] = field(default_factory=list)
+    hypergradient: dict[str, Tensor] = field(default_factory=dict)  # the latest, for reports
+
+    def values(self) -> dict[str, Tensor]:
+        """Return the learned values by name, without the architecture's logits."""
+        kinds = self.variables.kinds
+        found = self.variables.values()
+        return {name: v for name, v in found.items() if kinds[name] != "architecture"}
+
+    def remember(self, fraction: float, before: float) -> None:
+        """Keep the values as a knot of the learned schedules; `before` is the last fraction."""
+        if int(fraction * KNOTS) > int(before * KNOTS) or not self.history:
+            self.history.append((fraction, self.values()))
+
+    def find_rate(
+        self,
+        fraction: float,
+        inner: InnerState,
+        window: Callable[[int, bool], Window],
+        bind: Callable[[list[Any], Any], Bilevel],
+    ) -> None:
+        """Take one look-ahead of the learning-rate finder if one is due; move nothing but the lr.
+
+        One per step: by the clock, the look-aheads must not take more than their share.
+
+        Arguments:
+            window: batches of a number of steps, from (steps, whether coins are turned).
+            bind: the bilevel problem of a window, its learning rate not scheduled.
+        """
+        if self.plan.annealed and self.finder.due(fraction):
+            estimator = self.finder.estimator
+            problem = bind(*window(estimator.steps, False))
+            ahead = estimator(problem, inner, self.variables.leaves(), self.finder.kinds)
+            self.finder.update(self.variables, ahead.hypergradient)
+
+    def due(self) -> dict[str, Kind]:
+        """Return the variables to learn in this step; none if it is a plain one.
+
+        An estimator that unrolls has the loss variables' hypergradients for nothing, and tangents
+        must not miss a step: then `every` does not count.
+        """
+        estimator, plan = self.plan.estimator, self.plan
+        if self.pause > 1 and not estimator.carries and (self.steps + 1) % self.pause:
+            return {}
+        always = estimator.steps > 1 or plan.loss_carries
+        every = self.variables.every
+        kinds = plan.kinds(self.variables.kinds)
+        return {n: k for n, k in kinds.items() if always or self.steps % every[n] == 0}
+
+    def learn(
+        self,
+        kinds: Mapping[str, Kind],
+        fraction: float,
+        inner: InnerState,
+        window: Callable[[int, bool], Window],
+        bind: Callable[[list[Any], Any], Bilevel],
+    ) -> Lookahead:
+        """Step the weights and move the variables `kinds`; return the estimator's look-ahead.
+
+        The probabilities of the augmentation need batches whose coins are turned.
+        """
+        estimator = self.plan.estimator
+        turn = any(name.startswith("probability.") for name in kinds)
+        problem = bind(*window(estimator.steps, turn))
+        ahead = estimator(problem, inner, self.variables.leaves(), kinds)
+        progress = (fraction - max(self.learned, self.begin)) / (1 - self.begin)
+        self.variables.update(ahead.hypergradient, progress)
+        self.learned = fraction
+        self.hypergradient.update(ahead.hypergradient)
+        return ahead
+
+    def schedules(self) -> dict[str, Schedule]:
+        """Return the learned schedules: every value over the fraction of the budget."""
+        history = [*self.history, (1.0, self.values())]
+        return {n: tuple((f, float(v[n])) for f, v in history) for n in history[-1][1]}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "variables": self.variables.state_dict(),
+            "rate_search": self.finder.state_dict(),
+            "progress": (self.steps, self.learned, self.begin),
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        mine = self.variables.state_dict()["raw"]
+        checkpoint.require_like(mine, state["variables"]["raw"], "variables")
+        self.variables.load_state_dict(state["variables"])
+        self.finder.load_state_dict(state["rate_search"])
+        self.steps, self.learned, self.begin = state["progress"]
+        self.history = state["history"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from darts_lite.architecture.network import Network, calibrate
-from darts_lite.architecture.relaxation import Weights
+from darts_lite.architecture.weights import Weights
 from darts_lite.data import Images, evaluation_batches
 from darts_lite.reporting import pictures
 

@@ -1,19 +1,17 @@
-"""The bilevel problem of a network: its two losses, built from network, batches and draws."""
+"""The bilevel problem of a plain network: its two losses, built from network, batches and draws."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from darts_lite.architecture.flat_network import DECAYED, FlatNetwork
-from darts_lite.architecture.network import CostTable
-from darts_lite.architecture.relaxation import Weights, beta_decay, logit_shapes, relax
-from darts_lite.architecture.space import SearchSpace
+from darts_lite.architecture.recipe import AdamW, Recipe, Sgd
 from darts_lite.augment import Augmentation, Choices, Learned, augmentation
 from darts_lite.augment.operations.lookup import LEVELS
 from darts_lite.data import Dataset
@@ -21,35 +19,32 @@ from darts_lite.hypergradient.hyperparameters import (
     Bijection,
     HyperParameters,
     HyperSpec,
-    Identity,
     Interval,
     LogInterval,
-    select,
 )
-from darts_lite.hypergradient.optimizers import Adam, Setting
+from darts_lite.hypergradient.optimizers import SGD, Adam, Setting
 from darts_lite.hypergradient.problem import Bilevel, Hyper, Loss, Params
-from darts_lite.training.recipe import Recipe
-
-USUAL = Recipe()
+from darts_lite.training.build import build_optimizer
+from darts_lite.training.losses import LOSSES
 
 
 @dataclass(frozen=True)
 class Usual:
-    """What is usual with an optimiser: its recipe, and where its schedules start and may go."""
+    """Hand-set values of an optimizer: where its learned values start, and their ranges."""
 
     recipe: Recipe
-    start: dict[str, float]  # deliberately plain; the search moves them
+    start: dict[str, float]  # deliberately plain; learning moves them
     ranges: dict[str, LogInterval]
 
 
 OPTIMIZERS = {
     "sgd": Usual(
-        USUAL,
+        Recipe(optimizer=Sgd()),
         {"lr": 0.05, "weight_decay": 5e-4},
         {"lr": LogInterval(1e-4, 10.0), "weight_decay": LogInterval(1e-6, 1e-2)},
     ),
     "adamw": Usual(
-        Recipe(optimizer=Adam()),
+        Recipe(optimizer=AdamW()),
         {"lr": 3e-3, "weight_decay": 0.05},
         {"lr": LogInterval(1e-5, 1.0), "weight_decay": LogInterval(1e-4, 0.5)},
     ),
@@ -57,7 +52,7 @@ OPTIMIZERS = {
 TRAVEL = {"lr": 4.0, "weight_decay": 1.0}  # one step says little of a decay under BatchNorm
 
 
-AUGMENT: dict[str, tuple[Bijection, float]] = {  # range and travel, by what a name begins with
+AUGMENT: dict[str, tuple[Bijection, float]] = {  # range and travel, by the first word of a name
     "magnitude": (Interval(0.0, 1.0), 8.0),
     "probability": (Interval(0.02, 0.98), 4.0),  # at 0 or 1 nothing more would be learned of it
     "mixing": (Interval(0.0, 1.0), 4.0),
@@ -65,50 +60,41 @@ AUGMENT: dict[str, tuple[Bijection, float]] = {  # range and travel, by what a n
 
 
 class Batch(NamedTuple):
-    """Images [B, C, H, W] in [0, 1], labels [B], and the random choices of their augmentation."""
+    """Images `[B, C, H, W]` in [0, 1], labels `[B]`, and the random choices of augmentation."""
 
     images: Tensor
     labels: Tensor
     choices: Choices | None = None
 
 
-@dataclass(frozen=True)
-class Phase:
-    """What depends on the fraction of the budget."""
-
-    lr_factor: float  # of the schedule that the learned learning rate multiplies
-    temperature: float = 1.0
-    beta_decay: float = 0.0
-
-
 def outer_variables(
     augment: Augmentation,
-    space: SearchSpace | None = None,
     start: Mapping[str, float] | None = None,
-    alpha: Mapping[str, Tensor] | None = None,
     optimizer: str = "sgd",
+    every: Mapping[str, int] | None = None,
+    first: Sequence[HyperSpec] = (),
 ) -> HyperParameters:
-    """Everything that is learned beside the weights, at its starting value.
+    """Return the learned values of optimizer and augmentation at their starting values.
 
-    Arguments: `space`, whose architecture is learned too; `start`, by name; what it does not name
-    starts as is usual with `optimizer` or where the augmentation says, and every value starts
-    inside its range; `alpha`, logits by name of `logit_shapes`; those that it does not name start
-    at zero.
+    Arguments:
+        augment: the augmentation, whose values are learned by the loss.
+        start: starting values by name; others start at those of `optimizer` and `augment`. Every
+            value starts inside its range.
+        optimizer: "sgd" or "adamw".
+        every: steps between two hypergradients, by the first word of a name; 1 by default.
+        first: further variables, such as the logits of an architecture.
     """
-    usual = OPTIMIZERS[optimizer]
+    usual, every = OPTIMIZERS[optimizer], every or {}
     start = {**usual.start, **(start or {})}
-    specs = []
-    if space is not None:
-        for name, shape in logit_shapes(space).items():
-            logits = (alpha or {}).get(name, torch.zeros(shape))
-            specs.append(HyperSpec(f"alpha.{name}", logits, Identity(), "architecture", 6.0))
+    specs = list(first)
     for name, range_ in usual.ranges.items():
         value = min(max(start[name], 1.01 * range_.low), 0.99 * range_.high)
         specs.append(HyperSpec(name, torch.tensor(value), range_, "optimizer", TRAVEL[name]))
     for name, begin in augment.starts.items():
-        bijection, travel = AUGMENT[name.partition(".")[0]]
-        value = min(max(start.get(name, begin), 0.03), 0.97)
-        specs.append(HyperSpec(name, torch.tensor(value), bijection, "loss", travel))
+        family = name.partition(".")[0]
+        bijection, travel = AUGMENT[family]
+        value = torch.tensor(min(max(start.get(name, begin), 0.03), 0.97))
+        specs.append(HyperSpec(name, value, bijection, "loss", travel, every.get(family, 1)))
     return HyperParameters(tuple(specs))
 
 
@@ -124,71 +110,88 @@ def augmentation_for(dataset: Dataset, text: str) -> Augmentation:
 
 
 @dataclass(frozen=True)
-class Joint:
-    """Binds batches to a network's bilevel problem.
+class NetworkProblem:
+    """Binds batches to the bilevel problem of a network.
 
-    `constrain` gives meaning to the raw outer values: `alpha.*`, `lr`, `weight_decay` and the names
-    of `augment`. With `costs` the network is a supernet; above `target` parameters the expected
-    ones are penalised: max(0, log(E[parameters] / target)).
+    Arguments:
+        network: the network as a pure function of two vectors.
+        augment: the augmentation of the training images.
+        constrain: raw outer values to values: `lr`, `weight_decay` and the names of `augment`.
+        recipe: optimizer and label smoothing.
     """
 
     network: FlatNetwork
-    space: SearchSpace
     augment: Augmentation
     constrain: Callable[[Hyper], Hyper]
-    costs: CostTable | None = None
-    target: float | None = None
-    recipe: Recipe = USUAL
+    recipe: Recipe
 
-    def bind(self, train: Sequence[Batch], validation: Batch | None, phase: Phase) -> Bilevel:
-        """The pure functions of one window of `len(train)` steps."""
+    @property
+    def optimizer(self) -> SGD | Adam:
+        """The functional optimizer of the recipe."""
+        return build_optimizer(self.recipe)
 
-        def mix(values: Hyper) -> Weights | None:
-            if self.costs is None:
-                return None
-            return relax(self.space, select(values, "alpha."), phase.temperature)
+    def bind(
+        self, train: Sequence[Batch], validation: Batch | None, lr_factor: float = 1.0
+    ) -> Bilevel:
+        """Return the pure functions of one window of `len(train)` steps.
 
-        def loss(params: Params, values: Hyper, weights: Weights | None, batch: Batch) -> Loss:
-            if batch.choices is None:
-                out = self.network(params, batch.images, weights)
-                value = F.cross_entropy(out, batch.labels)
-            else:
-                own = {n: values[n] for n in self.augment.names if n in values}
-                value, out = self.augment.loss(
-                    lambda images: self.network(params, images, weights),
-                    batch.images,
-                    batch.labels,
-                    batch.choices,
-                    own,
-                    self.recipe.label_smoothing,
-                )
-            correct = (out.detach().argmax(1) == batch.labels).float().mean()
-            return value, torch.stack([value.detach(), correct])
+        Arguments:
+            train: the training batch of each step.
+            validation: the batch of the outer loss; None if it is not asked for.
+            lr_factor: the schedule's value, which the learning rate is multiplied with.
+        """
 
         def inner(params: Params, raw: Hyper, t: int) -> Loss:
-            values = self.constrain(raw)
-            return loss(params, values, mix(values), train[t])
+            return self.loss(self.network, params, self.constrain(raw), train[t])
 
         def outer(params: Params, raw: Hyper) -> Loss:
             assert validation is not None
-            values = self.constrain(raw)
-            weights = mix(values)
-            value, report = loss(params, values, weights, validation)
-            if weights is not None:
-                value = value + self.regulariser(values, weights, phase)
-            return value, report
+            return self.loss(self.network, params, self.constrain(raw), validation)
+
+        return self.bilevel(inner, outer, lr_factor)
+
+    def bilevel(
+        self,
+        inner: Callable[[Params, Hyper, int], Loss],
+        outer: Callable[[Params, Hyper], Loss],
+        lr_factor: float,
+    ) -> Bilevel:
+        """Return the problem of two losses under this recipe's optimizer."""
 
         def settings(raw: Hyper) -> dict[str, Setting]:
             values = self.constrain(raw)
             decay = tuple(values["weight_decay"] if on else 0.0 for on in DECAYED)
-            return {"lr": values["lr"] * phase.lr_factor, "weight_decay": decay}
+            return {"lr": values["lr"] * lr_factor, "weight_decay": decay}
 
-        return Bilevel(inner, outer, self.recipe.optimizer, settings)
+        return Bilevel(inner, outer, self.optimizer, settings)
 
-    def regulariser(self, values: Hyper, weights: Weights, phase: Phase) -> Tensor:
-        """Cost hinge and beta decay, functions of the architecture alone."""
-        total = phase.beta_decay * beta_decay(select(values, "alpha."))
-        if self.costs is not None and self.target is not None:
-            expected, _ = self.costs.expected(weights)
-            total = total + F.relu((expected / self.target).log())
-        return total
+    def loss(
+        self,
+        network: Callable[[Params, Tensor], Tensor],
+        params: Params,
+        values: Hyper,
+        batch: Batch,
+    ) -> Loss:
+        """Return the mean loss of a batch, and its report: loss and accuracy `[2]`.
+
+        Arguments:
+            network: logits `[B, K]` of parameters and images.
+            values: constrained outer values by name.
+            batch: augmented if it holds choices; else plain, without label smoothing.
+        """
+        loss = LOSSES[self.recipe.loss]
+        if batch.choices is None:
+            out = network(params, batch.images)
+            value = loss(out, batch.labels).mean()
+        else:
+            smoothing = values.get("label_smoothing", self.recipe.label_smoothing)
+            value, out = self.augment.loss(
+                lambda images: network(params, images),
+                partial(loss, label_smoothing=smoothing),
+                batch.images,
+                batch.labels,
+                batch.choices,
+                {n: values[n] for n in self.augment.names if n in values},
+            )
+        correct = (out.detach().argmax(1) == batch.labels).float().mean()
+        return value, torch.stack([value.detach(), correct])

@@ -11,15 +11,17 @@ round: each changes one thing of the best before, as `CHANGES` says; when all ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from darts_lite.architecture.space import Genotype
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.recipe import Recipe
 from darts_lite.hpo.evaluator import Bench
 from darts_lite.hpo.records import Job, Record
-from darts_lite.nas.task import SearchConfig, SearchTask
-from darts_lite.nas.warm_start import COLD, SHAPING, SPLITTING, Warm, prior, starts
+from darts_lite.nas.options import SearchOptions
+from darts_lite.nas.task import SearchTask, space_of
+from darts_lite.nas.warm_start import COLD, SHAPING, Warm, prior, same_split, starts
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import checkpoint, loop
 from darts_lite.training.budget import Budget
@@ -88,7 +90,7 @@ class Gradient:
 
 def search_round(
     bench: Bench,
-    config: SearchConfig,
+    config: SearchOptions,
     job: Job,
     place: Path,
     earlier: Sequence[tuple[Genotype, Path | None]],
@@ -110,9 +112,7 @@ def search_round(
         path = began / "search" / "checkpoint.pt"
     content = checkpoint.load(path, "search") if path.exists() else None
     tried = content["config"]["tried"] if content else _tried(number, earlier, config)
-    config = replace(
-        config, seed=config.seed + number, max_params=config.max_params >> part, **tried
-    )
+    config = replace(config, seed=config.seed + number, max_params=config.limit >> part, **tried)
     begin = _warm(earlier, config, bench)
     task = SearchTask(config, bench.dataset, bench.splits, bench.device, begin)
     seconds, steps = (float(length), None) if clock else (None, length)
@@ -129,22 +129,30 @@ def search_round(
         step = loop.run(task, budget, recorder, store, start=start, closes=False)
     if budget.fraction(step) < 1:
         return None
-    found = task.genotype({**bench.settings, "finished": True})
-    return replace(found, seed=bench.seed)  # which split the data; `derive` splits them by it
+    found = task.genotype()
+    return replace(
+        found, source=bench.source, search=bench.record | found.search, seed=bench.seed
+    )  # which split the data; `derive` splits them by it
 
 
 def _tried(
-    number: int, earlier: Sequence[tuple[Genotype, Path | None]], config: SearchConfig
+    number: int, earlier: Sequence[tuple[Genotype, Path | None]], config: SearchOptions
 ) -> dict[str, Any]:
     """What has no gradient, of a round."""
     usual = {"batch_size": config.batch_size, **BEGIN}
-    best = earlier[0][0].settings if earlier else {}
+    best = _trained_by(earlier[0][0].recipe) if earlier else {}
     change = CHANGES[number - 1] if 1 <= number <= len(CHANGES) else {}
     return {**usual, **{name: best[name] for name in usual if name in best}, **change}
 
 
+def _trained_by(recipe: Recipe) -> dict[str, Any]:
+    """What has no gradient, of a genotype."""
+    own = {"optimizer": recipe.optimizer.name, "augment": recipe.augment}
+    return {**own, "batch_size": recipe.batch_size}
+
+
 def _warm(
-    earlier: Sequence[tuple[Genotype, Path | None]], config: SearchConfig, bench: Bench
+    earlier: Sequence[tuple[Genotype, Path | None]], config: SearchOptions, bench: Bench
 ) -> Warm:
     """What the best of the earlier searches has learned.
 
@@ -154,12 +162,13 @@ def _warm(
     if not earlier:
         return COLD
     genotype, folder = earlier[0]
-    known = {**genotype.settings, "seed": genotype.seed, "data": genotype.dataset}
-    here = {**bench.settings, **asdict(config), "seed": bench.seed}
-    here["data"] = dict(bench.dataset.fingerprint)
-    same = all(known.get(name) == here.get(name) for name in (*SHAPING, *SPLITTING, "data"))
+    same = (
+        all(genotype.search.get(name) == getattr(config, name) for name in SHAPING)
+        and same_split(genotype, replace(config, seed=bench.seed, subset=bench.source.subset))
+        and genotype.dataset == dict(bench.dataset.fingerprint)
+    )
     begin = starts([genotype], config.optimizer)
     params = None
     if folder is not None and same and "lr" in begin and (folder / "checkpoint.pt").exists():
         params = checkpoint.load(folder / "checkpoint.pt", "search")["state"]["task"]["params"]
-    return Warm(prior(config.build_space(), [genotype]), begin, params)
+    return Warm(prior(space_of(config), [genotype]), begin, params)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from darts_lite.architecture.space import Genotype
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.errors import UserError
 
 _FILE = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)

@@ -9,63 +9,62 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from darts_lite.architecture.space import Cell, SearchSpace
+from darts_lite.architecture.weights import CellWeights, Weights, per_option
 
 
-class EdgeWeights(NamedTuple):
-    """The mixing weights of one edge."""
+class Relaxation(Protocol):
+    """How logits, and the draws of one step, become mixing weights.
 
-    operations: tuple[Tensor, ...]  # scalars, scaled by the weight of the edge
-    edge: Tensor | None  # scalar; None means one
-    choices: dict[str, dict[str, Tensor]]  # operation -> choice -> [n]
+    A relaxation that samples draws its noise once per step, so that an estimator which evaluates
+    the step several times sees one function.
+    """
 
+    def draw(self, space: SearchSpace, generator: torch.Generator) -> Any:
+        """Return the noise of one step; None if there is none."""
 
-class CellWeights(NamedTuple):
-    """The mixing weights of one cell with E edges and O operations per edge."""
-
-    edge: Tensor | None  # [E], chances to be kept; None: all are
-    operation: Tensor  # [E, O], rows sum to one
-    choices: dict[str, dict[str, Tensor]]  # operation -> choice -> [E, n], rows sum to one
-
-    def edges(self) -> list[EdgeWeights]:
-        """Splits into the weights of single edges."""
-        count = self.operation.shape[0]
-        scaled = self.operation if self.edge is None else self.operation * self.edge[:, None]
-        rows = {o: {c: p.unbind() for c, p in cs.items()} for o, cs in self.choices.items()}
-        edge: tuple[Tensor | None, ...] = (
-            (None,) * count if self.edge is None else self.edge.unbind()
-        )
-        return [
-            EdgeWeights(
-                scaled_row.unbind(),
-                edge[i],
-                {o: {c: p[i] for c, p in cs.items()} for o, cs in rows.items()},
-            )
-            for i, scaled_row in enumerate(scaled.unbind())
-        ]
+    def __call__(
+        self, space: SearchSpace, logits: Mapping[str, Tensor], temperature: float, draws: Any
+    ) -> Weights:
+        """Return the mixing weights, differentiable in the logits."""
 
 
-Weights = dict[str, CellWeights]  # cell name -> weights
+@dataclass(frozen=True)
+class Softmax:
+    """DARTS (Liu et al. 2019): the softmax of the logits at a temperature, without noise."""
+
+    def draw(self, space: SearchSpace, generator: torch.Generator) -> None:
+        return None
+
+    def __call__(
+        self,
+        space: SearchSpace,
+        logits: Mapping[str, Tensor],
+        temperature: float = 1.0,
+        draws: None = None,
+    ) -> Weights:
+        return relax(space, logits, temperature)
 
 
 def logit_shapes(space: SearchSpace) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the logits of a space.
 
-    >>> from darts_lite.architecture.space import blocks
+    >>> from darts_lite.architecture.presets import blocks
     >>> logit_shapes(blocks(length=3))["block1.inverted_residual.expansion"]
     (1, 3)
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for cell in space.cells:
         count = len(cell.edges)
-        if _edges_compete(cell):
+        if cell.edges_compete:
             shapes[f"{cell.name}.edge"] = (count,)
         shapes[f"{cell.name}.operation"] = (count, len(cell.edges[0].operations))
         for operation in cell.edges[0].operations:
@@ -73,14 +72,6 @@ def logit_shapes(space: SearchSpace) -> dict[str, tuple[int, ...]]:
                 if len(sizes) > 1:
                     shapes[f"{cell.name}.{operation.name}.{choice}"] = (count, len(sizes))
     return shapes
-
-
-def _nodes(cell: Cell) -> range:
-    return range(cell.inputs, cell.inputs + cell.nodes)
-
-
-def _edges_compete(cell: Cell) -> bool:
-    return any(len(cell.into(node)) > cell.keep for node in _nodes(cell))
 
 
 def relax(space: SearchSpace, logits: Mapping[str, Tensor], temperature: float = 1.0) -> Weights:
@@ -93,7 +84,7 @@ def relax(space: SearchSpace, logits: Mapping[str, Tensor], temperature: float =
     weights: Weights = {}
     for cell in space.cells:
         edge = None
-        if _edges_compete(cell):
+        if cell.edges_compete:
             edge = _kept_weights(cell, logits[f"{cell.name}.edge"] / temperature)
         choices: dict[str, dict[str, Tensor]] = {}
         for operation in cell.edges[0].operations:
@@ -120,7 +111,7 @@ def _kept_weights(cell: Cell, beta: Tensor) -> Tensor:
 def _sets(cell: Cell, device: torch.device) -> list[Tensor]:
     """For each node [sets, E]: the sets of edges that it may keep, as rows of zeros and ones."""
     tables = []
-    for node in _nodes(cell):
+    for node in cell.inner_nodes:
         into = cell.into(node)
         sets = list(combinations(into, min(cell.keep, len(into))))
         table = torch.zeros(len(sets), len(cell.edges))
@@ -128,11 +119,6 @@ def _sets(cell: Cell, device: torch.device) -> list[Tensor]:
             row[list(chosen)] = 1
         tables.append(table.to(device))
     return tables
-
-
-def option_probabilities(cell: Cell, weights: CellWeights) -> Tensor:
-    """[E, options]: the probability of every concrete option of every edge, in `Edge.options`."""
-    return _per_option(cell, weights.operation, weights.choices)
 
 
 def option_scores(cell: Cell, weights: CellWeights) -> Tensor:
@@ -146,22 +132,7 @@ def option_scores(cell: Cell, weights: CellWeights) -> Tensor:
         name: {choice: p / p.amax(1, keepdim=True) for choice, p in choices.items()}
         for name, choices in weights.choices.items()
     }
-    return _per_option(cell, weights.operation, relative).clamp_min(1e-30).log()
-
-
-def _per_option(
-    cell: Cell, operation: Tensor, choices: Mapping[str, Mapping[str, Tensor]]
-) -> Tensor:
-    """[E, options]: the products of one value per operation [E, O] and choice [E, n]."""
-    columns = []
-    for index, each in enumerate(cell.edges[0].operations):
-        block = operation[:, index, None]
-        for choice, sizes in each.choices.items():
-            if len(sizes) > 1:
-                p = choices[each.name][choice]
-                block = (block[:, :, None] * p[:, None, :]).flatten(1)
-        columns.append(block)
-    return torch.cat(columns, 1)
+    return per_option(cell, weights.operation, relative).clamp_min(1e-30).log()
 
 
 def entropy(weights: Weights) -> Tensor:
@@ -169,12 +140,3 @@ def entropy(weights: Weights) -> Tensor:
     rows = torch.cat([w.operation for w in weights.values()])
     uniform = math.log(max(rows.shape[1], 2))  # a single operation has no entropy at all
     return -(rows * rows.clamp_min(1e-12).log()).sum(1).mean() / uniform
-
-
-def beta_decay(logits: Mapping[str, Tensor]) -> Tensor:
-    """Mean logsumexp of the operation logits (beta-DARTS, Ye et al. 2022, equation 11).
-
-    Its gradient is softmax(alpha): it slows whatever leads, above all a premature skip.
-    """
-    rows = torch.cat([v for name, v in logits.items() if name.endswith(".operation")])
-    return rows.logsumexp(1).mean()

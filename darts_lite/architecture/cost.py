@@ -1,0 +1,176 @@
+"""What a network costs: parameters and multiply-accumulates, exactly, and the width that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from darts_lite.architecture.network import Network, stages_of
+from darts_lite.architecture.operations import CANDIDATES, has_residual
+from darts_lite.architecture.space import Cell, Operation, SearchSpace
+from darts_lite.architecture.weights import Weights, option_probabilities, uniform
+
+
+class Cost(NamedTuple):
+    """Trainable parameters, and multiply-accumulate operations for one image."""
+
+    parameters: int
+    macs: int
+
+    def __add__(self, other: tuple) -> Cost:  # type: ignore[override]
+        return Cost(self[0] + other[0], self[1] + other[1])
+
+
+def count(module: nn.Module, *inputs: Tensor) -> Cost:
+    """Counts a module on the meta device: its parameters, and torch's own count of operations."""
+    module.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    return Cost(sum(p.numel() for p in module.parameters()), counter.get_total_flops() // 2)
+
+
+@cache
+def option_cost(
+    option: Operation, in_channels: int, out_channels: int, stride: int, size: tuple[int, int]
+) -> Cost:
+    """The exact cost of a concrete operation on an input of `size` (height, width)."""
+    if option.name == "skip" and has_residual(in_channels, out_channels, stride):
+        return Cost(0, 0)
+    with torch.device("meta"):
+        module = CANDIDATES[option.name].build(option, in_channels, out_channels, stride)
+        return count(_Plain(module), torch.empty(1, in_channels, *size))
+
+
+class _Plain(nn.Module):
+    def __init__(self, operation: nn.Module):
+        super().__init__()
+        self.operation = operation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operation(x, None, None)
+
+
+def network_cost(space: SearchSpace, image: tuple[int, int, int], classes: int) -> Cost:
+    """Exact parameters and MACs of a discrete space, counted on the network itself."""
+    assert space.is_discrete
+    with torch.device("meta"):
+        network = Network(space, image, classes)
+        return count(network, torch.empty(1, *image))
+
+
+class CostTable:
+    """The cost of every option of every edge; a network's cost is a constant plus their sum.
+
+    Attributes: `constant`, the cost of stem, projections and classifier; `options[name]`, one
+    [E, options] tensor of parameters and one of MACs per cell, summed over the cell's positions.
+    """
+
+    def __init__(self, space: SearchSpace, image: tuple[int, int, int], classes: int):
+        self.space = space
+        stages, _ = stages_of(space, image[1:])
+        sums: dict[str, list[list[Cost]]] = {}
+        for stage in stages:
+            rows = []
+            for edge in stage.cell.edges:
+                channels, stride, size = stage.shape(edge.source)
+                rows.append(
+                    [option_cost(o, channels, stage.channels, stride, size) for o in edge.options]
+                )
+            old = sums.get(stage.cell.name)
+            sums[stage.cell.name] = (
+                rows if old is None else [[a + b for a, b in zip(r, s)] for r, s in zip(old, rows)]
+            )
+        self.costs = sums
+        with torch.device("meta"):
+            network = Network(_any_member(space), image, classes)
+            whole = count(network, torch.empty(1, *image))
+        chosen = [
+            sums[cell.name][cell.edges.index(edge)][-1]
+            for cell in space.cells
+            for edge in _kept(cell)
+        ]
+        self.constant = Cost(
+            whole.parameters - sum(c.parameters for c in chosen),
+            whole.macs - sum(c.macs for c in chosen),
+        )
+        self.options = {
+            name: (
+                torch.tensor([[c.parameters for c in row] for row in rows], dtype=torch.float32),
+                torch.tensor([[c.macs for c in row] for row in rows], dtype=torch.float32),
+            )
+            for name, rows in sums.items()
+        }
+
+    def to(self, device: torch.device) -> CostTable:
+        self.options = {n: (p.to(device), m.to(device)) for n, (p, m) in self.options.items()}
+        return self
+
+    def expected(self, weights: Weights) -> tuple[Tensor, Tensor]:
+        """Differentiable expected parameters and MACs under mixing weights.
+
+        E[cost] = constant + sum_e P(e kept) sum_o p_o cost(e, o): exact, if edges and options are
+        drawn independently.
+        """
+        totals: list[Tensor | int] = list(self.constant)
+        for cell in self.space.cells:
+            p = option_probabilities(cell, weights[cell.name])
+            edge = weights[cell.name].edge
+            if edge is not None:
+                p = p * edge[:, None]
+            for i, table in enumerate(self.options[cell.name]):
+                totals[i] = totals[i] + (p * table).sum()
+        parameters, macs = totals
+        assert isinstance(parameters, Tensor) and isinstance(macs, Tensor)
+        return parameters, macs
+
+
+def _kept(cell: Cell) -> list:
+    nodes = range(cell.inputs, cell.inputs + cell.nodes)
+    return [cell.edges[i] for node in nodes for i in cell.into(node)[: cell.keep]]
+
+
+def _any_member(space: SearchSpace) -> SearchSpace:
+    """Any discrete member of the space: the last option of the first edges of each node."""
+    return replace(
+        space,
+        cells=tuple(
+            replace(
+                cell,
+                edges=tuple(replace(e, operations=(e.options[-1],)) for e in _kept(cell)),
+            )
+            for cell in space.cells
+        ),
+    )
+
+
+def default_channels(
+    space: Callable[[int], SearchSpace], image: tuple[int, int, int], classes: int, cap: int
+) -> int:
+    """Return the largest even width at which the average network has at most `cap` parameters.
+
+    Arguments:
+        space: the search space of a width.
+        image: channels, height and width of an input.
+        classes: number of classes.
+        cap: limit on the expected parameters under uniform mixing weights.
+    """
+
+    def average(channels: int) -> float:
+        candidate = space(channels)
+        parameters, _ = CostTable(candidate, image, classes).expected(uniform(candidate))
+        return float(parameters)
+
+    low = 2
+    while average(2 * low) <= cap:
+        low *= 2
+    high = 2 * low
+    while high - low > 2:
+        middle = (low + high) // 4 * 2
+        low, high = (middle, high) if average(middle) <= cap else (low, middle)
+    return low

@@ -1,0 +1,84 @@
+"""How a network is trained, as typed data: what a genotype carries beside its architecture.
+
+Imports no torch; `training.build` turns a recipe into objects.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from darts_lite.architecture.space import STRICT
+from darts_lite.schedules import Schedule
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sgd:
+    """Stochastic gradient descent with momentum.
+
+    Arguments:
+        momentum: 0 to below 1.
+        nesterov: whether the gradient is taken ahead of the momentum's step.
+    """
+
+    __pydantic_config__ = STRICT
+    name: Literal["sgd"] = "sgd"
+    momentum: Share = 0.9
+    nesterov: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    Arguments:
+        beta1, beta2: decay of the averages of the gradient and of its square, 0 to below 1.
+    """
+
+    __pydantic_config__ = STRICT
+    name: Literal["adamw"] = "adamw"
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Optimizer, loss, schedule, batch size and augmentation of a training.
+
+    Arguments:
+        optimizer: the update rule of the weights.
+        loss: name of the per-example loss.
+        label_smoothing: share of a label that is spread over all classes, 0 to below 1.
+        schedule: factor of the learning rate over the budget's fraction, by name.
+        batch_size: images per step.
+        augment: the augmentation, as `--augment` names it.
+        schedules: learned values (lr, weight_decay, magnitude.rotate, ...), each as pairs (fraction
+            of the budget, value), linear in between.
+
+    >>> Recipe(optimizer=AdamW(beta1=0.8)).optimizer.beta2
+    0.999
+    """
+
+    __pydantic_config__ = STRICT
+    optimizer: Annotated[Sgd | AdamW, Field(discriminator="name")] = field(default_factory=Sgd)
+    loss: Literal["cross_entropy"] = "cross_entropy"
+    label_smoothing: Share = 0.1
+    schedule: Literal["cosine"] = "cosine"
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    augment: str = "learned"
+    schedules: dict[str, Schedule] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, knots in self.schedules.items():
+            if not knots or any(a[0] > b[0] for a, b in itertools.pairwise(knots)):
+                raise ValueError(f"the schedule of {name!r} must ascend in the budget fraction")
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The last value of every learned schedule."""
+        return {name: knots[-1][1] for name, knots in self.schedules.items()}

@@ -1,0 +1,97 @@
+"""Mixing weights of a space: how much every edge, operation and size takes part.
+
+A network reads them and does not know where they come from: a relaxation of logits, one sampled
+path, or uniform weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from darts_lite.architecture.space import Cell, SearchSpace
+
+
+class EdgeWeights(NamedTuple):
+    """The mixing weights of one edge."""
+
+    operations: tuple[Tensor, ...]  # scalars, scaled by the weight of the edge
+    edge: Tensor | None  # scalar; None means one
+    choices: dict[str, dict[str, Tensor]]  # operation -> choice -> [n]
+
+
+class CellWeights(NamedTuple):
+    """The mixing weights of one cell with E edges and O operations per edge."""
+
+    edge: Tensor | None  # [E], chances to be kept; None: all are
+    operation: Tensor  # [E, O], rows sum to one
+    choices: dict[str, dict[str, Tensor]]  # operation -> choice -> [E, n], rows sum to one
+
+    def edges(self) -> list[EdgeWeights]:
+        """Splits into the weights of single edges."""
+        count = self.operation.shape[0]
+        scaled = self.operation if self.edge is None else self.operation * self.edge[:, None]
+        rows = {o: {c: p.unbind() for c, p in cs.items()} for o, cs in self.choices.items()}
+        edge: tuple[Tensor | None, ...] = (
+            (None,) * count if self.edge is None else self.edge.unbind()
+        )
+        return [
+            EdgeWeights(
+                scaled_row.unbind(),
+                edge[i],
+                {o: {c: p[i] for c, p in cs.items()} for o, cs in rows.items()},
+            )
+            for i, scaled_row in enumerate(scaled.unbind())
+        ]
+
+
+Weights = dict[str, CellWeights]  # cell name -> weights
+
+
+def uniform(space: SearchSpace) -> Weights:
+    """Return equal weights for all options of a space, and equal chances of all edges to be kept.
+
+    >>> from darts_lite.architecture.presets import blocks
+    >>> uniform(blocks(length=3))["block1"].operation
+    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
+    weights = {}
+    for cell in space.cells:
+        count, operations = len(cell.edges), cell.edges[0].operations
+        edge = None
+        if cell.edges_compete:
+            edge = torch.tensor([cell.keep / len(cell.into(e.target)) for e in cell.edges])
+        choices = {
+            o.name: {
+                c: torch.full((count, len(s)), 1 / len(s))
+                for c, s in o.choices.items()
+                if len(s) > 1
+            }
+            for o in operations
+        }
+        even = torch.full((count, len(operations)), 1 / len(operations))
+        weights[cell.name] = CellWeights(edge, even, choices)
+    return weights
+
+
+def option_probabilities(cell: Cell, weights: CellWeights) -> Tensor:
+    """[E, options]: the probability of every concrete option of every edge, in `Edge.options`."""
+    return per_option(cell, weights.operation, weights.choices)
+
+
+def per_option(
+    cell: Cell, operation: Tensor, choices: Mapping[str, Mapping[str, Tensor]]
+) -> Tensor:
+    """[E, options]: the products of one value per operation [E, O] and choice [E, n]."""
+    columns = []
+    for index, each in enumerate(cell.edges[0].operations):
+        block = operation[:, index, None]
+        for choice, sizes in each.choices.items():
+            if len(sizes) > 1:
+                p = choices[each.name][choice]
+                block = (block[:, :, None] * p[:, None, :]).flatten(1)
+        columns.append(block)
+    return torch.cat(columns, 1)

@@ -1,0 +1,34 @@
+"""The command `augment`: a picture of what an augmentation does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from darts_lite.augment import to_json
+from darts_lite.data import evaluation_batches
+from darts_lite.files import write_json
+from darts_lite.reporting import augmentation as preview
+from darts_lite.reporting import pictures
+from darts_lite.training.metrics import sample
+from darts_lite.training.options import AugmentOptions
+from darts_lite.training.problem import augmentation_for
+from darts_lite.training.run import Say, make_folder, read_data
+
+
+def augment(options: AugmentOptions, *, say: Say = print) -> None:
+    """Draw what an augmentation does to images of a data set; save it as JSON if asked to."""
+    dataset, splits = read_data(options, options.seed, say)
+    chosen = augmentation_for(dataset, options.augment)
+    images, _ = next(iter(evaluation_batches(sample(splits.train, preview.DRAWS), preview.DRAWS)))
+    out = Path(options.out)
+    make_folder(out.parent)
+    picture = preview.preview(chosen, images, fraction=options.fraction)
+    pictures.save(out, picture)
+    strengths = chosen.policy.strengths(dataset.image_size, fraction=options.fraction)
+    if strengths:
+        say(preview.table(strengths))
+    say(f"{out}: {picture.shape[1]} x {picture.shape[0]} pixels")
+    if options.save:
+        make_folder(Path(options.save).parent)
+        write_json(Path(options.save), to_json(chosen))
+        say(f"{options.save}: for --augment")

@@ -1,0 +1,148 @@
+"""The command `derive`: the final training of a genotype, and its test.
+
+out/derive/  checkpoint.pt, config.json, events, metrics.jsonl, pictures/, genotype.json, model.pt,
+             metrics.json, learned.json (with --hyperparameters online)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.data import Dataset
+from darts_lite.errors import UserError
+from darts_lite.files import read_json, write_json
+from darts_lite.nas.loading import load_genotype
+from darts_lite.reporting import pictures
+from darts_lite.training import checkpoint, loop
+from darts_lite.training.budget import Budget
+from darts_lite.training.metrics import Evaluation, evaluate, picture_of
+from darts_lite.training.options import MAY_CHANGE, DataOptions, DeriveOptions
+from darts_lite.training.run import (
+    Run,
+    Say,
+    budget_of,
+    is_small,
+    make_folder,
+)
+from darts_lite.training.task import TrainTask
+
+
+def derive(
+    options: DeriveOptions,
+    *,
+    resume: Collection[str] | None = None,
+    started: float | None = None,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Train a genotype, test it once, and write `metrics.json`; return its content.
+
+    Arguments and errors as of `search`. The genotype that is trained is kept as `genotype.json`.
+    """
+    folder = folder_of(options)
+    result, kept = folder / "metrics.json", folder / "genotype.json"
+    run = Run.open("derive", folder, options, resume, say, results=(result,))
+    options = run.options
+    if run.saved and result.exists():
+        say(f"{result} is finished")
+        return read_json(result)
+    path, limit = (kept, None) if run.saved else (Path(options.genotype), options.max_params)
+    genotype = load_genotype(path, limit, options.data_dir, say)
+    run.load(_data_of(genotype, options), genotype.seed)
+    if dict(run.dataset.fingerprint) != genotype.dataset:
+        raise UserError(
+            f"the data set {run.dataset.name} is not the one that {options.genotype} was searched "
+            "on; give its --data-dir"
+        )
+    task = TrainTask(options, genotype, run.dataset, run.splits, run.device)
+    run.options = options = _with_budget(options, run.dataset)
+    epoch = task.images.count // task.batch_size
+    steps = None if options.epochs is None else options.epochs * epoch
+    budget = budget_of(options.budget_hours, steps, started)
+    make_folder(folder)
+    genotype.save(kept)
+    run.prepare(task, budget)
+    say(
+        f"training {genotype.parameters} parameters, {genotype.macs} MACs on {task.images.count} "
+        f"images of {run.dataset.name} with {options.hyperparameters} hyperparameters, on "
+        f"{run.device}"
+    )
+    if task.hyper is not None:
+        for text in task.hyper.plan.caveats(task.hyper.variables.kinds):
+            loop.warn(text)
+    size: dict[str, float] = {"parameters": genotype.parameters, "macs": genotype.macs}
+    with run.recorder() as recorder:
+        recorder.picture(run.start.step, "genotype", pictures.draw_genotype(genotype.space))
+        recorder.scalars(run.start.step, size)
+        step = run.train(task, recorder)
+        network = task.finish(step, recorder)
+        if task.hyper is not None:
+            learned = task.learned()
+            recorder.picture(step, "learned", pictures.parameter_plot(learned, "learned schedules"))
+            recipe = replace(genotype.recipe, schedules=learned)
+            replace(genotype, recipe=recipe).save(folder / "learned.json")
+        validation, test = (evaluate(network, s.to(run.device)) for s in run.splits[1:])
+        recorder.picture(step, "confusion", picture_of(test, genotype.classes, "test"))
+        metrics = size | _metrics(validation, test, budget)
+        recorder.hparams(_hparams(options, genotype), metrics)
+    checkpoint.write(folder / "model.pt", network.state_dict())
+    account = {
+        **metrics,
+        "validation_held_out": task.held_out,
+        "steps": step,
+        "epochs": round(step / epoch, 2),
+        "hyperparameters": options.hyperparameters,
+        "seed": options.seed,
+        "genotype": options.genotype,
+    }
+    write_json(result, account)
+    trained_on = "" if task.held_out else " (trained on)"
+    say(
+        f"parameters {genotype.parameters}, MACs {genotype.macs}, validation accuracy "
+        f"{validation.accuracy:.2%}{trained_on}, test accuracy {test.accuracy:.2%}, "
+        f"test macro F1 {test.macro_f1:.2%}, {budget.elapsed:.0f} s"
+    )
+    return account
+
+
+def folder_of(options: DeriveOptions) -> Path:
+    """Return the folder of the run."""
+    return Path(options.out) if options.out else Path(options.genotype).parent / "derive"
+
+
+def _with_budget(options: DeriveOptions, dataset: Dataset) -> DeriveOptions:
+    """Return the options with the default budget, if the user gave none."""
+    if options.budget_hours is None and options.epochs is None:
+        return replace(options, budget_hours=0.035 if is_small(dataset) else 1.0)
+    return options
+
+
+def _data_of(genotype: Genotype, options: DeriveOptions) -> DataOptions:
+    """Return the data that a genotype was searched on, and where to look for them."""
+    source = genotype.source
+    return DataOptions(
+        dataset=source.dataset,
+        data_dir=options.data_dir or source.data_dir,
+        download=options.download,
+        image_size=source.image_size,
+        subset=source.subset,
+    )
+
+
+def _metrics(validation: Evaluation, test: Evaluation, budget: Budget) -> dict[str, float]:
+    return {
+        "validation_accuracy": validation.accuracy,
+        "test_accuracy": test.accuracy,
+        "test_macro_f1": test.macro_f1,
+        "seconds": round(budget.elapsed, 1),
+    }
+
+
+def _hparams(options: DeriveOptions, genotype: Genotype) -> dict[str, Any]:
+    learned = {f"final {n}": v for n, v in genotype.recipe.last.items()}
+    named = {n: v for n, v in asdict(options).items() if n not in MAY_CHANGE and v is not None}
+    space = {"space": genotype.space.preset, "channels": genotype.space.channels}
+    return {**named, **space, **learned}

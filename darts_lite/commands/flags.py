@@ -1,0 +1,74 @@
+"""Flags out of options: the command line and its documentation derive from the dataclasses."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from dataclasses import Field, fields
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import click
+
+Command = Callable[..., Any]
+
+
+def options_of(cls: type[Any], required: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    """Return a decorator that gives a command one flag per field of an options dataclass.
+
+    Arguments:
+        cls: the dataclass; its fields are made by `training.options.option`.
+        required: names of the fields that the user must give.
+    """
+    hints = get_type_hints(cls)
+
+    def decorate(command: Command) -> Command:
+        for each in reversed(fields(cls)):
+            command = _flag(each, hints[each.name], each.name in required)(command)
+        return command
+
+    return decorate
+
+
+def _flag(each: Field[Any], hint: Any, required: bool) -> Callable[[Command], Command]:
+    about, name = each.metadata, each.name
+    flag = about["flag"] or "--" + name.replace("_", "-")
+    common: dict[str, Any] = {"help": _help(each, required), "required": required}
+    if hint is bool:
+        both = f"{flag}/--no-{flag[2:]}" if each.default else flag
+        return click.option(both, name, default=each.default, is_flag=True, help=common["help"])
+    if get_origin(hint) is tuple:
+        return click.option(
+            flag, name, multiple=True, default=each.default, metavar="PATH", **common
+        )
+    default = None if required else each.default
+    return click.option(flag, name, type=_type(hint, about), default=default, **common)
+
+
+def _type(hint: Any, about: Any) -> click.ParamType:
+    """The click type of a type hint with its limits; `X | None` is X."""
+    if get_origin(hint) in (Union, types.UnionType):
+        (hint,) = (part for part in get_args(hint) if part is not type(None))
+    if get_origin(hint) is Literal:
+        return click.Choice(list(get_args(hint)))
+    if hint in (int, float):
+        limits = {"min": about["low"], "max": about["high"], "min_open": about["above"]}
+        if hint is int:
+            return click.IntRange(**limits) if about["low"] is not None else click.INT
+        return click.FloatRange(**limits) if about["low"] is not None else click.FLOAT
+    return click.STRING
+
+
+def _help(each: Field[Any], required: bool) -> str:
+    default = default_text(each)
+    text = each.metadata["help"]
+    return text if required or default is None else f"{text}  [default: {default}]"
+
+
+def default_text(each: Field[Any]) -> str | None:
+    """What help and documentation say of the default; None if there is nothing to say."""
+    if each.metadata["shown"]:
+        return str(each.metadata["shown"])
+    if isinstance(each.default, bool):
+        flag = each.metadata["flag"] or each.name.replace("_", "-")
+        return f"--{flag}" if each.default else None
+    return None if each.default is None or each.default == () else str(each.default)

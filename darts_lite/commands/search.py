@@ -1,0 +1,102 @@
+"""The command `search`: a folder on disk, from the options to g.json.
+
+out/g.json        the genotype
+out/augment.json  the augmentation that was learned, for --augment
+out/search/       checkpoint.pt, config.json, events, metrics.jsonl, pictures/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.augment import to_json
+from darts_lite.files import write_json
+from darts_lite.nas import warm_start
+from darts_lite.nas.defaults import resolved
+from darts_lite.nas.options import SearchOptions
+from darts_lite.nas.task import SearchTask, space_of
+from darts_lite.reporting import augmentation as preview
+from darts_lite.reporting import pictures
+from darts_lite.reporting.recorder import Recorder
+from darts_lite.training import loop
+from darts_lite.training.run import Run, Say, budget_of, make_folder
+
+
+def search(
+    options: SearchOptions,
+    *,
+    resume: Collection[str] | None = None,
+    started: float | None = None,
+    say: Say = print,
+) -> Genotype:
+    """Run a search and write `g.json`.
+
+    Arguments:
+        options: what the user said.
+        resume: names of the options that the user gave beside the wish to resume; all others come
+            from the checkpoint. None begins anew.
+        started: when the budget began, on the clock of `time.monotonic` (default: now).
+        say: prints a line for the user.
+    Raises: `UserError`; `darts_lite.errors.Interrupted`.
+    """
+    out = Path(options.out)
+    result = out / "g.json"
+    run = Run.open("search", out / "search", options, resume, say, results=(result,))
+    if run.saved and result.exists() and (done := Genotype.load(result)).finished:
+        say(f"{result} is finished")
+        return done
+    run.load(run.options, run.options.seed)
+    run.options = options = resolved(run.options, run.dataset, run.device)
+    budget = budget_of(options.budget_hours, options.steps, started)
+    begin = warm_start.COLD
+    if not run.saved:  # what a resumed search began with is in its checkpoint
+        space = space_of(options)
+        begin = warm_start.read(options.warm_start, options, space, run.dataset, say)
+    task = SearchTask(options, run.dataset, run.splits, run.device, begin)
+    make_folder(out)
+    run.prepare(task, budget)
+    say(
+        f"searching {options.space} on {run.dataset.name}: {run.splits.train.count} training and "
+        f"{run.splits.validation.count} validation images, at most {options.max_params} "
+        f"parameters, {options.channels} channels ({options.search_channels} while searching), on "
+        f"{run.device}"
+    )
+    for text in task.hyper.plan.caveats(task.hyper.variables.kinds):
+        loop.warn(text)
+    with run.recorder() as recorder:
+        step = run.train(task, recorder)
+        recorder.scalars(step, {**task.evaluate(step, recorder), "seconds": budget.elapsed})
+        genotype = task.genotype()
+        _record_learned(genotype, step, recorder)
+        _record_comparison(run, step, recorder)
+    genotype.save(result)
+    augment = task.augment.replayed(genotype.recipe.schedules)
+    write_json(out / "augment.json", to_json(augment))
+    strengths = augment.policy.strengths(run.dataset.image_size, fraction=1.0)
+    if strengths:
+        say(preview.table(strengths))
+    say(
+        f"{result}: {genotype.parameters} parameters, {genotype.macs} MACs, {step} steps, "
+        f"{budget.elapsed:.0f} s"
+    )
+    return genotype
+
+
+def _record_learned(genotype: Genotype, step: int, recorder: Recorder) -> None:
+    learned = genotype.recipe.schedules
+    recorder.picture(step, "learned", pictures.parameter_plot(learned, "learned schedules"))
+    for what in ("magnitude", "probability"):
+        picture = preview.over_time(learned, what)
+        if picture is not None:
+            recorder.picture(step, f"learned/{what}", picture)
+
+
+def _record_comparison(run: Run[SearchOptions], step: int, recorder: Recorder) -> None:
+    """Say how much time a warm start saved."""
+    for path in run.options.warm_start[:1]:
+        found = warm_start.compare(path, run.folder, run.options, run.dataset)
+        if found is not None:
+            run.say(str(found))
+            recorder.scalars(step, found.scalars)

@@ -1,0 +1,81 @@
+"""Files that are whole or absent: atomic writes, JSON, JSON lines, and the first fault of a JSON.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import ValidationError
+
+from darts_lite.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file under a temporary name; flush it to disk and rename it when all is written.
+
+    If writing fails, the temporary file is removed and `path` stays as it was.
+
+    Arguments:
+        path: the final name; the temporary file lies beside it.
+        mode: "w" for UTF-8 text, "wb" for bytes.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write readable JSON, atomically."""
+    with replacing(path) as file:
+        file.write(json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file; raise `UserError` if it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{path} is no JSON; restore it or choose another file") from None
+
+
+def json_line(values: Mapping[str, object]) -> str:
+    """Return one line of a JSON-lines file, with its end."""
+    return json.dumps(values, allow_nan=False) + "\n"
+
+
+def write_lines(path: Path, lines: list[str]) -> None:
+    """Write whole lines, atomically."""
+    with replacing(path) as file:
+        file.writelines(lines)
+
+
+def whole_lines(path: Path) -> list[str]:
+    """Return the lines of a file, none if it is missing; drop a last one torn by a crash."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n")]
+
+
+def first_fault(error: ValidationError, whole: str = "the file") -> str:
+    """Return where a JSON is wrong first, and what is wrong: `space.cells.0: ...`."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"])) or whole
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,44 @@
+"""What a search leaves open, decided by the data and the machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from darts_lite.architecture.cost import default_channels
+from darts_lite.architecture.presets import PRESETS
+from darts_lite.data import Dataset
+from darts_lite.nas.options import SearchOptions, SpaceOptions
+from darts_lite.training.run import is_small
+
+
+def resolved(options: SearchOptions, dataset: Dataset, device: torch.device) -> SearchOptions:
+    """Return the options with every choice made that the user left open."""
+    limit, channels = size(options, dataset)
+    hours = options.budget_hours
+    if hours is None and options.steps is None:
+        hours = 0.025 if is_small(dataset) else 1.0
+    return replace(
+        options,
+        dataset=dataset.name,
+        budget_hours=hours,
+        max_params=limit,
+        channels=channels,
+        search_channels=options.search_channels or search_width(channels, device),
+    )
+
+
+def size(options: SpaceOptions, dataset: Dataset) -> tuple[int, int]:
+    """Return the parameter limit and the width, chosen for the data if the user did not."""
+    limit = options.max_params or (60_000 if is_small(dataset) else 150_000)
+    if options.channels:
+        return limit, options.channels
+    image, classes = (dataset.channels, *dataset.image_size), len(dataset.classes)
+    preset = PRESETS[options.space]
+    return limit, default_channels(lambda c: preset(c, options.cells), image, classes, limit)
+
+
+def search_width(channels: int, device: torch.device) -> int:
+    """Return the width of the supernet: narrow on a CPU, where it would be slow."""
+    return min(channels, 8) if device.type == "cpu" else channels

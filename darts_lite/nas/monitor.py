@@ -1,0 +1,141 @@
+"""What is watched during a search: accuracies, pictures, and warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from darts_lite.architecture.cost import network_cost
+from darts_lite.architecture.flat_network import FlatNetwork
+from darts_lite.architecture.network import Network
+from darts_lite.architecture.space import SearchSpace
+from darts_lite.architecture.weights import Weights, option_probabilities
+from darts_lite.augment import Augmentation
+from darts_lite.data import Dataset, Splits, evaluation_batches
+from darts_lite.hypergradient import InnerState
+from darts_lite.nas.relaxation import entropy
+from darts_lite.reporting import augmentation as preview
+from darts_lite.reporting import pictures
+from darts_lite.reporting.recorder import Recorder
+from darts_lite.training import loop
+from darts_lite.training.metrics import accuracy, sample
+
+EVALUATED = 1024  # validation images in an evaluation during the search
+CALIBRATED = 512  # training images for BatchNorm statistics
+LATE = 0.5  # fraction of the budget from which on a collapse is worth a warning
+ANNEALED = 0.75  # the same for an undecided choice
+BATCH = 128  # images per step of the BatchNorm calibration
+
+
+class Watched(Protocol):
+    """What a monitor reads of a search."""
+
+    dataset: Dataset
+    splits: Splits
+    image: tuple[int, int, int]
+    device: torch.device
+    space: SearchSpace
+    network: FlatNetwork
+    inner: InnerState
+    augment: Augmentation
+    fraction: float
+
+    def weights(self, temperature: float | None = None) -> Weights: ...
+
+    def discrete(self) -> SearchSpace: ...
+
+    def augmenting(self) -> dict[str, Tensor]: ...
+
+
+class Monitor:
+    """Evaluates a search as it stands; says every warning once."""
+
+    def __init__(self) -> None:
+        self._warned: set[str] = set()
+
+    def evaluate(self, task: Watched, step: int, recorder: Recorder) -> dict[str, float]:
+        """Return the accuracy of the mixture and of its selection; record the pictures."""
+        shown, space = sample(task.splits.validation, EVALUATED), task.discrete()
+        statistics = list(evaluation_batches(sample(task.splits.train, CALIBRATED), BATCH))
+        supernet = task.network.export(task.inner.params)
+        mixed = accuracy(supernet, shown, statistics, task.weights())
+        classes = len(task.dataset.classes)
+        narrow = space.with_channels(supernet.space.channels)
+        network = Network(narrow, task.image, classes).to(task.device)
+        network.inherit(supernet)
+        one_hot = accuracy(network, shown, statistics)
+        cost = network_cost(space, task.image, classes)
+        self._draw(task, step, recorder, space, cost.parameters)
+        self._warn(task, step, recorder, mixed, one_hot, space)
+        return {
+            "accuracy/mixed": mixed,
+            "accuracy/one_hot": one_hot,
+            "genotype/parameters": cost.parameters,
+            "genotype/macs": cost.macs,
+        }
+
+    def _draw(
+        self, task: Watched, step: int, recorder: Recorder, space: SearchSpace, parameters: int
+    ) -> None:
+        picture = pictures.draw_genotype(space, f"{parameters} parameters")
+        recorder.picture(step, "genotype", picture)
+        for name, title, rows, columns, values in _probabilities(task):
+            recorder.picture(step, name, pictures.heat_map(rows, columns, values, title))
+        # the same training images every time
+        images, _ = next(iter(evaluation_batches(sample(task.splits.train, 32), 32)))
+        recorder.picture(
+            step,
+            "augmentation",
+            preview.preview(task.augment, images, task.augmenting(), task.fraction),
+        )
+
+    def _warn(
+        self,
+        task: Watched,
+        step: int,
+        recorder: Recorder,
+        mixed: float,
+        one_hot: float,
+        space: SearchSpace,
+    ) -> None:
+        chosen = [edge.operations[0].name for _, edge in space.edges]
+        late = task.fraction > LATE
+        found = {
+            "skip": (
+                late and chosen.count("skip") > len(chosen) / 2,
+                f"skip holds {chosen.count('skip')} of {len(chosen)} edges: the architecture may "
+                "be collapsing; give a larger --max-params or a longer budget",
+            ),
+            "entropy": (
+                task.fraction > ANNEALED and float(entropy(task.weights(1.0))) > 0.97,
+                "the entropy of the operations hardly falls: the choice is close to a random "
+                "one; give a longer budget",
+            ),
+            "gap": (
+                late and one_hot < mixed - 0.15,
+                f"the discretized network reaches {one_hot:.1%} where the mixture reaches "
+                f"{mixed:.1%}; a longer budget anneals it further",
+            ),
+        }
+        for name, (true, message) in found.items():
+            if true and name not in self._warned:
+                self._warned.add(name)
+                loop.warn(message)
+                recorder.text(step, "warning", message)
+
+
+def _probabilities(task: Watched) -> Iterable[tuple[str, str, list[str], list[str], Any]]:
+    """Yield name, title, rows, columns and values of one heat map after the other."""
+    weights = task.weights()
+    for cell in task.space.cells:
+        rows = [f"{e.source} → {e.target}" for e in cell.edges]
+        options = option_probabilities(cell, weights[cell.name]).cpu().numpy()
+        columns = [o.label for o in cell.edges[0].options]
+        yield f"options/{cell.name}", f"{cell.name}: options", rows, columns, options
+        edge = weights[cell.name].edge
+        if edge is not None:
+            values = edge[:, None].cpu().numpy()
+            yield f"edges/{cell.name}", f"{cell.name}: edges", rows, ["edge"], values

@@ -1,0 +1,76 @@
+"""What a user may say of architectures and of a search. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from darts_lite.architecture.recipe import Recipe
+from darts_lite.training.options import AUGMENT, ESTIMATOR, DataOptions, MachineOptions, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceOptions(DataOptions):
+    """What a user may say of architectures."""
+
+    max_params: int | None = option(
+        None,
+        "Parameter limit: target of the search, and limit of its result.",
+        low=1,
+        shown="60000 below 16 pixels, else 150000",
+    )
+    space: Literal["cells", "blocks"] = option(
+        "cells", "Search space: DARTS cells, or a chain of mixed blocks."
+    )
+    cells: int = option(7, "Number of cells or blocks.", low=1)
+    channels: int | None = option(
+        None, "Channels of the first stage.", low=1, shown="the most that fit --max-params"
+    )
+    stem_stride: int = option(
+        1, "Stride of the first convolution; 2 is faster and sees less detail.", low=1, high=2
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(MachineOptions, SpaceOptions):
+    """What a user may say of a search."""
+
+    out: str = option("out", "Folder of the run.")
+    budget_hours: float | None = option(
+        None,
+        "Wall-clock hours from process start to g.json.",
+        low=0,
+        above=True,
+        shown="0.025 below 16 pixels, else 1",
+    )
+    steps: int | None = option(
+        None, "Steps instead of hours; then the result is exactly reproducible.", low=1
+    )
+    search_channels: int | None = option(
+        None,
+        "Channels of the first stage of the supernet.",
+        low=1,
+        shown="at most 8 on a CPU, else --channels",
+    )
+    optimizer: Literal["sgd", "adamw"] = option(
+        "sgd", "Optimizer of the weights, in the search and in the final training."
+    )
+    augment: str = option("learned", f"Augmentation: {AUGMENT}")
+    estimator: str = option(
+        ESTIMATOR,
+        "Hypergradient estimator: one_step, unrolled, forward, neumann, conjugate_gradient or "
+        "online; one for all kinds, or KIND=NAME for architecture, loss, optimizer. annealed: find "
+        "the learning rate by annealed look-aheads early in the training, leave the weight decay.",
+    )
+    protect: bool = option(True, "Regularize against the collapse to skip connections.")
+    warm_start: tuple[str, ...] = option(
+        (),
+        "Earlier search to start from: a g.json or the folder that holds it; may be repeated.",
+    )
+    batch_size: int = option(Recipe().batch_size, "Images per step.", low=2)
+
+    @property
+    def limit(self) -> int:
+        """The parameter limit, once the data have decided it."""
+        assert self.max_params is not None
+        return self.max_params

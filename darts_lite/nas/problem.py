@@ -1,0 +1,101 @@
+"""The bilevel problem of a supernet: its network's, with mixing weights and regularizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from darts_lite.architecture.flat_network import FlatNetwork
+from darts_lite.architecture.space import SearchSpace
+from darts_lite.architecture.weights import Weights
+from darts_lite.hypergradient.hyperparameters import HyperSpec, Identity, select
+from darts_lite.hypergradient.problem import Bilevel, Hyper, Loss, Params
+from darts_lite.nas.regularizers import Regularizer, State
+from darts_lite.nas.relaxation import Relaxation, logit_shapes
+from darts_lite.training.problem import Batch, NetworkProblem
+
+ALPHA = "alpha."  # the names of logits begin with it
+ALPHA_TRAVEL = 6.0
+
+
+class Phase(NamedTuple):
+    """What depends on the fraction of the budget.
+
+    Attributes:
+        lr_factor: the schedule's value, which the learned learning rate is multiplied with.
+        temperature: of the relaxation's softmaxes.
+        fraction: of the budget, for the regularizers.
+        draws: noise of the relaxation in this step.
+    """
+
+    lr_factor: float
+    temperature: float = 1.0
+    fraction: float = 0.0
+    draws: Any = None
+
+
+def logit_specs(space: SearchSpace, start: Mapping[str, Tensor]) -> list[HyperSpec]:
+    """Return the architecture's logits as outer variables; those not in `start` start at zero."""
+    return [
+        HyperSpec(
+            ALPHA + name,
+            start.get(name, torch.zeros(shape)),
+            Identity(),
+            "architecture",
+            ALPHA_TRAVEL,
+        )
+        for name, shape in logit_shapes(space).items()
+    ]
+
+
+@dataclass(frozen=True)
+class SupernetProblem:
+    """Binds batches to the bilevel problem of a supernet.
+
+    Arguments:
+        plain: the problem of its network; gives losses and optimizer.
+        network: the supernet as a pure function of two vectors, images and mixing weights.
+        space: its search space.
+        relaxation: how logits become mixing weights.
+        regularizers: terms added to the outer loss.
+    """
+
+    plain: NetworkProblem
+    network: FlatNetwork
+    space: SearchSpace
+    relaxation: Relaxation
+    regularizers: tuple[Regularizer, ...]
+
+    def bind(self, train: Sequence[Batch], validation: Batch | None, phase: Phase) -> Bilevel:
+        """Return the pure functions of one window of `len(train)` steps."""
+
+        def inner(params: Params, raw: Hyper, t: int) -> Loss:
+            values = self.plain.constrain(raw)
+            return self.plain.loss(self._at(self._mix(values, phase)), params, values, train[t])
+
+        def outer(params: Params, raw: Hyper) -> Loss:
+            assert validation is not None
+            values = self.plain.constrain(raw)
+            weights = self._mix(values, phase)
+            value, report = self.plain.loss(self._at(weights), params, values, validation)
+            return value + self.regularizer(values, weights, phase), report
+
+        return self.plain.bilevel(inner, outer, phase.lr_factor)
+
+    def regularizer(self, values: Hyper, weights: Weights, phase: Phase) -> Tensor:
+        """Return the sum of the regularizers, a function of the architecture alone."""
+        state = State(select(values, ALPHA), weights, phase.fraction)
+        total = torch.zeros(())
+        for each in self.regularizers:
+            total = total + each(state)
+        return total
+
+    def _mix(self, values: Hyper, phase: Phase) -> Weights:
+        return self.relaxation(self.space, select(values, ALPHA), phase.temperature, phase.draws)
+
+    def _at(self, weights: Weights) -> Callable[[Params, Tensor], Tensor]:
+        return lambda params, images: self.network(params, images, weights)

@@ -1,0 +1,91 @@
+"""Random networks of a space: the baseline of every search."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from darts_lite.architecture.cost import CostTable
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.presets import PRESETS
+from darts_lite.architecture.space import SearchSpace
+from darts_lite.errors import UserError
+
+SIZE_CLASS = 0.1  # how far from a genotype's parameters, as a part of them
+DRAWS = 10_000  # for one random genotype; some ten seconds
+
+
+def uniform_random(space: SearchSpace, generator: torch.Generator) -> SearchSpace:
+    """A discrete space drawn uniformly: `keep` edges into each node, one option on each."""
+
+    def pick(count: int, size: int) -> list[int]:
+        return sorted(torch.randperm(count, generator=generator)[:size].tolist())
+
+    cells = []
+    for cell in space.cells:
+        kept = [
+            cell.into(node)[i]
+            for node in range(cell.inputs, cell.inputs + cell.nodes)
+            for i in pick(len(cell.into(node)), min(cell.keep, len(cell.into(node))))
+        ]
+        edges = tuple(
+            replace(e, operations=(e.options[pick(len(e.options), 1)[0]],))
+            for e in (cell.edges[i] for i in kept)
+        )
+        cells.append(replace(cell, edges=edges))
+    return replace(space, cells=tuple(cells))
+
+
+def random_genotypes(
+    like: Genotype, count: int, max_parameters: int | None = None
+) -> list[Genotype]:
+    """Random genotypes of the size class of `like`, to be trained by the same recipe.
+
+    Genotype i is drawn uniformly from the space of `like` by a generator of seed i, until its
+    parameters are within a tenth of those of `like` and at most `max_parameters`, and it differs
+    from `like` and from those before it: so the first ones are the same whatever `count`.
+
+    Raises: `UserError` if `DRAWS` draws do not find one.
+    """
+    space, image, classes = _whole(like.space), like.image, len(like.classes)
+    table = CostTable(space, image, classes)
+    costs = {
+        (cell.name, replace(edge, operations=(option,))): cost
+        for cell in space.cells
+        for edge, row in zip(cell.edges, table.costs[cell.name])
+        for option, cost in zip(edge.options, row)
+    }
+    taken, found = [like.space], []
+    for seed in range(count):
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(DRAWS):
+            drawn = uniform_random(space, generator)
+            cost = table.constant
+            for cell, edge in drawn.edges:
+                cost += costs[cell.name, edge]
+            fits = max_parameters is None or cost.parameters <= max_parameters
+            alike = abs(cost.parameters / like.parameters - 1) <= SIZE_CLASS
+            if fits and alike and drawn not in taken:
+                break
+        else:
+            raise UserError(
+                f"{DRAWS} random networks of the space {space.preset} at {space.channels} channels "
+                f"hold only {seed} others within a tenth of {like.parameters} parameters: "
+                + (f"use --random {seed}" if seed else "search again with other --channels")
+            )
+        taken.append(drawn)
+        found.append(replace(like, space=drawn, parameters=cost.parameters, macs=cost.macs))
+    return found
+
+
+def _whole(space: SearchSpace) -> SearchSpace:
+    """The space with all its options that a discrete space is a member of."""
+    preset = PRESETS.get(space.preset)
+    whole = preset and preset(space.channels, len(space.sequence), space.stem_stride)
+    if whole is None or whole.sequence != space.sequence:
+        raise UserError(
+            f"the space {space.preset!r} of the genotype is none of {', '.join(PRESETS)}, so there "
+            "is nothing to draw from; search again"
+        )
+    return whole
