@@ -23,11 +23,11 @@ from darts_lite.hypergradient import (
     Estimator,
     Forward,
     Learner,
+    LearningRateFinder,
     Neumann,
     OneStep,
     Online,
     PerKind,
-    RateSearch,
     Unrolled,
     UnsupportedHyperparameter,
 )
@@ -313,12 +313,12 @@ def test_a_look_moves_the_rate_only_and_takes_it_without_its_schedule() -> None:
     for factor in (1.0, 0.01):
         learner, optimizer = learner_with(OneStep())
         found = learner.hypergradient(
-            batches(10), HELD_OUT, RateSearch().estimator, {"lr": "optimizer"}
+            batches(10), HELD_OUT, LearningRateFinder().estimator, {"lr": "optimizer"}
         )
         optimizer.param_groups[0]["lr"] *= factor
         scheduled, before = optimizer.param_groups[0]["lr"], everything(learner.model, optimizer)
         raw = dict(learner.variables.raw)
-        search = RateSearch()
+        search = LearningRateFinder()
         learner.look(search, batches(10), HELD_OUT)
         agree(everything(learner.model, optimizer), before, 0.0)
         assert search.done == 1 and optimizer.param_groups[0]["lr"] == scheduled

@@ -10,7 +10,7 @@ from darts_lite.hypergradient.estimators.online import Online
 from darts_lite.hypergradient.estimators.per_kind import PerKind
 from darts_lite.hypergradient.estimators.unrolled import Unrolled
 from darts_lite.hypergradient.learner import Learner
-from darts_lite.hypergradient.lr_finder import RateSearch
+from darts_lite.hypergradient.lr_finder import LearningRateFinder
 from darts_lite.hypergradient.problem import (
     Bilevel,
     Estimator,
@@ -37,12 +37,12 @@ __all__ = [
     "Forward",
     "InnerState",
     "Learner",
+    "LearningRateFinder",
     "Lookahead",
     "Neumann",
     "OneStep",
     "Online",
     "PerKind",
-    "RateSearch",
     "Unrolled",
     "UnsupportedHyperparameter",
     "caveats",

@@ -28,7 +28,7 @@ from darts_lite.hypergradient.hyperparameters import (
     Kind,
     LogInterval,
 )
-from darts_lite.hypergradient.lr_finder import RateSearch
+from darts_lite.hypergradient.lr_finder import LearningRateFinder
 from darts_lite.hypergradient.optimizers import Setting
 from darts_lite.hypergradient.problem import (
     Bilevel,
@@ -82,7 +82,7 @@ class Learner:
         if isinstance(self.estimator, Unrolled) and self.estimator.anneal:
             raise ValueError(
                 "Unrolled(anneal=True) only looks ahead and never trains; give it to "
-                "`hypergradient` or use a RateSearch, and another estimator here"
+                "`hypergradient` or use a LearningRateFinder, and another estimator here"
             )
         self.steps = steps
         self.rule = rule_of(optimizer)
@@ -143,7 +143,7 @@ class Learner:
         batches = self._batches(batch, estimator or self.estimator)
         return self._estimate(_Window(self, batches, held_out), estimator, kinds).hypergradient
 
-    def look(self, search: RateSearch, batches: list[Batch], held_out: Batch) -> None:
+    def look(self, search: LearningRateFinder, batches: list[Batch], held_out: Batch) -> None:
         """One look of a search for the lr, which is taken without its schedule; moves "lr" only."""
         groups = self.optimizer.param_groups
         scheduled = [group["lr"] for group in groups]

@@ -24,7 +24,7 @@ from darts_lite.hypergradient.problem import Estimator
 
 
 @dataclass
-class RateSearch:
+class LearningRateFinder:
     """See the module. The caller looks whenever `due`, with the schedule's factor set to one.
 
     A look costs about two plain steps for each of the window's: 20 in all by default.

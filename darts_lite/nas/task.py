@@ -28,7 +28,7 @@ from darts_lite.architecture.relaxation import (
 from darts_lite.architecture.space import PRESETS, Genotype, SearchSpace
 from darts_lite.data import Batches, Dataset, Splits, evaluation_batches
 from darts_lite.errors import UserError
-from darts_lite.hypergradient import InnerState, Lookahead, RateSearch
+from darts_lite.hypergradient import InnerState, LearningRateFinder, Lookahead
 from darts_lite.hypergradient.hyperparameters import select
 from darts_lite.hypergradient.optimizers import OptimizerState
 from darts_lite.hypergradient.problem import detach
@@ -406,15 +406,15 @@ class SearchTask:
         self.history = state["history"]
 
 
-def _rate_search(warm: Warm) -> RateSearch:
+def _rate_search(warm: Warm) -> LearningRateFinder:
     """Without the looks that a warm start has made needless.
 
     From trained weights only low rates work (docs/hypergradients.md), so looks would lower, search
     by search, a rate that `derive` is to train new weights with: there it stays as it is.
     """
     if "lr" not in warm.starts:
-        return RateSearch()
-    return RateSearch(done=KNOWN_LOOKS if warm.params is None else RateSearch.looks)
+        return LearningRateFinder()
+    return LearningRateFinder(done=KNOWN_LOOKS if warm.params is None else LearningRateFinder.looks)
 
 
 def default_channels(

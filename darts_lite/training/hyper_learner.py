@@ -11,11 +11,11 @@ from darts_lite.hypergradient import (
     Estimator,
     Forward,
     InnerState,
+    LearningRateFinder,
     Neumann,
     OneStep,
     Online,
     PerKind,
-    RateSearch,
     Unrolled,
     UnsupportedHyperparameter,
     caveats,
@@ -32,7 +32,7 @@ CHOICES: dict[str, Estimator] = {  # with the knobs that suit a network in float
     "conjugate_gradient": ConjugateGradient(5, damping=0.1, product="finite_difference"),
     "online": Online(),
 }
-ANNEALED = "annealed"  # optimizer only: `RateSearch` finds the lr, the decay stays
+ANNEALED = "annealed"  # optimizer only: `LearningRateFinder` finds the lr, the decay stays
 DEFAULT = f"one_step,optimizer={ANNEALED}"
 KINDS: tuple[Kind, ...] = ("architecture", "loss", "optimizer")
 
@@ -90,7 +90,7 @@ def plan(text: str) -> Plan:
 
 
 def look(
-    search: RateSearch,
+    search: LearningRateFinder,
     joint: Joint,
     inner: InnerState,
     variables: HyperParameters,

@@ -14,7 +14,7 @@ from darts_lite.architecture.network import Network, calibrate
 from darts_lite.architecture.space import Genotype
 from darts_lite.data import Batches, Dataset, Images, Splits, evaluation_batches
 from darts_lite.errors import UserError
-from darts_lite.hypergradient import InnerState, RateSearch
+from darts_lite.hypergradient import InnerState, LearningRateFinder
 from darts_lite.hypergradient.hyperparameters import HyperParameters
 from darts_lite.hypergradient.optimizers import OptimizerState
 from darts_lite.hypergradient.problem import Hyper, detach
@@ -70,7 +70,7 @@ class Online:
 
     variables: HyperParameters
     plan: Plan
-    rate_search: RateSearch
+    rate_search: LearningRateFinder
     steps: int = 0
     learned: float = 0.0  # the fraction at which they were last learned
     ahead: int = 0  # steps taken beyond those asked for
@@ -134,7 +134,7 @@ class TrainTask:
             start = {name: schedule[-1][1] for name, schedule in self.schedules.items()}
             optimizer = str(genotype.settings.get("optimizer", "sgd"))
             variables = outer_variables(self.augment, start=start, optimizer=optimizer).to(device)
-            self.online = Online(variables, learning, RateSearch())
+            self.online = Online(variables, learning, LearningRateFinder())
             constrain = variables.constrain
         self.joint = Joint(self.network, genotype.space, self.augment, constrain, recipe=recipe)
         params = self.network.params
