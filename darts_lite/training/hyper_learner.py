@@ -54,8 +54,8 @@ class Plan:
         return {name: kind for name, kind in kinds.items() if kind not in drop}
 
     def caveats(self, kinds: Mapping[str, Kind]) -> list[str]:
-        """What is known to go wrong with it; our networks are normalised."""
-        return caveats(self.estimator, self.kinds(kinds), normalised=True)
+        """What is known to go wrong with it; our networks are normalized."""
+        return caveats(self.estimator, self.kinds(kinds), normalized=True)
 
 
 def plan(text: str) -> Plan:
