@@ -29,9 +29,9 @@ from darts_lite.hypergradient import (
     Bilevel,
     Estimator,
     Forward,
+    LearningRateFinder,
     OneStep,
     Online,
-    RateSearch,
     Unrolled,
 )
 from darts_lite.hypergradient.hyperparameters import HyperParameters, HyperSpec, LogInterval
@@ -169,7 +169,7 @@ class Method:
 
     estimator: Estimator
     averaged: bool = False
-    search: bool = False  # a RateSearch finds the rate as the training begins; then it stays
+    search: bool = False  # a LearningRateFinder sets the lr as the training begins; then it stays
 
 
 METHODS: Mapping[str, Method] = {
@@ -182,7 +182,7 @@ METHODS: Mapping[str, Method] = {
     "Forward(0.9)": Method(Forward(0.9, product="one_sided")),
     "Forward(0.99)": Method(Forward(0.99, product="one_sided")),
     "Forward(1.0)": Method(Forward(1.0, product="one_sided")),
-    "RateSearch": Method(OneStep(), search=True),
+    "LearningRateFinder": Method(OneStep(), search=True),
 }
 
 
@@ -210,7 +210,7 @@ def learn(method: Method, schedule: Tensor, start: float, travel: float) -> Run:
     learned = HyperParameters((HyperSpec("lr", first, RANGE, "optimizer", travel),))
     params = (BEGIN.sqrt().repeat(SEEDS, 1),)
     state, average, run = InnerState(params, SGD(0.0).init(params)), params[0], Run(every=every)
-    search = RateSearch(looks=16 if method.search else 0)
+    search = LearningRateFinder(looks=16 if method.search else 0)
     for t in range(0, steps - every + 1, every):
         while search.due(t / steps):
             k = search.estimator.steps

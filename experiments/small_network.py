@@ -47,9 +47,9 @@ from darts_lite.hypergradient import (
     Estimator,
     Forward,
     Learner,
+    LearningRateFinder,
     OneStep,
     Online,
-    RateSearch,
     Unrolled,
 )
 from darts_lite.hypergradient.hyperparameters import HyperSpec, Interval, LogInterval
@@ -112,7 +112,7 @@ def fit(
     lr: float,
     estimator: Estimator | None = None,
     *,
-    search: RateSearch | None = None,
+    search: LearningRateFinder | None = None,
     augment: Augmentation | None = None,
     every: int = 1,
     learn_lr: bool = True,
@@ -196,7 +196,7 @@ def calibrate(model: nn.Module, split: Split) -> None:
 
 METHODS: dict[str, dict[str, Any]] = {
     "not learned": {},
-    "annealed look-ahead (RateSearch)": {"search": True},
+    "annealed look-ahead (LearningRateFinder)": {"search": True},
     "online (Baydin)": {"estimator": Online()},
     "one step": {"estimator": OneStep()},
     "unrolled, 5 steps": {"estimator": Unrolled(5, product="one_sided", radius=1e-3)},
@@ -209,7 +209,7 @@ def work(job: tuple[str, dict[str, Any]]) -> tuple[str, dict]:
     torch.set_num_threads(1)
     key, arguments = job
     if arguments.get("search"):
-        arguments = {**arguments, "search": RateSearch()}
+        arguments = {**arguments, "search": LearningRateFinder()}
     return key, fit(**arguments)._asdict()
 
 

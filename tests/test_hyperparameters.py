@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from darts_lite.hypergradient.hyperparameters import (
-    LARGEST,
+    LARGEST_STEP,
     Bijection,
     HyperParameters,
     HyperSpec,
@@ -134,6 +134,20 @@ def test_values_and_leaves() -> None:
     assert all(leaf.grad is not None and (leaf.grad > 0).all() for leaf in leaves.values())
 
 
+def test_every_tells_how_often_a_value_is_learned() -> None:
+    specs = (
+        HyperSpec("lr", torch.tensor(0.1), Log(), "optimizer"),
+        HyperSpec("magnitude", torch.tensor(0.1), Interval(), "loss", every=4),
+    )
+    assert HyperParameters(specs).every == {"lr": 1, "magnitude": 4}
+
+
+@pytest.mark.parametrize("every", [0, -3])
+def test_every_below_one_is_an_error(every: int) -> None:
+    with pytest.raises(ValueError, match=f"every of 'lr' must be at least 1, got {every}; use 1"):
+        HyperSpec("lr", torch.tensor(0.1), Log(), "optimizer", every=every)
+
+
 def test_the_start_is_copied() -> None:
     start = torch.zeros(2)
     hyper = HyperParameters((HyperSpec("alpha", start, Identity(), "architecture"),))
@@ -218,7 +232,7 @@ def test_travel_bounds_the_movement(steps: int, gradients: str) -> None:
             torch.testing.assert_close(raw, before[name] - 2.5, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("travel", "step"), [(1.0, 0.1), (2.0, 0.2), (4.0, LARGEST)])
+@pytest.mark.parametrize(("travel", "step"), [(1.0, 0.1), (2.0, 0.2), (4.0, LARGEST_STEP)])
 def test_a_jump_of_the_clock_is_capped(travel: float, step: float) -> None:
     hyper = variables(travel=travel)
     before = dict(hyper.raw)
@@ -234,7 +248,7 @@ def test_a_few_updates_cannot_decide() -> None:
     for _ in range(5):
         hyper.update({name: torch.ones_like(raw) for name, raw in hyper.raw.items()}, 1 / 5)
     for name, raw in hyper.raw.items():
-        torch.testing.assert_close(raw, before[name] - 5 * LARGEST)
+        torch.testing.assert_close(raw, before[name] - 5 * LARGEST_STEP)
 
 
 def test_an_absent_variable_keeps_its_progress() -> None:
@@ -436,6 +450,6 @@ def test_to_a_device() -> None:
     tensors = [
         *moved.raw.values(),
         moved.skipped,
-        *(t for m in moved._moments.values() for t in m[:2]),
+        *(t for m in moved.state_dict()["moments"].values() for t in m[:2]),  # type: ignore
     ]
     assert {t.device.type for t in tensors} == {"meta"}

@@ -23,11 +23,11 @@ from darts_lite.hypergradient import (
     Estimator,
     Forward,
     Learner,
+    LearningRateFinder,
     Neumann,
     OneStep,
     Online,
     PerKind,
-    RateSearch,
     Unrolled,
     UnsupportedHyperparameter,
 )
@@ -36,7 +36,7 @@ from darts_lite.hypergradient.torch_optimizers import UnsupportedOptimizer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* learns the lr greedily",
-    "ignore:.* says nothing of its own about the weight_decay",
+    "ignore:.* has no information of its own about the weight_decay",
     "ignore:Differentiable RMSprop suffers",
     "ignore:Detected call of `lr_scheduler.step",
 )
@@ -313,19 +313,19 @@ def test_a_look_moves_the_rate_only_and_takes_it_without_its_schedule() -> None:
     for factor in (1.0, 0.01):
         learner, optimizer = learner_with(OneStep())
         found = learner.hypergradient(
-            batches(10), HELD_OUT, RateSearch().estimator, {"lr": "optimizer"}
+            batches(10), HELD_OUT, LearningRateFinder().estimator, {"lr": "optimizer"}
         )
         optimizer.param_groups[0]["lr"] *= factor
         scheduled, before = optimizer.param_groups[0]["lr"], everything(learner.model, optimizer)
         raw = dict(learner.variables.raw)
-        search = RateSearch()
+        search = LearningRateFinder()
         learner.look(search, batches(10), HELD_OUT)
         agree(everything(learner.model, optimizer), before, 0.0)
         assert search.done == 1 and optimizer.param_groups[0]["lr"] == scheduled
         assert torch.equal(learner.variables.raw["smoothing"], raw["smoothing"])
         ends.append(learner.values()["lr"])
         assert float(ends[-1]) == pytest.approx(0.1 * math.exp(-0.8 * found["lr"].sign()))
-        with pytest.raises(ValueError, match="a list of 10 batches, not 3"):
+        with pytest.raises(ValueError, match="a list of 10 batches for Unrolled, got 3"):
             learner.look(search, batches(3), HELD_OUT)
         assert search.done == 1 and optimizer.param_groups[0]["lr"] == scheduled
     assert torch.equal(ends[0], ends[1])
@@ -603,17 +603,41 @@ extra = HyperSpec("speed", torch.tensor(0.5), Interval(), "optimizer")
 @pytest.mark.parametrize(
     ("make", "error", "said"),
     [
-        (lambda: one(["speed"]), ValueError, "'speed' is no setting .* give a HyperSpec"),
-        (lambda: one(["beta1"]), ValueError, "SGD has no 'beta1'"),
-        (lambda: one([extra]), ValueError, "no setting 'speed'; it has lr, weight_decay, momentum"),
-        (lambda: one(["lr"], lambda m: sgd(m, 0.0)), ValueError, "lr is 0.0: .* above 0"),
-        (lambda: one(["weight_decay"]), ValueError, "weight_decay is 0.0: .* above 0"),
+        (
+            lambda: one(["speed"]),
+            ValueError,
+            "must name a setting of SGD .*, got 'speed'; give a HyperSpec",
+        ),
+        (
+            lambda: one(["beta1"]),
+            ValueError,
+            "must name a setting of SGD .*, got 'beta1'; leave it out",
+        ),
+        (
+            lambda: one([extra]),
+            ValueError,
+            r"setting of SGD \(lr, weight_decay, momentum\), got 'speed'",
+        ),
+        (
+            lambda: one(["lr"], lambda m: sgd(m, 0.0)),
+            ValueError,
+            "lr must start above 0 .* got 0.0; set it",
+        ),
+        (
+            lambda: one(["weight_decay"]),
+            ValueError,
+            "weight_decay must start above 0 .* got 0.0; set it",
+        ),
         (lambda: one(["momentum"]), ValueError, "'momentum' must start strictly inside"),
-        (lambda: one([spec("lr", [0.1, 0.2])]), ValueError, "lr has 2 values for 1 parameter gr"),
+        (
+            lambda: one([spec("lr", [0.1, 0.2])]),
+            ValueError,
+            r"one value per parameter group \(1\), got 2 values",
+        ),
         (
             lambda: one([], lambda m: sgd(m[4])),
             ValueError,
-            "does not move '0.weight'; add it or freeze it",
+            "got none for '0.weight'; add it to a parameter group or freeze it",
         ),
         (
             lambda: one([], lambda m: optim.Adam(m.parameters(), amsgrad=True)),
@@ -658,7 +682,7 @@ extra = HyperSpec("speed", torch.tensor(0.5), Interval(), "optimizer")
         (
             lambda: one(["lr"], estimator=annealing),
             ValueError,
-            "only looks ahead and never trains; .* another estimator here",
+            r"got Unrolled\(anneal=True\), which only looks ahead; .* another estimator here",
         ),
         (
             lambda: one(["lr"], estimator=Neumann()),
@@ -673,12 +697,12 @@ extra = HyperSpec("speed", torch.tensor(0.5), Interval(), "optimizer")
         (
             lambda: one(["lr"], estimator=Unrolled(3)).step(batches(2), HELD_OUT),
             ValueError,
-            "Unrolled looks at a list of 3 batches, not 2",
+            "a list of 3 batches for Unrolled, got 2; collect a window",
         ),
         (
             lambda: one(["lr"]).hypergradient(batches(1)[0], HELD_OUT, annealing),
             ValueError,
-            "a list of 3 batches, not 1",
+            "a list of 3 batches for Unrolled, got 1",
         ),
         (
             lambda: one(["lr"]).check(batches(2), HELD_OUT, {"long": Unrolled(3)}),
@@ -712,7 +736,7 @@ def test_rmsprop_does_not_warn() -> None:
 
 def test_a_group_whose_rate_is_zero() -> None:
     """There is nothing for a schedule's factor to be relative to."""
-    with pytest.raises(ValueError, match=r"lr"):
+    with pytest.raises(ValueError, match="lr of every parameter group must be above 0"):
         one([spec("lr", 0.1)], lambda m: sgd(m, 0.0)).step(batches(1)[0])
 
 
@@ -753,7 +777,7 @@ def test_a_greedy_estimator_is_warned_of(estimator: Estimator) -> None:
     with pytest.warns(UserWarning, match=r"learns the lr greedily.*Unrolled\(anneal=True\)"):
         one(["lr"], estimator=estimator)
     decayed = {"weight_decay": 0.1}
-    with pytest.warns(UserWarning, match=r"weight_decay of layers before a normalisation.*window"):
+    with pytest.warns(UserWarning, match=r"weight_decay of layers before a normalization.*window"):
         one(["weight_decay"], lambda m: sgd(m, **decayed), estimator)
     with pytest.warns(UserWarning, match="greedily"):
         one(["lr"], estimator=PerKind(Unrolled(1), Unrolled(1), estimator))

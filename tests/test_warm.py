@@ -21,7 +21,7 @@ from darts_lite.augment import Learned
 from darts_lite.commands.options import SearchOptions
 from darts_lite.data import Dataset, Images, Splits, split
 from darts_lite.errors import UserError
-from darts_lite.hypergradient import RateSearch
+from darts_lite.hypergradient import LearningRateFinder
 from darts_lite.nas.relaxation import logit_shapes, relax
 from darts_lite.nas.task import INHERITED_WARM_UP, WARM_UP, SearchConfig, SearchTask
 from darts_lite.nas.warm_start import Warm, compare, prior, read, starts
@@ -251,7 +251,11 @@ def test_what_a_warm_start_spares(digits: tuple[Dataset, Splits], earlier: Searc
         (Warm(), WARM_UP, 0),
         (Warm(params=earlier.inner.params), INHERITED_WARM_UP, 0),
         (Warm(starts=rate), WARM_UP, 10),
-        (Warm(starts=rate, params=earlier.inner.params), INHERITED_WARM_UP, RateSearch.looks),
+        (
+            Warm(starts=rate, params=earlier.inner.params),
+            INHERITED_WARM_UP,
+            LearningRateFinder.looks,
+        ),
     ):
         search = task(digits, warm)
         assert (search.warm_up, search.rate_search.done) == (warm_up, known)
@@ -270,7 +274,7 @@ def test_the_outer_variables_have_the_whole_of_their_travel(
     inherits: bool,
 ) -> None:
     search = task(digits, Warm({}, {}, earlier.inner.params if inherits else None))
-    search.rate_search.done = RateSearch.looks
+    search.rate_search.done = LearningRateFinder.looks
     progress: list[float] = []
     monkeypatch.setattr(search.variables, "update", lambda _, part: progress.append(part))
     for i in range(11):

@@ -1,26 +1,24 @@
-"""Learned hyperparameters for a training loop of one's own: model, loss and torch optimiser stay.
-
-The model is evaluated as a pure function: buffers are cloned and the random state is put back
-before every evaluation, so that an estimator sees one function however often it looks, dropout and
-BatchNorm included. Only a training step moves them, once.
-"""
+"""Learned hyperparameters in your own training loop: model, loss and torch optimizer stay."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from darts_lite.hypergradient.caveats import caveats
 from darts_lite.hypergradient.check import Table, check_hypergradient
 from darts_lite.hypergradient.estimators.one_step import OneStep
 from darts_lite.hypergradient.estimators.unrolled import Unrolled
+from darts_lite.hypergradient.functional_model import (
+    Batch,
+    FunctionalModel,
+    TrainingLoss,
+    Window,
+)
 from darts_lite.hypergradient.hyperparameters import (
     HyperParameters,
     HyperSpec,
@@ -28,42 +26,49 @@ from darts_lite.hypergradient.hyperparameters import (
     Kind,
     LogInterval,
 )
-from darts_lite.hypergradient.lr_finder import RateSearch
-from darts_lite.hypergradient.optimizers import Setting
-from darts_lite.hypergradient.problem import (
-    Bilevel,
-    Estimator,
-    Hyper,
-    InnerState,
-    Lookahead,
-    Loss,
-    Params,
-    check_supported,
-)
-from darts_lite.hypergradient.torch_optimizers import SETTINGS, read_state, rule_of, write_state
-
-Batch = Any
-TrainingLoss = Callable[[Callable[..., Any], Batch, Mapping[str, Tensor]], Tensor]
+from darts_lite.hypergradient.lr_finder import LearningRateFinder
+from darts_lite.hypergradient.problem import Estimator, Lookahead, Params, check_supported
+from darts_lite.hypergradient.torch_optimizers import SETTINGS
 
 
 class Learner:
-    """Trains a model and learns hyperparameters of the training at once.
+    """Train a model and learn hyperparameters of the training at the same time.
 
-    A learned setting of the optimiser ("lr", "weight_decay", "momentum", "beta1", "beta2") replaces
-    that of its parameter groups: a scalar in all of them, a vector of one value a group in each. A
-    learned lr multiplies whatever a scheduler does to the groups' lr. Every other name is for the
-    loss to use.
+    `Learner.step` replaces `zero_grad`, `backward` and `optimizer.step`.
+
+    - A learned optimizer setting ("lr", "weight_decay", "momentum", "beta1", "beta2") replaces the
+      value of the parameter groups. A scalar serves all groups; a vector has one value per group.
+    - A learned lr is multiplied by the schedule that a torch scheduler applies to the groups' lr.
+    - Every other learned value is passed to the loss.
 
     Arguments:
-        model: any module; `train()` or `eval()` as the caller left it.
-        optimizer: SGD, Adam, AdamW, or another that `higher` knows.
-        loss: `loss(model, batch, learned) -> scalar`, with the learned values by name. It must call
-            the model that it is given.
-        learn: names of the optimiser's settings, or a `HyperSpec` for anything else.
-        steps: of the training; a learned value can travel its `HyperSpec.travel` in that time.
-        estimator: of the hypergradient.
-        outer_loss: on held-out data, if it is another; same signature.
-    Raises: UnsupportedHyperparameter, UnsupportedOptimizer.
+        model: any module; the caller chooses `train()` or `eval()`.
+        optimizer: SGD, Adam, AdamW, or another optimizer that `higher` supports.
+        loss: `loss(model, batch, learned) -> scalar`, with the learned values by name. It must
+            call the model that it is given.
+        learn: names of optimizer settings, or a `HyperSpec` for any other value.
+        steps: number of training steps in the whole training. A raw value can move by at most its
+            `HyperSpec.travel` in that time.
+        estimator: hypergradient estimator; default `OneStep()`.
+        outer_loss: loss on validation data, with the same signature; default `loss`.
+    Raises:
+        UnsupportedHyperparameter: the estimator does not support the kind of a hyperparameter.
+        UnsupportedOptimizer: the optimizer, or one of its options, has no derivative here.
+        ValueError: a setting is unknown, or its start is outside its range.
+
+    >>> from darts_lite.hypergradient import HyperSpec, Identity, Learner
+    >>> model = nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> def loss(model, batch, learned):
+    ...     inputs, targets = batch
+    ...     return (model(inputs) + learned["offset"] - targets).square().mean()
+    >>> offset = HyperSpec("offset", torch.zeros(1), Identity(), "loss")
+    >>> learner = Learner(model, optimizer, loss, [offset], steps=10)
+    >>> for _ in range(10):
+    ...     batch, held_out = ((torch.randn(8, 3), torch.ones(8, 1)) for _ in range(2))
+    ...     value = learner.step(batch, held_out)
+    >>> learner.values()["offset"].shape
+    torch.Size([1])
     """
 
     def __init__(
@@ -76,56 +81,68 @@ class Learner:
         estimator: Estimator | None = None,
         outer_loss: TrainingLoss | None = None,
     ):
-        self.model, self.optimizer, self.loss = model, optimizer, loss
-        self.outer_loss = outer_loss or loss
         self.estimator: Estimator = estimator or OneStep()
         if isinstance(self.estimator, Unrolled) and self.estimator.anneal:
             raise ValueError(
-                "Unrolled(anneal=True) only looks ahead and never trains; give it to "
-                "`hypergradient` or use a RateSearch, and another estimator here"
+                "estimator must take training steps, got Unrolled(anneal=True), which only looks "
+                "ahead; give it to `Learner.hypergradient` or use a LearningRateFinder, and give "
+                "another estimator here"
             )
-        self.steps = steps
-        self.rule = rule_of(optimizer)
+        self.loss, self.outer_loss, self.steps = loss, outer_loss or loss, steps
+        self.functional = FunctionalModel(model, optimizer)
         specs = [s if isinstance(s, HyperSpec) else self._spec(s) for s in learn]
         self.variables = HyperParameters(tuple(specs))
+        self.variables.to(self.functional.params[0].device)
         self._carried: Mapping[str, Params] = {}
-        self._names = [n for n, p in model.named_parameters() if p.requires_grad]
-        self._group_of = self._groups()
-        self.variables.to(self._params[0].device)
         kinds = self.variables.kinds
         check_supported(self.estimator, kinds)
         self._check_settings(kinds)
-        # `initial_lr` is where a scheduler began: a learner may be made amid its schedule
-        self._base = [float(g.get("initial_lr", g["lr"])) for g in optimizer.param_groups]
-        if "lr" in kinds and not all(base > 0 for base in self._base):
-            raise ValueError("the lr of a parameter group is 0: a learned lr needs one above 0")
-        normalised = any(isinstance(m, nn.modules.batchnorm._NormBase) for m in model.modules())
-        for text in caveats(self.estimator, kinds, normalised):
+        normalized = any(isinstance(m, nn.modules.batchnorm._NormBase) for m in model.modules())
+        for text in caveats(self.estimator, kinds, normalized):
             warnings.warn(text, UserWarning, stacklevel=2)
 
-    # --- what a loop calls ------------------------------------------------------------------
+    @property
+    def model(self) -> nn.Module:
+        """The module that is trained."""
+        return self.functional.model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The torch optimizer whose rule is used."""
+        return self.functional.optimizer
+
+    # --- what a training loop calls ---------------------------------------------------------
 
     def step(self, batch: Batch | list[Batch], held_out: Batch | None = None) -> Tensor:
-        """Trains on a batch, or on a list of `estimator.steps` of them, and returns the loss.
+        """Train on a batch, or on a list of `estimator.steps` batches, and return the loss.
 
-        With `held_out` the hyperparameters are learned as well; without, the step is plain training
-        with the current values. The optimiser's own `step`, which may come in between, uses the
-        settings of its groups.
+        You may mix this with plain `optimizer.step()` calls. Those use the settings of the
+        parameter groups.
+
+        Arguments:
+            batch: training batch. For an estimator that needs several steps, a list of batches.
+            held_out: validation batch. With it, the hyperparameters are learned too. Without it,
+                the step is plain training with the current values.
+        Returns:
+            Training loss of the first batch, a detached scalar.
+        Raises:
+            ValueError: the number of batches is not `estimator.steps`.
         """
         batches = self._batches(batch, self.estimator)
-        window = _Window(self, batches, held_out)
+        window = self._window(batches, held_out)
         if held_out is None:
-            state, loss = self._state(), None
+            state, loss = self.functional.inner_state(self._carried), None
             for t in range(len(batches)):
                 state, (value, _) = window.problem.inner_step(state, self.variables.raw, t)
                 loss = value if loss is None else loss
-            if self.variables.begun:  # what passes between two hypergradients counts, too
+            if self.variables.begun:  # progress between two hypergradients counts too
                 self.variables.update({}, len(batches) / self.steps)
         else:
             ahead = self._estimate(window)
             state, loss = ahead.state, ahead.inner[0]
             self.variables.update(ahead.hypergradient, len(batches) / self.steps)
-        self._write(state, window)
+        window.commit(state)
+        self._carried = state.carried
         assert loss is not None
         return loss
 
@@ -136,128 +153,126 @@ class Learner:
         estimator: Estimator | None = None,
         kinds: Mapping[str, Kind] | None = None,
     ) -> dict[str, Tensor]:
-        """The derivatives in the raw values; moves nothing.
+        """Return the derivatives of the validation loss in the raw values; change nothing.
 
-        Arguments: `estimator` and `kinds`, if they are to differ from those of the training.
+        Arguments:
+            batch: training batch, or a list of `estimator.steps` batches.
+            held_out: validation batch.
+            estimator: estimator to use instead of the one that trains.
+            kinds: hyperparameters to differentiate, with their kinds; default all.
+        Raises:
+            ValueError: the number of batches is not `estimator.steps`.
         """
-        batches = self._batches(batch, estimator or self.estimator)
-        return self._estimate(_Window(self, batches, held_out), estimator, kinds).hypergradient
+        window = self._window(self._batches(batch, estimator or self.estimator), held_out)
+        return self._estimate(window, estimator, kinds).hypergradient
 
-    def look(self, search: RateSearch, batches: list[Batch], held_out: Batch) -> None:
-        """One look of a search for the lr, which is taken without its schedule; moves "lr" only."""
+    def look(self, finder: LearningRateFinder, batches: list[Batch], held_out: Batch) -> None:
+        """Let a learning-rate finder look ahead once; change nothing but "lr".
+
+        The look-ahead uses the lr without its schedule.
+
+        Arguments:
+            finder: the finder; call this whenever `finder.due(fraction)` is true.
+            batches: `finder.estimator.steps` training batches.
+            held_out: validation batch.
+        Raises:
+            ValueError: the number of batches is not `finder.estimator.steps`.
+        """
         groups = self.optimizer.param_groups
         scheduled = [group["lr"] for group in groups]
-        for group, base in zip(groups, self._base):
+        for group, base in zip(groups, self.functional.base_lr):
             group["lr"] = base
         try:
-            found = self.hypergradient(batches, held_out, search.estimator, search.kinds)
+            found = self.hypergradient(batches, held_out, finder.estimator, finder.kinds)
         finally:
             for group, lr in zip(groups, scheduled):
                 group["lr"] = lr
-        search.update(self.variables, found)
+        finder.update(self.variables, found)
 
     def check(
         self, batches: list[Batch], held_out: Batch, estimators: Mapping[str, Estimator]
     ) -> Table:
-        """`check_hypergradient` on the real model; use float64 and a smooth activation."""
-        window = _Window(self, batches, held_out)
+        """Compare estimators with central differences of the real look-ahead on this model.
+
+        Use float64 and a smooth activation. See `check_hypergradient`.
+
+        Arguments:
+            batches: training batches; their number is the horizon.
+            held_out: validation batch.
+            estimators: estimators by label.
+        """
+        window = self._window(batches, held_out)
         leaves, kinds = self.variables.leaves(), self.variables.kinds
-        state = self._state()._replace(carried={})  # the truth begins here, without tangents
+        state = self.functional.inner_state({})  # the central differences begin without tangents
         return check_hypergradient(
             window.problem, state, leaves, kinds, estimators, horizon=len(batches)
         )
 
-    @staticmethod
-    def _batches(batch: Batch | list[Batch], estimator: Estimator) -> list[Batch]:
-        """A list is a window only for who looks at several: loaders of torch yield lists."""
-        return batch if isinstance(batch, list) and estimator.steps > 1 else [batch]
-
     def values(self) -> dict[str, Tensor]:
-        """The learned values."""
+        """Return the learned values by name, constrained to their ranges."""
         return self.variables.values()
 
     def state_dict(self) -> dict[str, object]:
-        """Of the learned values; the model's and the optimiser's are their own."""
+        """Return the state of the learned values; model and optimizer have their own."""
         return {"variables": self.variables.state_dict(), "carried": self._carried}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self.variables.load_state_dict(state["variables"])
         self._carried = state["carried"]
 
-    # --- between torch and the pure functions -----------------------------------------------
+    # --- inside -----------------------------------------------------------------------------
 
-    @property
-    def _params(self) -> Params:
-        return tuple(self.model.get_parameter(n) for n in self._names)
+    @staticmethod
+    def _batches(batch: Batch | list[Batch], estimator: Estimator) -> list[Batch]:
+        """The window. Torch's loaders yield lists, so for one step a list is a single batch."""
+        return batch if isinstance(batch, list) and estimator.steps > 1 else [batch]
 
-    def _state(self) -> InnerState:
-        params = tuple(p.detach().clone() for p in self._params)
-        state = read_state(self.optimizer, self._params, self.rule)
-        return InnerState(params, state, self._carried)
+    def _window(self, batches: list[Batch], held_out: Batch | None) -> Window:
+        return Window(
+            self.functional, batches, held_out, self.loss, self.outer_loss, self.variables.constrain
+        )
 
     def _estimate(
         self,
-        window: _Window,
+        window: Window,
         estimator: Estimator | None = None,
         kinds: Mapping[str, Kind] | None = None,
     ) -> Lookahead:
         estimator = estimator or self.estimator
         if len(window.batches) != estimator.steps:
             raise ValueError(
-                f"{type(estimator).__name__} looks at a list of {estimator.steps} batches, "
-                f"not {len(window.batches)}"
+                f"batch must be a list of {estimator.steps} batches for "
+                f"{type(estimator).__name__}, got {len(window.batches)}; collect a window first"
             )
         kinds = kinds or self.variables.kinds
-        state = self._state()
-        if estimator != self.estimator:
-            state = state._replace(carried={})  # another's
+        # Tangents belong to the estimator that made them.
+        carried = self._carried if estimator == self.estimator else {}
+        state = self.functional.inner_state(carried)
         return estimator(window.problem, state, self.variables.leaves(), kinds)
 
-    @torch.no_grad()
-    def _write(self, state: InnerState, window: _Window) -> None:
-        for p, new in zip(self._params, state.params):
-            p.copy_(new)
-        write_state(self.optimizer, self._params, self.rule, state.optimizer)
-        self._carried = state.carried
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # schedulers ask
-        window.commit(state.optimizer.step - window.began)
-
-    def settings(self, raw: Hyper) -> dict[str, Setting]:
-        """The optimiser's settings, one value a parameter tensor."""
-        learned = self.variables.constrain(raw)
-        groups = self.optimizer.param_groups
-        found: dict[str, Setting] = {}
-        for name in self.rule.settings:
-            key, place = SETTINGS[name]
-            own = [g[key] if place is None else g[key][place] for g in groups]
-            if name in learned:
-                value = learned[name]
-                values = value.unbind() if value.dim() else (value,) * len(groups)
-                if name == "lr":
-                    values = tuple(v * (o / b) for v, o, b in zip(values, own, self._base))
-                own = list(values)
-            found[name] = tuple(own[g] for g in self._group_of)
-        return found
-
-    def _groups(self) -> list[int]:
-        where = {p: i for i, g in enumerate(self.optimizer.param_groups) for p in g["params"]}
-        missing = [n for n, p in zip(self._names, self._params) if p not in where]
-        if missing:
-            raise ValueError(f"the optimiser does not move {missing[0]!r}; add it or freeze it")
-        return [where[p] for p in self._params]
-
     def _spec(self, name: str) -> HyperSpec:
-        """The usual range around what the optimiser has now."""
+        """The usual range around the value that the optimizer has now."""
+        kind, known = type(self.optimizer).__name__, self.functional.rule.settings
         if name not in SETTINGS:
-            raise ValueError(f"{name!r} is no setting of an optimiser; give a HyperSpec for it")
-        if name not in self.rule.settings:
-            raise ValueError(f"{type(self.optimizer).__name__} has no {name!r} to learn")
+            raise ValueError(
+                f"learn must name a setting of {kind} ({', '.join(known)}), got {name!r}; give a "
+                "HyperSpec for any other value"
+            )
+        if name not in known:
+            raise ValueError(
+                f"learn must name a setting of {kind} ({', '.join(known)}), got {name!r}; leave it "
+                "out or use another optimizer"
+            )
         key, place = SETTINGS[name]
         group = self.optimizer.param_groups[0]
         value = group.get("initial_lr", group["lr"]) if name == "lr" else group[key]
         start = float(value if place is None else value[place])
         if name in ("lr", "weight_decay") and not start > 0:
-            raise ValueError(f"{name} is {start}: learned on a log scale, it must start above 0")
+            raise ValueError(
+                f"{name} must start above 0 because it is learned on a log scale, got {start}; set "
+                "it in the optimizer or give a HyperSpec"
+            )
         bijection = {
             "lr": LogInterval(start / 1e4, start * 1e4),
             "weight_decay": LogInterval(start / 1e4, start * 1e4),
@@ -265,91 +280,22 @@ class Learner:
         return HyperSpec(name, torch.tensor(start), bijection, "optimizer")
 
     def _check_settings(self, kinds: Mapping[str, str]) -> None:
-        groups = len(self.optimizer.param_groups)
+        known, groups = self.functional.rule.settings, len(self.optimizer.param_groups)
         for name, kind in kinds.items():
-            if kind == "optimizer" and name not in self.rule.settings:
+            if kind == "optimizer" and name not in known:
                 raise ValueError(
-                    f"{type(self.optimizer).__name__} has no setting {name!r}; it has "
-                    f"{', '.join(self.rule.settings)}"
+                    f"a HyperSpec of kind 'optimizer' must name a setting of "
+                    f"{type(self.optimizer).__name__} ({', '.join(known)}), got {name!r}; use kind "
+                    "'loss' for a value that the loss uses"
                 )
             size = self.variables.raw[name].numel()
-            if name in self.rule.settings and self.variables.raw[name].dim() and size != groups:
-                raise ValueError(f"{name} has {size} values for {groups} parameter groups")
-
-
-@dataclass
-class _Window:
-    """Some batches bound to the model as a pure problem.
-
-    What a training step does beside the parameters, to buffers and random state, is taken from the
-    first evaluation of each step's loss: estimators begin with it.
-    """
-
-    learner: Learner
-    batches: list[Batch]
-    held_out: Batch | None
-    _begins: list[tuple[Any, dict[str, Tensor]]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        buffers = {n: b.clone() for n, b in self.learner.model.named_buffers()}
-        self._begins.append((_random_state(), buffers))
-        self.began = self.learner._state().optimizer.step
-        self.problem = Bilevel(
-            self._inner, self._outer, self.learner.rule.optimizer, self.learner.settings
-        )
-
-    def _inner(self, params: Params, raw: Hyper, t: int) -> Loss:
-        loss, after = self._evaluate(self.learner.loss, params, raw, self.batches[t], t)
-        if t + 1 == len(self._begins):
-            self._begins.append(after)
-        return loss, None
-
-    def _outer(self, params: Params, raw: Hyper) -> Loss:
-        assert self.held_out is not None
-        last = len(self._begins) - 1
-        return self._evaluate(self.learner.outer_loss, params, raw, self.held_out, last)[0], None
-
-    def _evaluate(
-        self, function: TrainingLoss, params: Params, raw: Hyper, batch: Batch, t: int
-    ) -> tuple[Tensor, tuple[Any, dict[str, Tensor]]]:
-        model = self.learner.model
-        random, old = self._begins[t]
-        buffers = {n: b.clone() for n, b in old.items()}
-        tensors = {**dict(zip(self.learner._names, params)), **buffers}
-
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            return functional_call(model, tensors, arguments, keywords)
-
-        with _put_back():
-            _set_random_state(random)
-            loss = function(call, batch, self.learner.variables.constrain(raw))
-            after = _random_state()
-        return loss, (after, {n: tensors[n].detach() for n in old})  # written to, or replaced
-
-    @torch.no_grad()
-    def commit(self, steps: int) -> None:
-        """Lets the model's buffers and the random state be those after some of the window."""
-        random, buffers = self._begins[steps]
-        for name, buffer in self.learner.model.named_buffers():
-            buffer.copy_(buffers[name])
-        _set_random_state(random)
-
-
-def _random_state() -> tuple[Tensor, list[Tensor]]:
-    used = torch.cuda.is_available() and torch.cuda.is_initialized()
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if used else []
-
-
-def _set_random_state(state: tuple[Tensor, list[Tensor]]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])
-
-
-@contextmanager
-def _put_back() -> Any:
-    state = _random_state()
-    try:
-        yield
-    finally:
-        _set_random_state(state)
+            if name in known and self.variables.raw[name].dim() and size != groups:
+                raise ValueError(
+                    f"{name} must be a scalar or have one value per parameter group ({groups}), "
+                    f"got {size} values; change the start of its HyperSpec"
+                )
+        if "lr" in kinds and not all(base > 0 for base in self.functional.base_lr):
+            raise ValueError(
+                "lr of every parameter group must be above 0, because a learned lr multiplies the "
+                f"schedule relative to it, got {self.functional.base_lr}; set an initial lr"
+            )

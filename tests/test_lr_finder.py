@@ -14,7 +14,7 @@ from problems import OPTIMIZERS, Case, close, network, normal, walk
 from torch import Tensor, nn
 
 from darts_lite.data import Dataset, Splits
-from darts_lite.hypergradient import Learner, OneStep, RateSearch, Unrolled
+from darts_lite.hypergradient import Learner, LearningRateFinder, OneStep, Unrolled
 from darts_lite.hypergradient.hyperparameters import HyperParameters, HyperSpec, LogInterval
 from darts_lite.hypergradient.problem import Hyper
 from darts_lite.schedules import cosine
@@ -93,13 +93,13 @@ def test_annealing_asks_for_higher_rates_than_a_plain_window() -> None:
 # --- When it looks -----------------------------------------------------------------------------
 
 
-def looked(search: RateSearch, fractions: list[float]) -> list[float]:
+def looked(finder: LearningRateFinder, fractions: list[float]) -> list[float]:
     """The fraction of each look, of a caller that looks whenever one is due."""
     found = []
     for fraction in fractions:
-        while search.due(fraction):
+        while finder.due(fraction):
             found.append(fraction)
-            search.done += 1
+            finder.done += 1
     return found
 
 
@@ -107,7 +107,7 @@ def looked(search: RateSearch, fractions: list[float]) -> list[float]:
 def test_it_looks_before_the_first_step_and_then_evenly(
     looks: int, before: int, until: float
 ) -> None:
-    found = looked(RateSearch(looks, before, until), [i / 10_000 for i in range(10_000)])
+    found = looked(LearningRateFinder(looks, before, until), [i / 10_000 for i in range(10_000)])
     assert len(found) == looks and found[:before] == [0.0] * before
     after = looks - before
     expected = [until * (k + 1) / after for k in range(after)]
@@ -116,9 +116,9 @@ def test_it_looks_before_the_first_step_and_then_evenly(
 
 def test_none_is_due_late() -> None:
     """Looks count as training time: where steps are few, some are left out."""
-    assert looked(RateSearch(), [0.0, 0.05, 0.11, 0.5]) == [0.0] * 6 + [0.05] * 8
-    assert looked(RateSearch(), [0.101]) == []
-    assert len(looked(RateSearch(), [0.099])) == 16
+    assert looked(LearningRateFinder(), [0.0, 0.05, 0.11, 0.5]) == [0.0] * 6 + [0.05] * 8
+    assert looked(LearningRateFinder(), [0.101]) == []
+    assert len(looked(LearningRateFinder(), [0.099])) == 16
 
 
 # --- Which way it moves ------------------------------------------------------------------------
@@ -137,19 +137,19 @@ def test_none_is_due_late() -> None:
 )
 def test_a_look_moves_by_its_stride(gradient: float, direction: int) -> None:
     """By less each time, whatever the magnitude."""
-    variables, search = rate(), RateSearch(looks=4, stride=0.8)
+    variables, finder = rate(), LearningRateFinder(looks=4, stride=0.8)
     logs = [math.log(0.1)]
     for _ in range(4):
-        search.update(variables, {"lr": torch.tensor(gradient).double()})
+        finder.update(variables, {"lr": torch.tensor(gradient).double()})
         logs.append(float(variables.values()["lr"].log()))
     moves = torch.tensor(logs, dtype=torch.float64).diff().tolist()
     assert moves == pytest.approx([direction * s for s in (0.8, 0.6, 0.4, 0.2)], abs=1e-9)
-    assert search.done == 4 and not search.due(0.0)
+    assert finder.done == 4 and not finder.due(0.0)
 
 
 def test_groups_move_apart() -> None:
-    variables, search = rate([0.1, 0.1, 0.1]), RateSearch()
-    search.update(variables, {"lr": torch.tensor([1.0, -1.0, math.nan]).double()})
+    variables, finder = rate([0.1, 0.1, 0.1]), LearningRateFinder()
+    finder.update(variables, {"lr": torch.tensor([1.0, -1.0, math.nan]).double()})
     low, high = 0.1 * math.exp(-0.8), 0.1 * math.exp(0.8)
     torch.testing.assert_close(
         variables.values()["lr"], torch.tensor([low, high, low], dtype=torch.float64)
@@ -159,12 +159,12 @@ def test_groups_move_apart() -> None:
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_it_stays_in_the_range(sign: float) -> None:
     """And comes back from its end at once."""
-    variables, search = rate(0.1, LogInterval(0.05, 0.2)), RateSearch()
+    variables, finder = rate(0.1, LogInterval(0.05, 0.2)), LearningRateFinder()
     for _ in range(8):
-        search.update(variables, {"lr": torch.tensor(sign).double()})
+        finder.update(variables, {"lr": torch.tensor(sign).double()})
         assert 0.05 < float(variables.values()["lr"]) < 0.2
     end = float(variables.values()["lr"])
-    search.update(variables, {"lr": torch.tensor(-sign).double()})
+    finder.update(variables, {"lr": torch.tensor(-sign).double()})
     moved = math.log(float(variables.values()["lr"]) / end)
     assert moved == pytest.approx(sign * 0.8 * (1 - 8 / 16), rel=1e-6)
 
@@ -173,22 +173,22 @@ def test_it_touches_no_other_variable() -> None:
     other = HyperSpec("weight_decay", torch.tensor(0.1), WIDE, "optimizer")
     variables = HyperParameters((*rate().specs, other))
     before = variables.raw["weight_decay"].clone()
-    search = RateSearch()
-    search.update(variables, {"lr": torch.ones(()), "weight_decay": torch.ones(())})
+    finder = LearningRateFinder()
+    finder.update(variables, {"lr": torch.ones(()), "weight_decay": torch.ones(())})
     assert torch.equal(variables.raw["weight_decay"], before)
-    assert set(search.kinds) == {"lr"}
+    assert set(finder.kinds) == {"lr"}
 
 
 def test_it_resumes() -> None:
-    whole, variables = RateSearch(), rate()
+    whole, variables = LearningRateFinder(), rate()
     for _ in range(7):
         whole.update(variables, {"lr": torch.ones(()).double()})
-    again = RateSearch()
+    again = LearningRateFinder()
     again.load_state_dict(whole.state_dict())
     other = rate(float(variables.values()["lr"]))
-    for search, own in ((whole, variables), (again, other)):
-        assert search.due(0.012) and not search.due(0.011)
-        search.update(own, {"lr": -torch.ones(()).double()})
+    for finder, own in ((whole, variables), (again, other)):
+        assert finder.due(0.012) and not finder.due(0.011)
+        finder.update(own, {"lr": -torch.ones(()).double()})
     torch.testing.assert_close(variables.values(), other.values())
 
 
@@ -213,13 +213,14 @@ def found_rate(images: Tensor, labels: Tensor, start: float, seed: int, steps: i
     def loss(model: Callable[..., Tensor], batch: tuple[Tensor, Tensor], _: Any) -> Tensor:
         return F.cross_entropy(model(batch[0]), batch[1])
 
-    learner, search = Learner(model, optimizer, loss, [spec], steps, OneStep()), RateSearch()
+    learner = Learner(model, optimizer, loss, [spec], steps, OneStep())
+    finder = LearningRateFinder()
     for i in range(steps // 10):
-        while search.due(i / steps):
-            learner.look(search, [batch(0, 400, 64) for _ in range(10)], batch(400, 600, 128))
+        while finder.due(i / steps):
+            learner.look(finder, [batch(0, 400, 64) for _ in range(10)], batch(400, 600, 128))
         optimizer.param_groups[0]["lr"] = start * cosine(i / steps)
         learner.step(batch(0, 400, 64))
-    assert search.done == search.looks
+    assert finder.done == finder.looks
     return float(learner.values()["lr"])
 
 
