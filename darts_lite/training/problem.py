@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from darts_lite.hypergradient.hyperparameters import (
 )
 from darts_lite.hypergradient.optimizers import Adam, Setting
 from darts_lite.hypergradient.problem import Bilevel, Hyper, Loss, Params
+from darts_lite.training.losses import cross_entropy
 from darts_lite.training.recipe import Recipe
 
 USUAL = Recipe()
@@ -156,11 +158,11 @@ class Joint:
                 own = {n: values[n] for n in self.augment.names if n in values}
                 value, out = self.augment.loss(
                     lambda images: self.network(params, images, weights),
+                    partial(cross_entropy, label_smoothing=self.recipe.label_smoothing),
                     batch.images,
                     batch.labels,
                     batch.choices,
                     own,
-                    self.recipe.label_smoothing,
                 )
             correct = (out.detach().argmax(1) == batch.labels).float().mean()
             return value, torch.stack([value.detach(), correct])
