@@ -24,7 +24,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +54,7 @@ from darts_lite.hypergradient import (
 )
 from darts_lite.hypergradient.hyperparameters import HyperSpec, Interval, LogInterval
 from darts_lite.schedules import cosine
+from darts_lite.training.losses import cross_entropy
 
 BATCH = 64
 HELD_OUT = 128  # images in a validation batch
@@ -145,7 +146,8 @@ def fit(
         if choices is None or augment is None:
             return F.cross_entropy(model(x), y, label_smoothing=0.1)
         own = {n: learned[n] for n in augment.names if n in learned}
-        return augment.loss(model, x, y, choices, own, label_smoothing=0.1)[0]
+        criterion = partial(cross_entropy, label_smoothing=0.1)
+        return augment.loss(model, criterion, x, y, choices, own)[0]
 
     def batch(turn: bool = False) -> tuple:
         x, y = train.draw(BATCH, generator)

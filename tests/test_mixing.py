@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 
-from darts_lite.augment.mixing import KINDS, TINY, MixDraws, Mixing, mixed_cross_entropy
+from darts_lite.augment.mixing import KINDS, TINY, MixDraws, MixedLabels, Mixing
 from darts_lite.errors import UserError
+from darts_lite.training.losses import cross_entropy
 
 SIZES = [(8, 8), (5, 9), (9, 5), (1, 1), (1, 6)]
 CHOICES = [("cutmix",), ("mixup",), KINDS]
@@ -27,6 +28,10 @@ def pictures(batch: int, channels: int, height: int, width: int, seed: int = 0) 
 
 def draw(batch: int, kinds: tuple[str, ...] = KINDS, seed: int = 1, **knobs: float) -> MixDraws:
     return Mixing(kinds, **knobs).sample(batch, seeded(seed))
+
+
+def mix_labels(labels: Tensor, draws: MixDraws, share: Tensor) -> MixedLabels:
+    return MixedLabels(labels, labels[draws.partner], share)
 
 
 def boxes(*rows: tuple[float, float, float], box: bool = True) -> MixDraws:
@@ -96,7 +101,7 @@ def test_cutmix_equals_torchvision(seed, monkeypatch):
     out, share = Mixing().apply(images, draws)
     assert torch.equal(out, expected)  # pasted pixels are copies, the others are left alone
     assert not torch.equal(out, images)
-    losses = mixed_cross_entropy(logits, labels, draws, share)
+    losses = cross_entropy(logits, mix_labels(labels, draws, share))
     expected_losses = F.cross_entropy(logits, soft, reduction="none")
     assert torch.allclose(losses, expected_losses, rtol=0, atol=1e-6)
 
@@ -110,7 +115,7 @@ def test_mixup_equals_torchvision(weight, monkeypatch):
     draws = boxes(*[(1 - weight, 0.5, 0.5)] * 3, box=False)
     out, share = Mixing(("mixup",)).apply(images, draws)
     assert torch.allclose(out, expected, rtol=0, atol=1e-6)
-    losses = mixed_cross_entropy(logits, labels, draws, share)
+    losses = cross_entropy(logits, mix_labels(labels, draws, share))
     expected_losses = F.cross_entropy(logits, soft, reduction="none")
     assert torch.allclose(losses, expected_losses, rtol=0, atol=1e-6)
 
@@ -269,7 +274,8 @@ def test_the_mixed_second_derivative_reaches_strength_through_a_loss():
 
     def slope(t: Tensor) -> Tensor:
         out, share = Mixing().apply(images, draws, t)
-        loss = mixed_cross_entropy(out.flatten(1) @ weight, labels, draws, share, 0.1).mean()
+        targets = mix_labels(labels, draws, share)
+        loss = cross_entropy(out.flatten(1) @ weight, targets, 0.1).mean()
         (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
         return (gradient * direction).sum()
 
@@ -375,27 +381,6 @@ def test_the_mean_over_draws(strength):
         assert (out - images).abs().mean().item() == pytest.approx(share.mean().item(), abs=1e-12)
 
 
-# --- the loss -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
-def test_the_loss_is_the_cross_entropy_with_mixed_targets(smoothing):
-    logits = torch.randn(6, 5, generator=seeded(), dtype=torch.float64, requires_grad=True)
-    labels, draws = torch.randint(5, (6,), generator=seeded(1)), draw(6)
-    share = draws.share.double().requires_grad_()
-    hot = F.one_hot(labels, 5).double()
-    soft = hot + share.unsqueeze(1) * (hot[draws.partner] - hot)
-    expected = F.cross_entropy(logits, soft, reduction="none", label_smoothing=smoothing)
-    losses = mixed_cross_entropy(logits, labels, draws, share, smoothing)
-    assert losses.shape == (6,) and torch.allclose(losses, expected, rtol=0, atol=1e-12)
-    plain = mixed_cross_entropy(logits, labels, draws, torch.zeros(6), smoothing)
-    own = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
-    assert torch.allclose(plain, own, rtol=0, atol=1e-12)
-    assert torch.autograd.gradcheck(
-        lambda x, s: mixed_cross_entropy(x, labels, draws, s, smoothing), (logits, share)
-    )
-
-
 # --- cost -----------------------------------------------------------------------------------------
 
 
@@ -430,7 +415,7 @@ def test_nothing_looks_at_a_value(last):
     strength = torch.empty((), device="meta", requires_grad=True)
     out, share = Mixing(KINDS).apply(images, draws, strength)
     labels = torch.empty(4, dtype=torch.long, device="meta")
-    loss = mixed_cross_entropy(out.mean((2, 3)), labels, draws, share, 0.1)
+    loss = cross_entropy(out.mean((2, 3)), mix_labels(labels, draws, share), 0.1)
     (slope,) = torch.autograd.grad(loss.sum(), strength)
     assert out.shape == (4, 3, 9, 8) and share.shape == loss.shape == (4,) and slope.shape == ()
 
@@ -490,24 +475,4 @@ def test_wrong_knobs_are_refused(knobs, message):
 def test_wrong_images_are_refused(images, strength, message):
     with pytest.raises(UserError, match=message) as error:
         Mixing().apply(images, draw(4), strength)
-    assert "\n" not in str(error.value)
-
-
-LOGITS, LABELS, SHARE = torch.zeros(4, 3), torch.zeros(4).long(), torch.zeros(4)
-
-
-@pytest.mark.parametrize(
-    "logits, labels, share, smoothing, message",
-    [
-        (LOGITS, LABELS[:3], SHARE, 0.0, r"logits of shape \(4, 3\) and labels of shape \(3,\)"),
-        (LOGITS, LABELS.float(), SHARE, 0.0, "torch.float32; needs"),
-        (LOGITS[0], LABELS, SHARE, 0.0, r"logits of shape \(3,\)"),
-        (LOGITS[:3], LABELS[:3], SHARE, 0.0, "draws for 4 images"),
-        (LOGITS, LABELS, SHARE[:1], 0.0, r"share of shape \(1,\)"),
-        (LOGITS, LABELS, SHARE, 1.1, "label_smoothing is 1.1"),
-    ],
-)
-def test_wrong_targets_are_refused(logits, labels, share, smoothing, message):
-    with pytest.raises(UserError, match=message) as error:
-        mixed_cross_entropy(logits, labels, draw(4), share, smoothing)
     assert "\n" not in str(error.value)

@@ -1,6 +1,7 @@
 """Policies with mixing behind them: composition, the loss, and its derivative in probabilities."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -13,16 +14,19 @@ from darts_lite.augment import (
     Augmentation,
     AutoAugment,
     Choices,
+    Criterion,
     Learned,
+    MixedLabels,
     Mixing,
     Nothing,
     Policy,
     RandAugment,
     Scheduled,
+    Targets,
     TrivialAugment,
 )
 from darts_lite.augment.fused import NAMES, select
-from darts_lite.augment.mixing import KINDS, mixed_cross_entropy
+from darts_lite.augment.mixing import KINDS
 from darts_lite.augment.policies.learned import SHARED
 from darts_lite.augment.policies.policy import Turned
 from darts_lite.errors import UserError
@@ -30,10 +34,11 @@ from darts_lite.hypergradient import Bilevel, InnerState, OneStep
 from darts_lite.hypergradient.derivatives import Method
 from darts_lite.hypergradient.optimizers import SGD
 from darts_lite.hypergradient.problem import Hyper, Loss, Params
+from darts_lite.training.losses import cross_entropy, expected_cost
 
 SIZE = (6, 5)
 CLASSES = 3
-SMOOTHING = 0.1
+SMOOTHED = partial(cross_entropy, label_smoothing=0.1)
 POLICIES = (Policy, Nothing, Learned, RandAugment, TrivialAugment, AutoAugment, Scheduled)
 MIXINGS = (None, Mixing(("mixup",)), Mixing(("cutmix",)), Mixing(KINDS, probability=0.7))
 
@@ -81,6 +86,11 @@ def network(params: Params, images: Tensor) -> Tensor:
     return (images.flatten(1) @ first).tanh() @ second
 
 
+def bounded(logits: Tensor, targets: Targets) -> Tensor:
+    """Return one minus the probability of the target: a criterion unlike cross entropy."""
+    return expected_cost(1 - logits.softmax(1), targets)
+
+
 # --- composition ----------------------------------------------------------------------------------
 
 
@@ -94,7 +104,7 @@ def test_the_policy_comes_first_then_mixing(policy, mixing):
     generator, ambient = seeded(5), torch.get_rng_state()
     choices = augment.sample(7, SIZE, generator, values=values)
     state, before = generator.get_state(), images.clone()
-    out, share = augment.apply(images, choices, values)
+    out, share, _ = augment.apply(images, choices, values)
     again = augment.apply(images, choices, values)
     assert torch.equal(again.images, out) and torch.equal(images, before)
     assert torch.equal(generator.get_state(), state)
@@ -117,10 +127,10 @@ def test_without_a_learned_strength_mixing_is_as_set():
         mixing = Mixing(("mixup",), strength=strength)
         augment, images = Augmentation(Nothing(channels=1), mixing), random(5, 1, *SIZE)
         choices = augment.sample(5, SIZE, seeded())
-        _, share = augment.apply(images, choices)
+        _, share, _ = augment.apply(images, choices)
         assert torch.allclose(share, strength * choices.mixing.share.double())
         learned = {"mixing.strength": torch.tensor(0.5, dtype=torch.float64)}
-        _, share = augment.apply(images, choices, learned)
+        _, share, _ = augment.apply(images, choices, learned)
         assert torch.allclose(share, 0.5 * choices.mixing.share.double())
 
 
@@ -181,7 +191,7 @@ def test_all_choices_move_to_the_device(mixing):
     images, there = torch.empty(9, 1, *SIZE), {n: v.to("meta") for n, v in values.items()}
     model: Model = lambda x: x.flatten(1)[:, :CLASSES]  # noqa: E731
     y = labels(9).to("meta")
-    loss, logits = augment.loss(model, images.to("meta"), y, choices, there, SMOOTHING)
+    loss, logits = augment.loss(model, SMOOTHED, images.to("meta"), y, choices, there)
     assert loss.is_meta and loss.shape == () and logits.is_meta
 
 
@@ -189,10 +199,10 @@ def test_all_choices_move_to_the_device(mixing):
 
 
 @pytest.mark.parametrize("turn", [False, True])
-@pytest.mark.parametrize("smoothing", [0.0, SMOOTHING])
+@pytest.mark.parametrize("criterion", [cross_entropy, SMOOTHED, bounded])
 @pytest.mark.parametrize("mixing", MIXINGS)
 @pytest.mark.parametrize("policy", [Policy, Learned, RandAugment])
-def test_the_loss_is_the_mean_cross_entropy(policy, mixing, smoothing, turn):
+def test_the_loss_is_the_mean_of_the_criterion(policy, mixing, criterion, turn):
     """In value and in the derivative in the weights, whatever is learned; logits are given back."""
     augment = make(policy, mixing, channels=1)
     values, images, y = leaves(halves(augment)), random(8, 1, *SIZE), labels(8)
@@ -205,14 +215,13 @@ def test_the_loss_is_the_mean_cross_entropy(policy, mixing, smoothing, turn):
         calls.append(x)
         return network(params, x)
 
-    loss, logits = augment.loss(model, images, y, choices, values, smoothing)
+    loss, logits = augment.loss(model, criterion, images, y, choices, values)
     assert torch.equal(logits, network(params, seen.images))
-    if mixing is None:
-        expected = F.cross_entropy(logits, y, label_smoothing=smoothing)
-    else:
-        each = mixed_cross_entropy(logits, y, choices.mixing, seen.share, smoothing)
-        expected = each.mean()
-        assert not torch.isclose(expected, F.cross_entropy(logits, y, label_smoothing=smoothing))
+    targets = seen.targets(y)
+    expected = criterion(logits, targets).mean()
+    assert isinstance(targets, MixedLabels) == (mixing is not None)
+    assert (targets is y) == (mixing is None)
+    assert mixing is None or not torch.isclose(expected, criterion(logits, y).mean())
     assert loss.shape == () and loss.dtype == torch.float64
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     slopes = (torch.autograd.grad(x, params, retain_graph=True) for x in (loss, expected))
@@ -230,7 +239,9 @@ def test_probabilities_have_a_derivative_only_if_their_coins_are_turned():
     values = leaves(halves(augment))
     for turn, given in ((False, values), (True, None), (True, values)):
         choices = augment.sample(8, SIZE, seeded(1), values=values, turn=turn)
-        loss, _ = augment.loss(lambda x: network(weights(), x), images, y, choices, given)
+        loss, _ = augment.loss(
+            lambda x: network(weights(), x), cross_entropy, images, y, choices, given
+        )
         if given is None:
             assert not loss.requires_grad
             continue
@@ -294,11 +305,12 @@ def quantities(
     choices: Choices,
     values: Mapping[str, Tensor] | None,
     images: Tensor,
+    criterion: Criterion,
 ) -> tuple[Tensor, Tensor]:
     """The loss, and its derivative in the weights along a direction."""
     params = tuple(w.requires_grad_() for w in weights())
     y = labels(len(images))
-    loss, _ = augment.loss(lambda x: network(params, x), images, y, choices, values, SMOOTHING)
+    loss, _ = augment.loss(lambda x: network(params, x), criterion, images, y, choices, values)
     slopes = torch.autograd.grad(loss, params, create_graph=True)
     along = [random(*w.shape, seed=20 + i) - 0.3 for i, w in enumerate(params)]
     return loss, torch.stack([(s * a).sum() for s, a in zip(slopes, along)]).sum()
@@ -319,8 +331,9 @@ def derivative(value: Tensor, leaf: list[Tensor]) -> Tensor:
         (1, ("rotate", "gaussian_noise", "sharpness")),
     ],
 )
-def test_the_derivative_in_probabilities_is_that_of_the_expectation(batch, operations):
-    """Over all patterns of the coins, hence without an error: of the loss and of its slope."""
+@pytest.mark.parametrize("criterion", [SMOOTHED, bounded])
+def test_the_derivative_in_probabilities_is_that_of_the_expectation(batch, operations, criterion):
+    """Sum over all patterns of the coins, hence without an error: the loss and its slope."""
     augment = Augmentation(Learned(channels=1, flips=False, operations=operations))
     base, images = all_coins(augment, batch), random(batch, 1, *SIZE) * 0.6 + 0.1
     values = leaves(halves(augment))
@@ -329,13 +342,12 @@ def test_the_derivative_in_probabilities_is_that_of_the_expectation(batch, opera
     found, expected = torch.zeros(2, len(wanted)).double(), torch.zeros(2).double()
     for chance, choices in patterns(augment, base, values):
         given = fixed | {n: v for n, v in values.items() if n.startswith("probability.")}
-        surrogate = quantities(augment, choices, given, images)
+        surrogate = quantities(augment, choices, given, images, criterion)
         slopes = torch.stack([derivative(value, wanted) for value in surrogate])
         found = found + chance.detach() * slopes
         plain = Choices(choices.policy._replace(turned=None), None)
-        expected = (
-            expected + chance * torch.stack(quantities(augment, plain, fixed, images)).detach()
-        )
+        both = torch.stack(quantities(augment, plain, fixed, images, criterion)).detach()
+        expected = expected + chance * both
     truth = torch.stack([derivative(value, wanted) for value in expected])
     assert truth.abs().min() > 1e-8
     torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-12)
@@ -360,13 +372,13 @@ def test_the_mean_over_draws_is_the_derivative_of_the_expectation():
     found, truth = [], []
     for seed in range(200):
         choices = augment.sample(8, SIZE, seeded(seed), values=values, turn=True)
-        loss, _ = augment.loss(model, images, y, choices, values)
+        loss, _ = augment.loss(model, cross_entropy, images, y, choices, values)
         found.append(derivative(loss, wanted))
         base, total = all_coins(augment, 8, seed), torch.zeros(()).double()
         for pattern in product((0.0, 1.0), repeat=3):  # all images alike: they are independent
             coins = torch.tensor(pattern, dtype=torch.float64)
             same = with_coins(base, columns, coins.expand(8, 3))
-            loss, _ = augment.loss(model, images, y, same, plain)
+            loss, _ = augment.loss(model, cross_entropy, images, y, same, plain)
             total = total + torch.where(coins > 0, p, 1 - p).prod() * loss.detach()
         truth.append(derivative(total, wanted))
     estimates, exact = torch.stack(found), torch.stack(truth)
@@ -381,7 +393,9 @@ def test_an_operation_that_changes_nothing_has_no_derivative():
     values = leaves(halves(augment) | {"magnitude.invert": torch.zeros(()).double()})
     choices = augment.sample(30, SIZE, seeded(1), values=values, turn=True)
     images, y = random(30, 1, *SIZE), labels(30)
-    loss, _ = augment.loss(lambda x: network(weights(), x), images, y, choices, values)
+    loss, _ = augment.loss(
+        lambda x: network(weights(), x), cross_entropy, images, y, choices, values
+    )
     wanted = [values[f"probability.{n}"] for n in ("rotate", "invert", "cutout")]
     rotate, invert, cutout = derivative(loss, wanted).abs()
     assert invert < 1e-14 and min(rotate, cutout) > 1e-4
@@ -397,7 +411,7 @@ def test_differences_at_fixed_draws_agree_with_autograd(mixing):
 
     def loss(given: Mapping[str, Tensor]) -> Tensor:
         model: Model = lambda x: network(weights(3), x)  # noqa: E731
-        return augment.loss(model, images, labels(6), choices, given, SMOOTHING)[0]
+        return augment.loss(model, SMOOTHED, images, labels(6), choices, given)[0]
 
     given = leaves(values)
     slopes = dict(zip(given, torch.autograd.grad(loss(given), list(given.values()))))
@@ -427,7 +441,7 @@ class Small:
     def inner(self, params: Params, values: Hyper, t: int) -> Loss:
         model: Model = lambda x: network(params, x)  # noqa: E731
         y = labels(len(self.images))
-        loss, _ = self.augment.loss(model, self.images, y, self.choices, values, SMOOTHING)
+        loss, _ = self.augment.loss(model, SMOOTHED, self.images, y, self.choices, values)
         return loss, loss.detach()
 
     def outer(self, params: Params, values: Hyper) -> Loss:

@@ -1,8 +1,8 @@
 """Differentiable augmentation of images, in batch, on their device."""
 
 from darts_lite.augment.fused import OPERATIONS, operate
-from darts_lite.augment.mixing import Mixing
-from darts_lite.augment.pipeline import Augmentation, Augmented, Choices
+from darts_lite.augment.mixing import MixedLabels, Mixing, Targets
+from darts_lite.augment.pipeline import Augmentation, Augmented, Choices, Criterion
 from darts_lite.augment.policies.fixed import AutoAugment, RandAugment, TrivialAugment
 from darts_lite.augment.policies.learned import CLASSIC, Learned, Scheduled
 from darts_lite.augment.policies.policy import Draws, Nothing, Policy
@@ -16,13 +16,16 @@ __all__ = [
     "Augmented",
     "AutoAugment",
     "Choices",
+    "Criterion",
     "Draws",
     "Learned",
+    "MixedLabels",
     "Mixing",
     "Nothing",
     "Policy",
     "RandAugment",
     "Scheduled",
+    "Targets",
     "TrivialAugment",
     "augmentation",
     "load",

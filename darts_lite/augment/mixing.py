@@ -1,8 +1,9 @@
 """Mixing pairs of images and their labels: CutMix and mixup, with a learnable strength.
 
 `Mixing.sample` makes all random choices, `Mixing.apply` is a pure function of images, draws and
-strength, and `mixed_cross_entropy` is the loss that belongs to it. Image i takes something of image
-j = partner[i]. With s the share of the partner that was drawn and t in [0, 1] the strength,
+strength. `MixedLabels` says what the mixed images show; the loss is up to the caller. Image i takes
+something of image j = partner[i]. With s the share of the partner that was drawn and t in [0, 1]
+the strength,
 
     p = s t                                  what is asked for,
     out_i = (1 - w) image_i + w image_j      with a weight w for each pixel,
@@ -56,6 +57,22 @@ class MixDraws(NamedTuple):
     box: Tensor
 
 
+class MixedLabels(NamedTuple):
+    """The labels of a batch of mixed images.
+
+    labels: `[B]` long, or soft `[B, K]`. partners: the same, of each image's partner. share: `[B]`
+    in [0, 1], the weight of the partner's label; that of the image's own label is 1 - share.
+    """
+
+    labels: Tensor
+    partners: Tensor
+    share: Tensor
+
+
+Targets = Tensor | MixedLabels
+"""Labels `[B]` long or soft labels `[B, K]`, or the labels of mixed images."""
+
+
 @dataclass(frozen=True)
 class Mixing:
     """Mix each image with another one of the batch; it comes after all other augmentation.
@@ -71,8 +88,7 @@ class Mixing:
     >>> draws = mixing.sample(4, torch.Generator().manual_seed(0))
     >>> images, strength = torch.rand(4, 3, 8, 8), torch.tensor(0.5, requires_grad=True)
     >>> mixed, share = mixing.apply(images, draws, strength)
-    >>> loss = mixed_cross_entropy(mixed.mean((2, 3)), torch.tensor([0, 1, 2, 0]), draws, share)
-    >>> loss.shape, torch.autograd.grad(loss.sum(), strength)[0].shape
+    >>> share.shape, torch.autograd.grad(mixed.sum(), strength)[0].shape
     (torch.Size([4]), torch.Size([]))
     """
 
@@ -162,44 +178,6 @@ class Mixing:
         weight = rows.unsqueeze(2) * columns.unsqueeze(1)
         mixed = torch.lerp(pixels, pixels.index_select(0, draws.partner), weight)
         return mixed.unflatten(2, (width, channels)).permute(0, 3, 1, 2), share
-
-
-def mixed_cross_entropy(
-    logits: Tensor, labels: Tensor, draws: MixDraws, share: Tensor, label_smoothing: float = 0.0
-) -> Tensor:
-    """Cross entropy of mixed images: (1 - share) ce(label) + share ce(label of the partner).
-
-    It is linear in the target, hence also the cross entropy with the mixed, smoothed target.
-
-    Arguments: logits `[B, classes]`; labels `[B]` long, of the images before mixing; draws and
-    share `[B]`, of `Mixing`; label_smoothing in [0, 1], as in torch's `cross_entropy`.
-    Returns: losses `[B]`. Raises: UserError if the arguments do not fit together.
-
-    >>> draws = MixDraws(torch.tensor([1, 0]), *[torch.zeros(2)] * 3)  # only partner matters
-    >>> logits = torch.tensor([[0.0, 100.0], [0.0, 100.0]])
-    >>> mixed_cross_entropy(logits, torch.tensor([1, 0]), draws, torch.tensor([0.25, 0.0]))
-    tensor([ 25., 100.])
-    """
-    batch = logits.shape[:1]
-    if logits.dim() != 2 or labels.shape != batch or labels.dtype != torch.long:
-        raise UserError(
-            f"mixing: logits of shape {tuple(logits.shape)} and labels of shape "
-            f"{tuple(labels.shape)}, {labels.dtype}; needs [B, classes] and [B] long"
-        )
-    if draws.partner.shape != batch or share.shape != batch:
-        raise UserError(
-            f"mixing: draws for {len(draws.partner)} images and share of shape "
-            f"{tuple(share.shape)}; there are {len(logits)} logits"
-        )
-    if not 0 <= label_smoothing <= 1:
-        raise UserError(f"mixing: label_smoothing is {label_smoothing}; give one in [0, 1]")
-    costs = -logits.log_softmax(1)  # of each label
-    pair = torch.stack((labels, labels[draws.partner]), 1)
-    own, other = costs.gather(1, pair).unbind(1)
-    loss = own + share * (other - own)
-    if label_smoothing == 0:
-        return loss
-    return (1 - label_smoothing) * loss + label_smoothing * costs.mean(1)
 
 
 def _check(images: Tensor, draws: MixDraws, strength: Tensor | float) -> None:

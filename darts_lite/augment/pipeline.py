@@ -1,4 +1,7 @@
-"""Everything that happens to a batch: a policy, then perhaps mixing, and the loss of both."""
+"""Everything that happens to a batch: a policy, then perhaps mixing.
+
+The loss is up to the caller: `Augmentation.loss` is given a criterion and knows none.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,18 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from darts_lite.augment.mixing import MixDraws, Mixing, mixed_cross_entropy
+from darts_lite.augment.mixing import MixDraws, MixedLabels, Mixing, Targets
 from darts_lite.augment.operations.geometry import Size
 from darts_lite.augment.policies.policy import Draws, Policy, Values
 from darts_lite.errors import UserError
 from darts_lite.schedules import Schedule
 
 STRENGTH = "mixing.strength"
+
+Criterion = Callable[[Tensor, Targets], Tensor]
+"""From logits `[B, K]` and targets to the loss `[B]` of each example."""
 
 
 class Choices(NamedTuple):
@@ -27,10 +32,21 @@ class Choices(NamedTuple):
 
 
 class Augmented(NamedTuple):
-    """Images `[B, C, H, W]`, and the weight `[B]` of the partner's label where they are mixed."""
+    """Augmented images, and what is needed to mix their labels as the images were mixed.
+
+    images: `[B, C, H, W]`. share: `[B]`, the weight of the partner's label, and partner: `[B]`, its
+    place in the batch; None where nothing is mixed.
+    """
 
     images: Tensor
-    share: Tensor | None
+    share: Tensor | None = None
+    partner: Tensor | None = None
+
+    def targets(self, labels: Tensor) -> Targets:
+        """Return the labels `[B]` or `[B, K]` as they are, or mixed as the images are."""
+        if self.share is None or self.partner is None:
+            return labels
+        return MixedLabels(labels, labels[self.partner], self.share)
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,11 @@ class Augmentation:
     >>> images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
     >>> choices = augment.sample(4, (8, 8), torch.Generator().manual_seed(0))
     >>> loss, logits = augment.loss(
-    ...     lambda x: x.mean((2, 3)).repeat(1, 2), images, labels, choices
+    ...     model=lambda x: x.mean((2, 3)).repeat(1, 2),
+    ...     criterion=lambda logits, targets: logits.square().sum(1),
+    ...     images=images,
+    ...     labels=labels,
+    ...     choices=choices,
     ... )
     >>> loss.shape, logits.shape
     (torch.Size([]), torch.Size([4, 2]))
@@ -104,49 +124,51 @@ class Augmentation:
         """
         out = self.policy.apply(images, choices.policy, values)
         if self.mixing is None or choices.mixing is None:
-            return Augmented(out, None)
+            return Augmented(out)
         strength = (values or {}).get(STRENGTH)
-        return Augmented(*self.mixing.apply(out, choices.mixing, strength))
+        out, share = self.mixing.apply(out, choices.mixing, strength)
+        return Augmented(out, share, choices.mixing.partner)
 
     def loss(
         self,
         model: Callable[[Tensor], Tensor],
+        criterion: Criterion,
         images: Tensor,
         labels: Tensor,
         choices: Choices,
         values: Values | None = None,
-        label_smoothing: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
-        """Mean cross entropy on augmented images; differentiable in learned probabilities too.
+        """Return the mean loss on augmented images, differentiable in learned probabilities too.
 
-        Where the choices have turned a coin of each image, that of operation j, the model sees
-        the images a second time, and with l_i the losses, l_i' those with the coin turned,
+        If `sample` turned a coin of each image, that of operation j, the model sees the images a
+        second time. With l_i the losses, and l_i' the losses with the coin turned,
 
             loss = mean_i l_i + mean_i (p_j - p_j when drawn) n (2 z_ij - 1) (l_i - l_i')
 
-        for n coins, z_ij the one drawn. The second term is zero in value and changes no gradient in
-        the weights; its derivative in p_j is an unbiased estimate of that of the expected loss, and
-        so is the mixed one that a hypergradient needs. Of the estimators that were compared, those
-        that turn coins have the least error for their cost (docs/augmentation.md). If the images
-        influence each other through BatchNorm, that influence is left out.
+        for n coins, z_ij the coin drawn. The second term is zero in value and changes no gradient
+        in the weights. Its derivative in p_j is an unbiased estimate of the derivative of the
+        expected loss, whatever the criterion, and so is the mixed derivative that a hypergradient
+        needs. Of the estimators that were compared, turned coins have the least error for their
+        cost (docs/augmentation.md). Images that influence each other through BatchNorm are treated
+        as if they did not.
 
-        Arguments: model, from images to logits `[B, classes]`; labels `[B]`.
-        Returns: the loss, and the logits.
+        Arguments:
+            model: from images `[B, C, H, W]` to logits `[B, K]`.
+            criterion: from logits `[B, K]` and targets to the loss `[B]` of each example.
+            images: `[B, C, H, W]` in [0, 1].
+            labels: `[B]` long, or soft `[B, K]`.
+            choices: of `sample`.
+            values: the learned values, by name.
+        Returns: the loss `[]`; the logits `[B, K]`.
         """
         seen = self.apply(images, choices, values)
+        targets = seen.targets(labels)
         logits = model(seen.images)
-        if seen.share is not None and choices.mixing is not None:
-            each = mixed_cross_entropy(logits, labels, choices.mixing, seen.share, label_smoothing)
-            return each.mean(), logits
-        each = _cross_entropy(logits, labels, label_smoothing)
+        each = criterion(logits, targets)
         turned = choices.policy.turned
-        if turned is None or not values:
+        if seen.share is not None or turned is None or not values:
             return each.mean(), logits
         other = model(self.policy.apply(images, choices.policy, values, turned=True))
-        slope = turned.weight * (each - _cross_entropy(other, labels, label_smoothing))
+        slope = turned.weight * (each - criterion(other, targets))
         moved = self.policy.chance(turned.operation, values) - turned.chance
         return (each + moved * slope).mean(), logits
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
