@@ -47,8 +47,8 @@ def images(batch: int, channels: int) -> Tensor:
 @pytest.fixture
 def sheets(monkeypatch):
     """What becomes of the sheet of operations: its images, names, columns and title."""
-    made, real = [], pictures.labelled_grid
-    monkeypatch.setattr(pictures, "labelled_grid", lambda *a: made.append(a) or real(*a))
+    made, real = [], pictures.labeled_grid
+    monkeypatch.setattr(pictures, "labeled_grid", lambda *a: made.append(a) or real(*a))
     return made
 
 

@@ -42,8 +42,8 @@ def preview(
     names = [f"{name}, {strength.rate:.2f}" for name, strength in strengths.items()]
     title = "operations (how often), from end to end of their range"
     columns = ["lowest", *[""] * (COLUMNS - 2), "highest"]
-    sheet = pictures.labelled_grid(torch.stack(rows).cpu().numpy(), names, columns, title)
-    return pictures.above(sheet, draws)
+    sheet = pictures.labeled_grid(torch.stack(rows).cpu().numpy(), names, columns, title)
+    return pictures.stack(sheet, draws)
 
 
 def _range(name: str, image: Tensor, value: float) -> Tensor:
