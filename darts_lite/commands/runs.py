@@ -35,8 +35,7 @@ from darts_lite.data import evaluation_batches
 from darts_lite.errors import UserError
 from darts_lite.nas import warm_start as warm
 from darts_lite.nas.task import SearchTask
-from darts_lite.reporting import augmentation as preview
-from darts_lite.reporting import pictures
+from darts_lite.reporting import augmentation_report, pictures
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import checkpoint, loop
 from darts_lite.training.budget import Budget
@@ -96,7 +95,7 @@ def search(
         learned = genotype.hyperparameters
         recorder.picture(step, "learned", pictures.parameter_plot(learned, "learned schedules"))
         for what in ("magnitude", "probability"):
-            picture = preview.over_time(learned, what)
+            picture = augmentation_report.draw_schedules(learned, what)
             if picture is not None:
                 recorder.picture(step, f"learned/{what}", picture)
         for path in options.warm_start[:1]:
@@ -109,7 +108,7 @@ def search(
     write_json(out / "augment.json", to_json(augment))
     strengths = augment.policy.strengths(dataset.image_size, fraction=1.0)
     if strengths:
-        say(preview.table(strengths))
+        say(augmentation_report.strength_table(strengths))
     say(
         f"{result}: {genotype.parameters} parameters, {genotype.macs} MACs, {step} steps, "
         f"{budget.elapsed:.0f} s"
@@ -216,14 +215,20 @@ def augment(options: AugmentOptions, *, say: Say = print) -> None:
     """Draws what an augmentation does to images of a data set, and may save it as JSON."""
     dataset, splits = prepare.data(options, options.seed, say)
     chosen = augmentation_for(dataset, options.augment)
-    images, _ = next(iter(evaluation_batches(sample(splits.train, preview.DRAWS), preview.DRAWS)))
+    images, _ = next(
+        iter(
+            evaluation_batches(
+                sample(splits.train, augmentation_report.DRAWS), augmentation_report.DRAWS
+            )
+        )
+    )
     out = Path(options.out)
     prepare.make_folder(out.parent)
-    picture = preview.preview(chosen, images, fraction=options.fraction)
+    picture = augmentation_report.draw_augmentation(chosen, images, fraction=options.fraction)
     pictures.save(out, picture)
     strengths = chosen.policy.strengths(dataset.image_size, fraction=options.fraction)
     if strengths:
-        say(preview.table(strengths))
+        say(augmentation_report.strength_table(strengths))
     say(f"{out}: {picture.shape[1]} x {picture.shape[0]} pixels")
     if options.save:
         prepare.make_folder(Path(options.save).parent)

@@ -34,8 +34,7 @@ from darts_lite.hypergradient.optimizers import OptimizerState
 from darts_lite.hypergradient.problem import detach
 from darts_lite.nas.select import discretise
 from darts_lite.nas.warm_start import COLD, Warm
-from darts_lite.reporting import augmentation as preview
-from darts_lite.reporting import pictures
+from darts_lite.reporting import augmentation_report, pictures
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.schedules import cosine
 from darts_lite.training import checkpoint, loop
@@ -316,7 +315,9 @@ class SearchTask:
     def _preview(self) -> pictures.Image:
         """The augmentation as it is now, of the same training images every time."""
         images, _ = next(iter(evaluation_batches(sample(self.splits.train, 32), 32)))
-        return preview.preview(self.augment, images, self._augmenting(), self.fraction)
+        return augmentation_report.draw_augmentation(
+            self.augment, images, self._augmenting(), self.fraction
+        )
 
     def _warn(
         self, step: int, recorder: Recorder, mixed: float, one_hot: float, space: SearchSpace
