@@ -36,6 +36,13 @@ ONLY = {  # rooms that import less than what lies below: they know nothing of ne
 }
 IMPORTERS = {  # library -> the modules that may import it
     "tensorboard": ("darts_lite.reporting.recorder",),
+    "matplotlib": (
+        "darts_lite.reporting.pictures.canvas",
+        "darts_lite.reporting.pictures.genotypes",
+        "darts_lite.reporting.pictures.heat_maps",
+        "darts_lite.reporting.pictures.schedules",
+        "darts_lite.reporting.pictures.studies",
+    ),
     "higher": ("darts_lite.hypergradient.torch_optimizers",),
     "click": ("darts_lite.commands.cli",),
     "optuna": ("darts_lite.hpo.storage", "darts_lite.hpo.optuna_adapters"),
@@ -192,6 +199,8 @@ def test_torch_is_not_loaded(name: str) -> None:
         ("hypergradient.check", "from higher import innerloop_ctx"),
         ("nas.task", "from torch.utils.tensorboard import SummaryWriter"),
         ("nas.task", "import tensorboard.compat"),
+        ("training.metrics", "from matplotlib.figure import Figure"),
+        ("reporting.augmentation", "import matplotlib"),
         ("training.task", "import click"),
         ("training.task", "from darts_lite.nas.select import discretise"),
         ("commands.cli", "import experiments"),
@@ -214,6 +223,7 @@ def test_a_forbidden_import_is_found(module: str, source: str) -> None:
         ("hypergradient.check", "from darts_lite.hypergradient.problem import Bilevel"),
         ("data.batches", "from darts_lite.data.images import Images"),
         ("reporting.recorder", "from torch.utils.tensorboard import SummaryWriter"),
+        ("reporting.pictures.canvas", "from matplotlib.figure import Figure"),
         ("commands.cli", "import click\nfrom darts_lite.nas import task"),
     ],
 )

@@ -30,7 +30,7 @@ def _within(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tune(out: Path, method: str, *more: object) -> str:
     """Runs a study without pictures; returns what it says."""
-    with patch.object(report, "write"):
+    with patch.object(report, "write_report"):
         result = call("tune", "--method", method, *SMALL, "--out", out, *more)
     assert result.exit_code == 0, result.output
     return result.stdout
@@ -328,7 +328,7 @@ def genotype_torn(folder: Path) -> None:
     ("spoil", "told"),
     [
         (torn, "trials.jsonl line 1"),
-        (no_trials, "has no trials.jsonl"),
+        (no_trials, "must contain trials.jsonl"),
         (settings_torn, "study.json"),
         (genotype_torn, "g.json is no genotype"),
     ],

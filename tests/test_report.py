@@ -1,7 +1,8 @@
-"""Hand-made studies, whose curves, fronts and medians are known; then the report as a whole."""
+"""Hand-made studies with known curves, fronts and medians; then the report as a whole."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -108,7 +109,7 @@ def cells(text: str, row: str) -> dict[str, str]:
 
 def test_a_study_is_read(tmp_path: Path) -> None:
     line = measured(4, (3.0, 0.5, 0.25), (6.0, 1, 0.75), configuration={"lr": 0.1, "ops": ["a"]})
-    study = report.read(save(tmp_path / "a", line, final=METRICS, seed=2, budget_hours=None))
+    study = report.read_study(save(tmp_path / "a", line, final=METRICS, seed=2, budget_hours=None))
     (only,) = study.trials
     assert (study.settings.method, study.settings.seed, study.settings.max_params) == (
         "random",
@@ -123,15 +124,15 @@ def test_a_study_is_read(tmp_path: Path) -> None:
 
 def test_a_torn_line_does_not_count(tmp_path: Path) -> None:
     folder = save(tmp_path / "a", trial(0), trial(1))
-    whole = report.read(folder)
+    whole = report.read_study(folder)
     with (folder / "trials.jsonl").open("ab") as file:
         file.write('{"trial": 2, "state": "é'.encode()[:-1])
-    assert report.read(folder) == whole and len(whole.trials) == 2
+    assert report.read_study(folder) == whole and len(whole.trials) == 2
 
 
 def test_the_latest_line_of_a_trial_counts(tmp_path: Path) -> None:
     lines = trial(0, state="paused", fidelity=0.1), trial(1), trial(0, accuracy=0.9)
-    study = report.read(save(tmp_path / "a", *lines))
+    study = report.read_study(save(tmp_path / "a", *lines))
     assert [(t.trial, t.state, t.accuracy) for t in study.trials] == [
         (0, "complete", 0.9),
         (1, "complete", 0.5),
@@ -140,11 +141,13 @@ def test_the_latest_line_of_a_trial_counts(tmp_path: Path) -> None:
 
 def test_a_search_is_a_study_without_trials(tmp_path: Path) -> None:
     folder = searched(tmp_path / "a")
-    with pytest.raises(UserError, match=r"no derive/metrics.json.*run `derive --genotype .*g.json"):
-        report.read(folder)
+    with pytest.raises(
+        UserError, match=r"must contain derive/metrics.json, .*run `derive --genotype .*g.json"
+    ):
+        report.read_study(folder)
     (folder / "derive").mkdir()
     (folder / "derive" / "metrics.json").write_text(json.dumps(METRICS))
-    study = report.read(folder)
+    study = report.read_study(folder)
     assert (study.settings.method, study.settings.seed, study.trials) == ("search", 3, ())
     assert study.settings.dataset["sha256"] == "a" * 64
     assert study.final is not None and study.final.parameters == 900
@@ -154,11 +157,23 @@ def test_a_search_is_a_study_without_trials(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("study.json", None, "holds no study: neither study.json .* nor g.json .*; give the --out"),
-        ("study.json", "{", "study.json: the JSON: Invalid JSON: EOF .*; repair it, or leave"),
+        (
+            "study.json",
+            None,
+            "must contain study.json .* or g.json .*, got neither; give the --out",
+        ),
+        (
+            "study.json",
+            "{",
+            "study.json: the JSON: Invalid JSON: EOF .*; repair the file, or leave",
+        ),
         ("study.json", '{"seed": 0, "dataset": {}}', "study.json: method: Field required; repair"),
-        ("trials.jsonl", None, "has no trials.jsonl: no trial has ended yet; report later"),
-        ("trials.jsonl", "{}\n\n", r"trials.jsonl line 1: trial: Field required; repair it, or"),
+        ("trials.jsonl", None, "must contain trials.jsonl, got none: .*; report later"),
+        (
+            "trials.jsonl",
+            "{}\n\n",
+            r"trials.jsonl line 1: trial: Field required; repair the file, or",
+        ),
         (
             "trials.jsonl",
             json.dumps(trial()) + '\n{"trial": 1,}\n{}\n',
@@ -174,7 +189,7 @@ def test_a_search_is_a_study_without_trials(tmp_path: Path) -> None:
             json.dumps(trial(measurements=[[1.0, 0.5, 0.5], [2.0, 1.0, 1.5]])) + "\n",
             r"line 1: measurements\.1\.",
         ),
-        ("derive/metrics.json", "{}", "metrics.json: parameters: Field required; repair it"),
+        ("derive/metrics.json", "{}", "metrics.json: parameters: Field required; repair the file"),
     ],
 )
 def test_what_cannot_be_read(tmp_path: Path, name: str, content: str | None, message: str) -> None:
@@ -184,7 +199,7 @@ def test_what_cannot_be_read(tmp_path: Path, name: str, content: str | None, mes
     else:
         (folder / name).write_text(content)
     with pytest.raises(UserError, match=message) as caught:
-        report.read(folder)
+        report.read_study(folder)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -194,7 +209,7 @@ def test_what_cannot_be_read(tmp_path: Path, name: str, content: str | None, mes
 def studies(tmp_path: Path, method: str, *seeds: list[dict[str, Any]], **settings: Any):
     """A study a seed, read from disk."""
     return [
-        report.read(
+        report.read_study(
             save(tmp_path / f"{method}{seed}", *lines, method=method, seed=seed, **settings)
         )
         for seed, lines in enumerate(seeds)
@@ -234,7 +249,8 @@ def test_of_measurements_at_one_time_the_best_counts(tmp_path: Path) -> None:
     assert report.best_so_far(study) == [(10, 0.5)]
 
 
-def test_the_band_of_three_seeds(tmp_path: Path) -> None:
+def test_median_best_so_far_of_three_seeds(tmp_path: Path) -> None:
+    """It starts at 3 s, with the first result of the last seed."""
     three = studies(
         tmp_path,
         "bohb",
@@ -242,22 +258,56 @@ def test_the_band_of_three_seeds(tmp_path: Path) -> None:
         [measured(0, (2.0, 0.5, 0.4), (5.0, 1, 0.6)), trial(1, elapsed=9.0, accuracy=0.1)],
         [measured(0, (3.0, 0.5, 0.3), (6.0, 1, 0.9))],
     )
-    assert [tuple(step) for step in report.band(three)] == [
-        (1, 0.2, pytest.approx(math.nan, nan_ok=True), pytest.approx(math.nan, nan_ok=True)),
-        (2, pytest.approx(0.3), *[pytest.approx(math.nan, nan_ok=True)] * 2),  # of two seeds
+    assert report.median_best_so_far(three) == [
         (3, 0.3, 0.2, 0.4),
         (4, 0.4, 0.3, 0.8),
         (5, 0.6, 0.3, 0.8),
         (6, 0.8, 0.6, 0.9),
-        (9, 0.8, 0.6, 0.9),  # where the longest study ends
+        (9, 0.8, 0.6, 0.9),  # the end of the longest study
     ]
-    assert report.band(three[:1]) == [(1, 0.2, 0.2, 0.2), (4, 0.8, 0.8, 0.8), (4, 0.8, 0.8, 0.8)]
-    assert report.band([]) == []
+    assert report.median_best_so_far(three[:1]) == [
+        (1, 0.2, 0.2, 0.2),
+        (4, 0.8, 0.8, 0.8),
+        (4, 0.8, 0.8, 0.8),
+    ]
+    assert report.median_best_so_far([]) == []
 
 
-def test_a_seed_without_a_result_has_no_band(tmp_path: Path) -> None:
+def test_a_late_seed_with_a_low_result_does_not_lower_the_median(tmp_path: Path) -> None:
+    two = studies(
+        tmp_path,
+        "bohb",
+        [trial(0, elapsed=1.0, accuracy=0.9)],
+        [trial(0, elapsed=5.0, accuracy=0.1)],
+    )
+    assert report.median_best_so_far(two) == [(5, 0.5, 0.1, 0.9), (5, 0.5, 0.1, 0.9)]
+
+
+Results = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6)
+
+
+@given(st.lists(Results, max_size=4))
+def test_the_median_best_so_far_never_falls(seeds: list[list[tuple[int, int]]]) -> None:
+    own = [
+        Study(
+            Path(),
+            Settings(method="random", seed=seed, dataset={}),
+            tuple(
+                Trial(**trial(n, elapsed=float(time), accuracy=accuracy / 10))
+                for n, (time, accuracy) in enumerate(results)
+            ),
+        )
+        for seed, results in enumerate(seeds)
+    ]
+    steps = report.median_best_so_far(own)
+    assert bool(steps) == any(seeds)
+    for before, after in itertools.pairwise(steps):
+        assert all(old <= new for old, new in zip(before, after, strict=True))
+
+
+def test_a_seed_without_a_result_is_left_out(tmp_path: Path) -> None:
     two = studies(tmp_path, "bohb", [trial()], [trial(state="infeasible")])
-    assert [(step.median, math.isnan(step.low)) for step in report.band(two)] == [(0.5, True)] * 2
+    assert report.median_best_so_far(two) == [(10, 0.5, 0.5, 0.5)] * 2
 
 
 def test_pareto_front(tmp_path: Path) -> None:
@@ -335,7 +385,7 @@ def test_the_table(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.81, 0.85, 0.9)):
         final = {**METRICS, "test_accuracy": accuracy}
         save(tmp_path / f"bohb{seed}", final=final)
-    text = report.table(several(tmp_path))
+    text = report.results_table(several(tmp_path))
     assert cells(text, "bohb") == {
         "method": "bohb",
         "seeds": "3",
@@ -358,14 +408,14 @@ def test_the_table(tmp_path: Path) -> None:
 
 def test_the_reference_of_the_table(tmp_path: Path) -> None:
     both = several(tmp_path)
-    text = report.table(both, reference="random")
+    text = report.results_table(both, reference="random")
     assert cells(text, "bohb")["time to random's 75.00%"] == "3.3 min (2.5 min–never)"
     assert cells(text, "bohb")["ratio to its 70 s"] == "2.86 (2.14–never)"
-    assert "time to" not in report.table(both[3:]).replace("time to best", "")
+    assert "time to" not in report.results_table(both[3:]).replace("time to best", "")
     with pytest.raises(
-        UserError, match=r"'tpe' has no result to compare with; take .*bohb, random"
+        UserError, match=r"must be a method with a result, got 'tpe'; choose from bohb, random"
     ):
-        report.table(both, reference="tpe")
+        report.results_table(both, reference="tpe")
 
 
 def test_the_table_of_a_search_and_of_studies_without_results(tmp_path: Path) -> None:
@@ -373,11 +423,11 @@ def test_the_table_of_a_search_and_of_studies_without_results(tmp_path: Path) ->
     (folder / "derive").mkdir()
     (folder / "derive" / "metrics.json").write_text(json.dumps(METRICS))
     bohb = studies(tmp_path, "bohb", [trial(accuracy=None, state="infeasible", elapsed=0.0)])
-    text = report.table([report.read(folder), *bohb])
+    text = report.results_table([report.read_study(folder), *bohb])
     assert list(cells(text, "search").values()) == ["search", "1", "–", "–", "900", "–", "85.00%"]
     assert list(cells(text, "bohb").values())[2:] == ["0 / 0 / 1 / 0", "–", "–", "–", "–"]
     quick = studies(tmp_path / "quick", "bohb", [trial(elapsed=0.0)])
-    text = report.table([report.read(folder), *quick])
+    text = report.results_table([report.read_study(folder), *quick])
     assert list(cells(text, "search").values())[-2:] == ["–", "–"]
     assert list(cells(text, "bohb").values())[-2:] == ["0 s", "0.00"]
 
@@ -417,7 +467,7 @@ def folders(tmp_path: Path) -> list[Path]:
 def test_a_report(folders: list[Path], tmp_path: Path) -> None:
     said: list[str] = []
     out = tmp_path / "new" / "report"
-    report.write(folders, out, said.append)
+    report.write_report(folders, out, said.append)
     text = (out / "table.md").read_text()
     assert said == [text, f"{out / 'index.html'}: studies 6, trials 53"]
     assert cells(text, "bohb")["best on validation"] == "80.00% (60.00%–90.00%)"
@@ -438,13 +488,13 @@ def test_a_report(folders: list[Path], tmp_path: Path) -> None:
 
 
 def test_a_report_replaces_another(folders: list[Path], tmp_path: Path) -> None:
-    report.write(folders[:1], tmp_path / "out", lambda _: None)
+    report.write_report(folders[:1], tmp_path / "out", lambda _: None)
     files = sorted(
         path.name for path in (tmp_path / "out").iterdir() if "tfevents" not in path.name
     )
-    report.write([*folders[1:4], folders[1]], tmp_path / "out", lambda _: None)
+    report.write_report([*folders[1:4], folders[1]], tmp_path / "out", lambda _: None)
     alone = tmp_path / "alone"
-    report.write(folders[1:4], alone, lambda _: None)
+    report.write_report(folders[1:4], alone, lambda _: None)
     assert files == [
         "best_so_far.png",
         "index.html",
@@ -468,9 +518,9 @@ def test_a_report_replaces_another(folders: list[Path], tmp_path: Path) -> None:
 def test_different_data_do_not_share_a_report(tmp_path: Path) -> None:
     one = save(tmp_path / "one", trial())
     other = save(tmp_path / "other", trial(), dataset={"name": "digits", "sha256": "b" * 64})
-    message = r"one is on digits a{8} and .*other on digits b{8}: .*; report them apart"
+    message = r"same data, got digits a{8} in .*one and digits b{8} in .*other; write one report"
     with pytest.raises(UserError, match=message):
-        report.write([one, one, other], tmp_path / "out", print)
+        report.write_report([one, one, other], tmp_path / "out", print)
     assert not (tmp_path / "out").exists()
 
 
@@ -497,7 +547,7 @@ def test_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = save(tmp_path / "a", *lines, method="tpe", max_params=500)
     two = save(tmp_path / "b", trial(parameters=200), method="asha", final=METRICS)
     last = save(tmp_path / "c", method="asha", seed=1)
-    report.write([one, two, last], tmp_path / "out", lambda _: None)
+    report.write_report([one, two, last], tmp_path / "out", lambda _: None)
     assert drawn["trials"] == [
         Point("tpe", 400, 0.6, 1.0, 0.0),
         Point("tpe", 300, 0.7, 1.0, 0.5),
@@ -508,7 +558,7 @@ def test_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert drawn["front"] == [(200, 0.5), (300, 0.7)]
     assert drawn["caps"] == [500, CAP]
     assert drawn["title"].startswith("digits: ")
-    assert list(drawn["curves"]) == ["tpe, 1 seed", "asha, 2 seeds"]
+    assert list(drawn["curves"]) == ["tpe, 1 seed", "asha, 1 of 2 seeds"]
     assert drawn["curves"]["tpe, 1 seed"] == [
         (10, 0.6, 0.6, 0.6),
         (30, 0.7, 0.7, 0.7),
@@ -522,8 +572,10 @@ def test_a_run_is_not_written_over(tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / name).touch()
-    with pytest.raises(UserError, match="out is the folder of a run; choose another --out"):
-        report.write([folder], out, print)
+    with pytest.raises(
+        UserError, match=r"--out must not be the folder of a run, got .*out; choose another"
+    ):
+        report.write_report([folder], out, print)
 
 
 # --- the pictures ----------------------------------------------------------------------------
@@ -538,7 +590,7 @@ def test_pictures_of_anything() -> None:
     assert inked(pictures.best_so_far_plot({}, "nothing"))
     assert inked(pictures.trial_scatter([], [], [], [], "nothing"))
     assert inked(pictures.trial_scatter([Point("$a_$", 7, 1.0)], [], [(7, 1.0)], [], "$a_$"))
-    steps = [Step(0.0, 0.0, math.nan, math.nan), Step(9000.0, 1.0, 0.5, 1.0)]
+    steps = [Step(0.0, 0.0, 0.0, 0.0), Step(9000.0, 1.0, 0.5, 1.0)]
     assert inked(pictures.best_so_far_plot({f"$a_$ {n}": steps for n in range(25)}, "many"))
     points = [Point(str(n), 10**n, n / 12, n / 12, n / 12) for n in range(1, 12)]
     image = pictures.trial_scatter(points, points, [(10, 0.1), (1000, 0.9)], [10**5, 10**6], "all")

@@ -97,7 +97,7 @@ def test_the_report_reads_every_trial(tmp_path: Path) -> None:
     searched = record(1, 0.5, learned={"lr": 0.2}, elapsed=4.0)
     write_trials(tmp_path / "trials.jsonl", [full, searched])
     (tmp_path / "study.json").write_text(json.dumps(STUDY))
-    study = report.read(tmp_path)
+    study = report.read_study(tmp_path)
     assert (study.settings.method, study.settings.max_params) == ("asha", CAP)
     first, second = study.trials
     assert first == report.Trial(
@@ -126,11 +126,11 @@ def test_every_state_is_one_that_the_report_knows(tmp_path: Path) -> None:
     states = [*FOR_GOOD, *AGAIN]
     begun = [record(i, state=s, parameters=None, seconds=0.0) for i, s in enumerate(states)]
     write_trials(tmp_path / "trials.jsonl", begun)
-    found = {t.trial: t.state for t in report.read(tmp_path).trials}
+    found = {t.trial: t.state for t in report.read_study(tmp_path).trials}
     expected = {i: "failed" if s in ("lost", "diverged") else s for i, s in enumerate(states)}
     assert found == {i: s for i, s in expected.items() if s != "waiting"}
     write_trials(tmp_path / "trials.jsonl", [])
-    assert report.read(tmp_path).trials == ()
+    assert report.read_study(tmp_path).trials == ()
 
 
 # --- the best configuration -------------------------------------------------------------------

@@ -113,7 +113,7 @@ def test_a_method_finds_what_derive_trains(
     adam = genotype.settings.get("optimizer") == "adamw"
     assert len(state["optimizer"][1]) == (2 if adam else 1)
 
-    read = report.read(out)
+    read = report.read_study(out)
     assert (read.settings.method, read.settings.max_params) == (method, 20_000)
     assert [t.trial for t in read.trials] == [r.trial for r in records]
     best = max(t.accuracy or 0 for t in read.trials if t.fidelity == 1 or method == "asha")

@@ -95,9 +95,9 @@ def correlate(context: click.Context, /, resume: bool, **flags: Any) -> None:
 def report(folders: tuple[str, ...], out: str) -> None:
     """Compare studies and runs: pictures, a table, TensorBoard, and one HTML page."""
     with _clear_errors():
-        from darts_lite.reporting.comparison import write
+        from darts_lite.reporting.comparison import write_report
 
-        write([Path(folder) for folder in folders], Path(out), say=click.echo)
+        write_report([Path(folder) for folder in folders], Path(out), say=click.echo)
 
 
 @main.command()

@@ -96,7 +96,7 @@ def tune(
         path = _finish(study, setup, options, say)
     for line in history.saved(options.warm_start, out):
         say(line)
-    report.write([out], out / "report", say=lambda text: None)
+    report.write_report([out], out / "report", say=lambda text: None)
     return path
 
 

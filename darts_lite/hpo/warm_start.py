@@ -54,7 +54,7 @@ def read(paths: Iterable[str]) -> list[Earlier]:
 
 
 def _study(path: Path) -> Earlier:
-    found = report.read(path)
+    found = report.read_study(path)
     assert found.settings is not None
     full = [t for t in found.trials if t.state == "complete" and t.fidelity == 1 and t.accuracy]
     full.sort(key=lambda t: -(t.accuracy or 0.0))
@@ -160,7 +160,7 @@ def saved(paths: Iterable[str], folder: Path) -> list[str]:
     Nothing of one that is not there any more.
     """
     lines = []
-    now = report.read(folder)
+    now = report.read_study(folder)
     for path in paths:
         try:
             (each,) = read([path])
@@ -168,7 +168,7 @@ def saved(paths: Iterable[str], folder: Path) -> list[str]:
             continue
         if not each.settings:
             continue
-        then = report.read(each.path)
+        then = report.read_study(each.path)
         curve = report.best_so_far(then)
         if not curve:
             continue

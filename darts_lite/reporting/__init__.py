@@ -1,1 +1,4 @@
-"""What people look at: TensorBoard, pictures, comparisons."""
+"""Everything a person looks at: TensorBoard, pictures, comparisons of studies.
+
+The only room that imports TensorBoard and matplotlib.
+"""

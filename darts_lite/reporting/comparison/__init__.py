@@ -1,15 +1,22 @@
-"""What studies found, side by side: pictures, a table, one page. Imports no torch of its own."""
+"""Comparison of studies: pictures, a table, one HTML page."""
 
 from darts_lite.reporting.comparison.compare import (
-    band,
     best_so_far,
     by_method,
+    median_best_so_far,
     pareto_front,
     time_to,
 )
-from darts_lite.reporting.comparison.study import Final, Measurement, Settings, Study, Trial, read
-from darts_lite.reporting.comparison.tables import table
-from darts_lite.reporting.comparison.writing import write
+from darts_lite.reporting.comparison.report import write_report
+from darts_lite.reporting.comparison.study import (
+    Final,
+    Measurement,
+    Settings,
+    Study,
+    Trial,
+    read_study,
+)
+from darts_lite.reporting.comparison.tables import results_table
 
 __all__ = [
     "Final",
@@ -17,12 +24,12 @@ __all__ = [
     "Settings",
     "Study",
     "Trial",
-    "band",
     "best_so_far",
     "by_method",
+    "median_best_so_far",
     "pareto_front",
-    "read",
-    "table",
+    "read_study",
+    "results_table",
     "time_to",
-    "write",
+    "write_report",
 ]

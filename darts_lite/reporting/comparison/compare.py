@@ -1,4 +1,4 @@
-"""What studies are compared by: the best so far over time, and the front of size and accuracy."""
+"""Quantities that compare studies: best accuracy so far over time, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from statistics import median
 from darts_lite.reporting.comparison.study import Measurement, Study, Trial
 from darts_lite.reporting.pictures import Step
 
-VARIED = ("objective", "max_params", "epochs", "fidelity", "budget_hours", "workers")
+GROUPING = ("objective", "max_params", "epochs", "fidelity", "budget_hours", "workers")
 
 
 def by_method(studies: Sequence[Study]) -> dict[str, list[Study]]:
-    """Studies that differ in their seeds alone, under the name of their method.
+    """Group the studies that differ only in their seed, under the name of their method.
 
-    Settings in which the studies of a method differ join the name: "asha, workers 2".
+    If the studies of a method differ in other settings, these join the name: "asha, workers 2".
     """
     groups: dict[str, list[Study]] = {}
     for study in studies:
         method = study.settings.method
         rivals = [other.settings for other in studies if other.settings.method == method]
-        varied = [v for v in VARIED if len({getattr(settings, v) for settings in rivals}) > 1]
+        varied = [v for v in GROUPING if len({getattr(settings, v) for settings in rivals}) > 1]
         values = [f"{v.replace('_', ' ')} {getattr(study.settings, v)}" for v in varied]
         groups.setdefault(", ".join([method, *values]), []).append(study)
     return groups
 
 
 def improvements(study: Study) -> list[tuple[Measurement, Trial]]:
-    """The measurements that were better than all before them, of networks within the cap.
+    """Return the measurements that beat all earlier ones, each with its trial, oldest first.
 
-    Trials in part count like those in full; a network of unknown size does not count.
+    Only networks under the study's parameter limit count; a network of unknown size does not.
+    Partly trained trials count like fully trained ones.
     """
     results = [
         (result, trial)
@@ -46,45 +47,49 @@ def improvements(study: Study) -> list[tuple[Measurement, Trial]]:
     return found
 
 
-def _fits(trial: Trial, cap: int | None) -> bool:
-    return trial.parameters is not None and (cap is None or trial.parameters <= cap)
+def _fits(trial: Trial, limit: int | None) -> bool:
+    return trial.parameters is not None and (limit is None or trial.parameters <= limit)
 
 
 def best_so_far(study: Study) -> list[tuple[float, float]]:
-    """Seconds and accuracy of each of the `improvements`: the corners of a step function."""
+    """Return (seconds, accuracy) of each of the `improvements`: the corners of a step function."""
     return [(result.elapsed, result.accuracy) for result, _ in improvements(study)]
 
 
 def time_to(study: Study, accuracy: float) -> float | None:
-    """Seconds until the best so far reached an accuracy; None if it never did."""
+    """Return the seconds until the best so far reached an accuracy; None if it never did."""
     return next((time for time, best in best_so_far(study) if best >= accuracy), None)
 
 
-def band(studies: Sequence[Study]) -> list[Step]:
-    """Median, lowest and highest best so far of several seeds, at every time one of them improves.
+def median_best_so_far(studies: Sequence[Study]) -> list[Step]:
+    """Return the median, lowest and highest best accuracy so far of several seeds over time.
 
-    A seed has no value before its first result and keeps its last one to the end. The median is
-    that of the seeds that have a value; lowest and highest are NaN until all of them have one. The
-    last step is where the longest study ends.
+    The first step is where the last seed has its first result. Before it, the median would be over
+    fewer seeds, and it could fall when a seed with a low first result joins. From then on no line
+    falls, because each seed keeps its best result to the end. A step follows wherever a seed
+    improves, and a last one where the longest study ends. Seeds without any result are left out.
+
+    Arguments:
+        studies: one per seed.
     """
-    curves = [best_so_far(study) for study in studies]
-    times = sorted({time for curve in curves for time, _ in curve})
+    curves = [curve for study in studies if (curve := best_so_far(study))]
+    if not curves:
+        return []
+    start = max(curve[0][0] for curve in curves)
+    times = sorted({time for curve in curves for time, _ in curve if time >= start})
     steps = []
     for time in times:
-        values = [
-            curve[after - 1][1]
-            for curve in curves
-            if (after := bisect_right(curve, time, key=lambda point: point[0]))
-        ]
-        whole = len(values) == len(studies)
-        low, high = (min(values), max(values)) if whole else (math.nan, math.nan)
-        steps.append(Step(time, median(values), low, high))
-    end = max((study.seconds for study in studies), default=0)
-    return [*steps, steps[-1]._replace(seconds=end)] if steps else []
+        bests = [curve[bisect_right(curve, (time, math.inf)) - 1][1] for curve in curves]
+        steps.append(Step(time, median(bests), min(bests), max(bests)))
+    end = max(study.seconds for study in studies)
+    return [*steps, steps[-1]._replace(seconds=end)]
 
 
 def pareto_front(trials: Iterable[Trial]) -> list[Trial]:
-    """The fully trained trials that no smaller or equally small one matches, smallest first."""
+    """Return the Pareto-optimal trials, smallest network first.
+
+    A fully trained trial is on the front if no trial of at most its size is at least as accurate.
+    """
     whole = [(trial.point, trial) for trial in trials if trial.point and trial.fidelity == 1]
     front: list[Trial] = []
     best = -math.inf

@@ -1,8 +1,11 @@
-"""Studies as plain frozen data, and how they are read from their folders.
+"""Studies as frozen data, read from their folders.
 
-A study is a folder of `tune` (study.json, trials.jsonl, and derive/metrics.json once its best
-configuration is trained), or one of `search` and `derive` (g.json, derive/metrics.json), which has
-no trials, only a result on the test images.
+There are two kinds of study:
+
+- a folder that `tune` wrote: study.json, trials.jsonl, and derive/metrics.json once the best
+  configuration is trained;
+- a folder that `search` and `derive` wrote: g.json, derive/metrics.json. It has no trials, only a
+  result on the test images.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ State = Literal[
 
 
 class Measurement(NamedTuple):
-    """A validation accuracy: when on the study's clock, and how far into the training."""
+    """Validation accuracy, the time on the study's clock, and the fraction of the training done."""
 
     elapsed: Seconds
     fidelity: Fraction
@@ -45,9 +48,10 @@ class Measurement(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A line of trials.jsonl: a configuration and what became of it.
+    """Line of trials.jsonl: a configuration and its result.
 
-    `fidelity` is the part of its training that it had, `elapsed` its end on the study's clock.
+    `fidelity` is the fraction of the full training that the trial had. `elapsed` is the end of the
+    trial in seconds on the study's clock. `seconds` is the duration of the trial.
     """
 
     __pydantic_config__ = _FILE
@@ -64,14 +68,14 @@ class Trial:
 
     @property
     def point(self) -> tuple[int, float] | None:
-        """Parameters and accuracy, of a feasible network that has both."""
+        """Parameters and accuracy; None if one is unknown or the network is infeasible."""
         if self.state == "infeasible" or self.parameters is None or self.accuracy is None:
             return None
         return self.parameters, self.accuracy
 
     @property
     def results(self) -> tuple[Measurement, ...]:
-        """What was measured on the way or, where nothing was, in the end."""
+        """Measurements during the training; if there are none, the one at its end."""
         if self.measurements or self.accuracy is None or self.elapsed is None:
             return self.measurements
         return (Measurement(self.elapsed, self.fidelity, self.accuracy),)
@@ -79,7 +83,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What study.json says; of a search only method, seed and data are known."""
+    """Content of study.json; for a search only method, seed and data are known."""
 
     __pydantic_config__ = _FILE
     method: str
@@ -95,7 +99,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Final:
-    """The final training, tested once: derive/metrics.json."""
+    """Content of derive/metrics.json: the network after the final training, tested once."""
 
     __pydantic_config__ = _FILE
     parameters: Count
@@ -105,7 +109,7 @@ class Final:
 
 @dataclass(frozen=True)
 class Study:
-    """One run of one method with one seed."""
+    """Run of one method with one seed."""
 
     folder: Path
     settings: Settings
@@ -114,31 +118,37 @@ class Study:
 
     @property
     def seconds(self) -> float:
-        """How long it has run, on its own clock."""
+        """Duration up to the last result, on the study's own clock."""
         ends = [trial.elapsed or 0 for trial in self.trials]
         measured = [result.elapsed for trial in self.trials for result in trial.results]
         return max([*ends, *measured], default=0)
 
 
-def read(folder: Path) -> Study:
-    """The study in a folder; raises `UserError`."""
-    asked, lines = folder / "study.json", folder / "trials.jsonl"
+def read_study(folder: Path) -> Study:
+    """Read the study in a folder.
+
+    Raises: `UserError`, if a file is missing or damaged.
+    """
+    configured, lines = folder / "study.json", folder / "trials.jsonl"
     searched, derived = folder / "g.json", folder / "derive" / "metrics.json"
     final = _parse(Final, derived.read_bytes(), str(derived)) if derived.exists() else None
-    if asked.exists():
-        settings = _parse(Settings, asked.read_bytes(), str(asked))
+    if configured.exists():
+        settings = _parse(Settings, configured.read_bytes(), str(configured))
         if not lines.exists():
-            raise UserError(f"{folder} has no trials.jsonl: no trial has ended yet; report later")
+            raise UserError(
+                f"{folder} must contain trials.jsonl, got none: no trial has ended yet; "
+                "report later"
+            )
         return Study(folder, settings, _trials(lines), final)
     if not searched.exists():
         raise UserError(
-            f"{folder} holds no study: neither study.json (of `tune`) nor g.json (of `search`); "
-            "give the --out folder of one"
+            f"{folder} must contain study.json (from `tune`) or g.json (from `search`), "
+            "got neither; give the --out folder of a run"
         )
     if final is None:
         raise UserError(
-            f"{folder} has g.json but no derive/metrics.json: its network is not trained; run "
-            f"`derive --genotype {searched}` first"
+            f"{folder} must contain derive/metrics.json, got only g.json: the network is not "
+            f"trained yet; run `derive --genotype {searched}` first"
         )
     genotype = Genotype.load(searched)
     settings = Settings(method="search", seed=genotype.seed, dataset=dict(genotype.dataset))
@@ -146,7 +156,7 @@ def read(folder: Path) -> Study:
 
 
 def _trials(path: Path) -> tuple[Trial, ...]:
-    """The latest line of each trial; a line without its end was torn and does not count."""
+    """Return the latest line of each trial; a last line without a line break is incomplete."""
     *lines, _ = path.read_bytes().split(b"\n")
     trials = [_parse(Trial, line, f"{path} line {n}") for n, line in enumerate(lines, 1)]
     return tuple({trial.trial: trial for trial in trials}.values())
@@ -160,5 +170,5 @@ def _parse(kind: type[T], content: bytes, where: str) -> T:
         place = ".".join(map(str, first["loc"])) or "the JSON"
         what = first["msg"].replace(" at line 1 column", " at column")
         raise UserError(
-            f"{where}: {place}: {what}; repair it, or leave its folder out of the report"
+            f"{where}: {place}: {what}; repair the file, or leave its folder out of the report"
         ) from None

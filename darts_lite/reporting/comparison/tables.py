@@ -1,4 +1,4 @@
-"""Methods side by side: medians over seeds, and in brackets from the lowest to the highest."""
+"""Table of methods: the median over seeds, with the lowest and the highest in brackets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from darts_lite.errors import UserError
 from darts_lite.reporting.comparison.compare import best_so_far, by_method, improvements, time_to
 from darts_lite.reporting.comparison.study import Study
 
-OUTCOMES = {  # what is counted -> its states
+OUTCOMES = {  # outcome -> states of a trial that count for it
     "complete": ("complete",),
     "cut short": ("pruned", "paused", "stopped"),
     "infeasible": ("infeasible",),
     "failed": ("failed", "diverged", "lost"),
 }
-HEAD = (
+HEADER = (
     "method",
     "seeds",
     f"trials: {' / '.join(OUTCOMES)}",
@@ -28,27 +28,32 @@ HEAD = (
 NOTHING, NEVER = "–", "never"
 
 
-def table(studies: Sequence[Study], reference: str | None = None) -> str:
-    """The `rows` as Markdown."""
-    head, *body = rows(studies, reference)
-    lines = [" | ".join(cells) for cells in (head, ["---"] * len(head), *body)]
+def results_table(studies: Sequence[Study], reference: str | None = None) -> str:
+    """Return the `rows` as a Markdown table."""
+    header, *body = rows(studies, reference)
+    lines = [" | ".join(cells) for cells in (header, ["---"] * len(header), *body)]
     return "".join(f"| {line} |\n" for line in lines)
 
 
 def rows(studies: Sequence[Study], reference: str | None = None) -> list[list[str]]:
-    """The cells of a row for each name of `by_method`, below a head.
+    """Return the cells of the table: a header, then one row per name of `by_method`.
 
-    With a reference, one of these names, two more columns: when each method reached the median
-    final accuracy of the reference, and the ratio of that to the reference's whole time. Without
-    one it is "bohb", if that has a result. Medians are over the seeds that have a value; a seed
-    that never reached an accuracy is infinitely late.
+    A reference adds two columns: the time at which a method reaches the median final accuracy of
+    the reference, and the ratio of this time to the whole time of the reference.
+
+    Medians are over the seeds that have a value. A seed that never reaches an accuracy counts as
+    infinitely late.
+
+    Arguments:
+        studies: of all methods and seeds.
+        reference: a name of `by_method`; by default "bohb", if it has a result.
     """
     groups = by_method(studies)
     body = [[name, str(len(own)), *_results(own)] for name, own in groups.items()]
     if reference is None and any(map(best_so_far, groups.get("bohb", []))):
         reference = "bohb"
     if reference is None:
-        return [list(HEAD), *body]
+        return [list(HEADER), *body]
     goal, whole = _goal(groups, reference)
     for cells, own in zip(body, groups.values()):
         times = [time_to(study, goal) for study in own if study.trials]
@@ -56,15 +61,20 @@ def rows(studies: Sequence[Study], reference: str | None = None) -> list[list[st
         ratios = [time / max(whole, 1e-9) for time in late]
         cells += [_spread(late, duration), _spread(ratios, _ratio)]
     columns = [f"time to {reference}'s {percent(goal)}", f"ratio to its {duration(whole)}"]
-    return [[*HEAD, *columns], *body]
+    return [[*HEADER, *columns], *body]
 
 
 def percent(value: float) -> str:
+    """Return a fraction as a percentage with two decimals."""
     return f"{value:.2%}"
 
 
 def duration(seconds: float) -> str:
-    """
+    """Return a duration in the unit that suits it.
+
+    Arguments:
+        seconds: may be infinite.
+
     >>> duration(95), duration(1200), duration(9000), duration(math.inf)
     ('95 s', '20.0 min', '2.50 h', 'never')
     """
@@ -80,7 +90,7 @@ def _ratio(value: float) -> str:
 
 
 def _results(studies: Sequence[Study]) -> list[str]:
-    """The cells of one row that need no reference."""
+    """Return the cells of one row that need no reference."""
     bests = [found[-1] for study in studies if (found := improvements(study))]
     finals = [study.final for study in studies if study.final is not None]
     sizes = [trial.parameters for _, trial in bests if trial.parameters is not None]
@@ -94,7 +104,7 @@ def _results(studies: Sequence[Study]) -> list[str]:
 
 
 def _counts(studies: Sequence[Study]) -> str:
-    """The median number of trials with each outcome."""
+    """Return the median number of trials per outcome."""
     if not studies:
         return NOTHING
     states = [[trial.state for trial in study.trials] for study in studies]
@@ -113,10 +123,12 @@ def _spread(values: Sequence[float], form: Callable[[float], str]) -> str:
 
 
 def _goal(groups: Mapping[str, Sequence[Study]], reference: str) -> tuple[float, float]:
-    """Final accuracy and whole time of the reference, medians over its seeds."""
+    """Return final accuracy and whole time in seconds of the reference, medians over its seeds."""
     own = groups.get(reference, [])
     finals = [curve[-1][1] for study in own if (curve := best_so_far(study))]
     if not finals:
         known = ", ".join(groups)
-        raise UserError(f"{reference!r} has no result to compare with; take one of {known}")
+        raise UserError(
+            f"the reference must be a method with a result, got {reference!r}; choose from {known}"
+        )
     return median(finals), median(study.seconds for study in own)

@@ -1,15 +1,10 @@
-"""Pictures of a run as arrays [H, W, 3] of uint8. Imports no torch, and never pyplot."""
+"""Pictures of a run as arrays [H, W, 3] of uint8. Imports neither torch nor pyplot."""
 
 from darts_lite.reporting.pictures.canvas import Image, save
-from darts_lite.reporting.pictures.drawing import draw_genotype
-from darts_lite.reporting.pictures.plots import (
-    above,
-    confusion_matrix,
-    heat_map,
-    image_grid,
-    labelled_grid,
-    parameter_plot,
-)
+from darts_lite.reporting.pictures.genotypes import draw_genotype
+from darts_lite.reporting.pictures.heat_maps import confusion_matrix, heat_map
+from darts_lite.reporting.pictures.image_grids import image_grid, labeled_grid, stack
+from darts_lite.reporting.pictures.schedules import parameter_plot
 from darts_lite.reporting.pictures.studies import (
     Point,
     Step,
@@ -22,15 +17,15 @@ __all__ = [
     "Image",
     "Point",
     "Step",
-    "above",
     "best_so_far_plot",
     "confusion_matrix",
     "correlation_plot",
     "draw_genotype",
     "heat_map",
     "image_grid",
-    "labelled_grid",
+    "labeled_grid",
     "parameter_plot",
     "save",
+    "stack",
     "trial_scatter",
 ]

@@ -21,8 +21,7 @@ from darts_lite.augment import (
     operate,
 )
 from darts_lite.augment.policies.policy import Strength
-from darts_lite.reporting import augmentation as preview
-from darts_lite.reporting import pictures
+from darts_lite.reporting import augmentation_report, pictures
 
 KNOTS = {
     "magnitude.rotate": ((0.0, 0.2), (1.0, 0.8)),
@@ -47,8 +46,8 @@ def images(batch: int, channels: int) -> Tensor:
 @pytest.fixture
 def sheets(monkeypatch):
     """What becomes of the sheet of operations: its images, names, columns and title."""
-    made, real = [], pictures.labelled_grid
-    monkeypatch.setattr(pictures, "labelled_grid", lambda *a: made.append(a) or real(*a))
+    made, real = [], pictures.labeled_grid
+    monkeypatch.setattr(pictures, "labeled_grid", lambda *a: made.append(a) or real(*a))
     return made
 
 
@@ -58,7 +57,7 @@ def test_every_policy_has_a_picture(name, channels, sheets):
     mixing = None if name == "learned" else Mixing(("mixup",))
     augment = Augmentation(POLICIES[name](channels=channels), mixing)
     some = images(3, channels)
-    picture = preview.preview(augment, some)
+    picture = augmentation_report.draw_augmentation(augment, some)
     assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
     generator = torch.Generator().manual_seed(0)
     choices = augment.sample(32, (16, 12), generator)
@@ -82,7 +81,7 @@ def test_a_row_goes_from_end_to_end(sheets):
     augment = Augmentation(Learned(channels=3, operations=("rotate", "contrast", "solarize")))
     values = {n: torch.tensor(0.5 if n.startswith("m") else 0.75) for n in augment.names}
     some = images(2, 3)
-    preview.preview(augment, some, values)
+    augmentation_report.draw_augmentation(augment, some, values)
     ((rows, names, _, _),) = sheets
     assert names == ["rotate, 0.75", "contrast, 0.75", "solarize, 0.75"]
     ends = {"rotate": math.radians(15), "contrast": 0.4, "solarize": 0.5}
@@ -99,14 +98,20 @@ def test_it_shows_the_values_and_the_moment():
     some = images(3, 1)
     learned = Augmentation(Learned(channels=1, operations=("rotate", "invert")))
     weak, strong = (
-        preview.preview(learned, some, {n: torch.tensor(v) for n in learned.names})
+        augmentation_report.draw_augmentation(
+            learned, some, {n: torch.tensor(v) for n in learned.names}
+        )
         for v in (0.1, 0.9)
     )
     assert weak.shape == strong.shape and not np.array_equal(weak, strong)
     values = {n: torch.tensor(0.1) for n in learned.names}
-    assert np.array_equal(preview.preview(learned, some, values), weak)  # the same every time
+    assert np.array_equal(
+        augmentation_report.draw_augmentation(learned, some, values), weak
+    )  # the same every time
     schedule = Augmentation(Scheduled(channels=1, knots=KNOTS))
-    early, late = (preview.preview(schedule, some, fraction=f) for f in (0.0, 1.0))
+    early, late = (
+        augmentation_report.draw_augmentation(schedule, some, fraction=f) for f in (0.0, 1.0)
+    )
     assert not np.array_equal(early, late)
     shown = some[torch.arange(32) % 3]
     for augment, given, fraction, picture in (
@@ -124,10 +129,10 @@ def test_it_shows_the_values_and_the_moment():
 def test_values_that_are_being_learned_and_other_dtypes_do():
     augment, some = Augmentation(Learned(channels=3, operations=("rotate", "cutout"))), images(2, 3)
     values = {n: torch.tensor(0.5) for n in augment.names}
-    expected = preview.preview(augment, some, values)
+    expected = augmentation_report.draw_augmentation(augment, some, values)
     leaves = {n: v.clone().requires_grad_() for n, v in values.items()}
-    assert np.array_equal(preview.preview(augment, some, leaves), expected)
-    double = preview.preview(augment, some.double(), values).astype(int)
+    assert np.array_equal(augmentation_report.draw_augmentation(augment, some, leaves), expected)
+    double = augmentation_report.draw_augmentation(augment, some.double(), values).astype(int)
     assert double.shape == expected.shape and np.abs(double - expected).max() <= 1
 
 
@@ -138,20 +143,20 @@ def test_the_table_is_readable():
         "gaussian_noise": Strength(0.02, 0.1),
         "translate_x": Strength(0.3, 1.25),
     }
-    assert preview.table(strengths).split("\n") == [
+    assert augmentation_report.strength_table(strengths).split("\n") == [
         "operation       how often  up to",
         "rotate               0.50  ±0.524 radians",
         "solarize             0.07   1.000 one minus the threshold",
         "gaussian_noise       0.10   0.020 standard deviation",
         "translate_x          1.25  ±0.300 fraction of the width",
     ]
-    assert preview.table({}) == "operation       how often  up to"
+    assert augmentation_report.strength_table({}) == "operation       how often  up to"
 
 
 @pytest.mark.parametrize("name", [n for n in POLICIES if n not in ("none", "standard")])
 def test_the_table_has_a_line_for_each_operation(name):
     strengths = POLICIES[name](channels=3).strengths((16, 12), fraction=0.5)
-    lines = preview.table(strengths).split("\n")[1:]
+    lines = augmentation_report.strength_table(strengths).split("\n")[1:]
     assert [line.split()[0] for line in lines] == list(strengths)
     for line in lines:
         assert ("±" in line) == OPERATIONS[line.split()[0]].signed
@@ -162,7 +167,7 @@ def test_over_time_draws_what_was_learned(monkeypatch):
     monkeypatch.setattr(pictures, "heat_map", lambda *a: made.append(a) or real(*a))
     schedules = {"lr": ((0.0, 0.1),), "alpha.x": ((0.0, 9.0),), **KNOTS}
     for what in ("magnitude", "probability"):
-        picture = preview.over_time(schedules, what)
+        picture = augmentation_report.draw_schedules(schedules, what)
         assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
     (rows, columns, values, title), (others, _, more, _) = made
     assert rows == ["rotate", "cutout"] and others == ["rotate"] and "magnitude" in title
@@ -170,5 +175,8 @@ def test_over_time_draws_what_was_learned(monkeypatch):
     assert values[0] == pytest.approx([0.2 + 0.06 * i for i in range(11)])
     assert values[1] == [0.5] * 11
     assert more[0] == pytest.approx([0.25 + 0.05 * i for i in range(11)])
-    assert preview.over_time({"lr": ((0.0, 0.1),)}, "magnitude") is None
-    assert preview.over_time({"magnitude.rotate": ((0.0, 0.1),)}, "probability") is None
+    assert augmentation_report.draw_schedules({"lr": ((0.0, 0.1),)}, "magnitude") is None
+    assert (
+        augmentation_report.draw_schedules({"magnitude.rotate": ((0.0, 0.1),)}, "probability")
+        is None
+    )

@@ -1,4 +1,4 @@
-"""What an augmentation does, as pictures and as a table."""
+"""The effect of an augmentation, as pictures and as a table."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from darts_lite.augment.policies.policy import Strength, Values
 from darts_lite.reporting import pictures
 from darts_lite.schedules import Schedule, interpolate
 
-COLUMNS = 9
-DRAWS = 32  # random draws below the sheet
+COLUMNS = 9  # images per operation, from the lowest to the highest value
+DRAWS = 32  # randomly augmented images below the operations
 MOMENTS = 11  # columns of a heat map over time
 
 
-def preview(
+def draw_augmentation(
     augment: Augmentation, images: Tensor, values: Values | None = None, fraction: float = 0.0
 ) -> pictures.Image:
-    """Each operation from end to end of its range, and below it random draws.
+    """Draw each operation from one end of its range to the other; below, randomly augmented images.
 
-    Arguments: images `[B, C, H, W]` in [0, 1], of which the operations take one after the other and
-    the draws the first; values, learned ones; fraction, of the training, for a schedule.
+    Arguments:
+        augment: the augmentation to show.
+        images: [B, C, H, W] in [0, 1]. Each operation shows the next image of the batch; the
+            random part shows the first 32 images.
+        values: learned values by name, where the policy has some.
+        fraction: of the training, for a policy that follows a schedule.
     """
     size = (images.shape[-2], images.shape[-1])
     values = {name: value.detach() for name, value in (values or {}).items()}
@@ -36,27 +40,30 @@ def preview(
     if not strengths:
         return draws
     rows = [
-        _range(name, image, strength.value)
+        _apply_range(name, image, strength.value)
         for (name, strength), image in zip(strengths.items(), images.repeat(20, 1, 1, 1))
     ]
     names = [f"{name}, {strength.rate:.2f}" for name, strength in strengths.items()]
     title = "operations (how often), from end to end of their range"
     columns = ["lowest", *[""] * (COLUMNS - 2), "highest"]
-    sheet = pictures.labelled_grid(torch.stack(rows).cpu().numpy(), names, columns, title)
-    return pictures.above(sheet, draws)
+    sheet = pictures.labeled_grid(torch.stack(rows).cpu().numpy(), names, columns, title)
+    return pictures.stack(sheet, draws)
 
 
-def _range(name: str, image: Tensor, value: float) -> Tensor:
-    """One operation `[COLUMNS, C, H, W]`, from -value to value, or from zero without a sign."""
+def _apply_range(name: str, image: Tensor, value: float) -> Tensor:
+    """Apply one operation at values from -value (unsigned: 0) to value: [COLUMNS, C, H, W]."""
     low = -value if OPERATIONS[name].signed else 0.0
     values = torch.linspace(low, value, COLUMNS, dtype=image.dtype, device=image.device)
     return operate(name, image.expand(COLUMNS, -1, -1, -1), values)
 
 
-def table(strengths: Mapping[str, Strength]) -> str:
-    """Readable lines: operation, how often, how strong.
+def strength_table(strengths: Mapping[str, Strength]) -> str:
+    """Return lines of text: operation, how often it is applied per image, largest strength.
 
-    >>> print(table({"rotate": Strength(0.25, 0.5)}))
+    Arguments:
+        strengths: strength and rate of each operation, by its name.
+
+    >>> print(strength_table({"rotate": Strength(0.25, 0.5)}))
     operation       how often  up to
     rotate               0.50  ±0.250 radians
     """
@@ -68,8 +75,13 @@ def table(strengths: Mapping[str, Strength]) -> str:
     return "\n".join(lines)
 
 
-def over_time(schedules: Mapping[str, Schedule], what: str) -> pictures.Image | None:
-    """A heat map of "magnitude" or "probability": rows are operations, columns moments."""
+def draw_schedules(schedules: Mapping[str, Schedule], what: str) -> pictures.Image | None:
+    """Draw schedules as a heat map: rows are operations, columns are fractions of the search.
+
+    Arguments:
+        schedules: of all hyperparameters, by names such as "magnitude.rotate".
+        what: "magnitude" or "probability"; if no schedule begins so, the result is None.
+    """
     own = {n.partition(".")[2]: s for n, s in schedules.items() if n.startswith(f"{what}.")}
     if not own:
         return None

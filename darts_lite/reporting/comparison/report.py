@@ -1,4 +1,4 @@
-"""A report on disk: two pictures, table.md, index.html, and the same for TensorBoard."""
+"""Report on disk: two pictures, table.md, index.html, and the same content for TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,30 +8,41 @@ from pathlib import Path
 
 from darts_lite.errors import UserError
 from darts_lite.reporting import pictures
-from darts_lite.reporting.comparison.compare import band, by_method, pareto_front
-from darts_lite.reporting.comparison.page import page
-from darts_lite.reporting.comparison.study import Study, read
-from darts_lite.reporting.comparison.tables import table
+from darts_lite.reporting.comparison.compare import (
+    best_so_far,
+    by_method,
+    median_best_so_far,
+    pareto_front,
+)
+from darts_lite.reporting.comparison.html_page import html_page
+from darts_lite.reporting.comparison.study import Study, read_study
+from darts_lite.reporting.comparison.tables import results_table
 from darts_lite.reporting.recorder import Recorder
 
-RUN = ("study.json", "g.json", "checkpoint.pt")  # a folder with one of these is not for a report
+RUN = ("study.json", "g.json", "checkpoint.pt")  # a folder with one of these files holds a run
 
 
-def write(folders: Sequence[Path], out: Path, say: Callable[[str], object] = print) -> None:
-    """Compares the studies in `folders`; a report that is in `out` already is replaced.
+def write_report(folders: Sequence[Path], out: Path, say: Callable[[str], object] = print) -> None:
+    """Compare studies and write the report; an earlier report in `out` is replaced.
 
-    Raises: `UserError`.
+    Arguments:
+        folders: of the studies.
+        out: folder of the report.
+        say: receives the table and a last line with the path of the page.
+
+    Raises: `UserError`, if a study cannot be read, if the data of the studies differ, or if `out`
+    is the folder of a run.
     """
-    studies = [read(folder) for folder in dict.fromkeys(folders)]
+    studies = [read_study(folder) for folder in dict.fromkeys(folders)]
     _require_same_data(studies)
     if any((out / name).exists() for name in RUN):
-        raise UserError(f"{out} is the folder of a run; choose another --out for the report")
+        raise UserError(f"--out must not be the folder of a run, got {out}; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     if (out / "index.html").exists():
         for events in out.glob("events.out.tfevents.*"):
             events.unlink()  # TensorBoard would show the old table beside the new one
     data = studies[0].settings.dataset.get("name", "studies")
-    text = table(studies)
+    text = results_table(studies)
     images = {"best_so_far": _best_so_far(studies, data), "scatter": _scatter(studies, data)}
     with Recorder(out) as recorder:
         for name, image in images.items():
@@ -40,7 +51,9 @@ def write(folders: Sequence[Path], out: Path, say: Callable[[str], object] = pri
         recorder.text(0, "report/table", text)
     (out / "table.md").write_text(text, encoding="utf-8")
     files = [out / f"{name}.png" for name in images]
-    (out / "index.html").write_text(page(studies, f"Report on {data}", files), encoding="utf-8")
+    (out / "index.html").write_text(
+        html_page(studies, f"Report on {data}", files), encoding="utf-8"
+    )
     say(text)
     trials = sum(len(study.trials) for study in studies)
     say(f"{out / 'index.html'}: studies {len(studies)}, trials {trials}")
@@ -49,8 +62,10 @@ def write(folders: Sequence[Path], out: Path, say: Callable[[str], object] = pri
 def _best_so_far(studies: Sequence[Study], data: str) -> pictures.Image:
     curves = {}
     for name, own in by_method(studies).items():
-        seeds = "1 seed" if len(own) == 1 else f"{len(own)} seeds"
-        if steps := band(own):
+        successful = sum(bool(best_so_far(study)) for study in own)
+        count = str(len(own)) if successful == len(own) else f"{successful} of {len(own)}"
+        seeds = "1 seed" if len(own) == 1 else f"{count} seeds"
+        if steps := median_best_so_far(own):
             curves[f"{name}, {seeds}"] = steps
     return pictures.best_so_far_plot(curves, f"{data}: the best trial so far")
 
@@ -66,14 +81,14 @@ def _scatter(studies: Sequence[Study], data: str) -> pictures.Image:
     ]
     best = pareto_front(trial for study in studies for trial in study.trials)
     front = [trial.point for trial in best if trial.point]
-    caps = sorted({cap for study in studies if (cap := study.settings.max_params)})
+    limits = sorted({limit for study in studies if (limit := study.settings.max_params)})
     return pictures.trial_scatter(
-        trials, finals, front, caps, f"{data}: size and accuracy of trials"
+        trials, finals, front, limits, f"{data}: size and accuracy of trials"
     )
 
 
 def _points(name: str, study: Study) -> list[pictures.Point]:
-    """The trials of a study that have a size and an accuracy, in the order in which they ended."""
+    """Return the trials of a study with a size and an accuracy, in the order of their ends."""
     ended = sorted(
         (math.inf if trial.elapsed is None else trial.elapsed, trial.fidelity, trial.point)
         for trial in study.trials
@@ -92,6 +107,7 @@ def _require_same_data(studies: Sequence[Study]) -> None:
         if first.get("sha256") != other.get("sha256"):
             named = [f"{data.get('name')} {str(data.get('sha256'))[:8]}" for data in (first, other)]
             raise UserError(
-                f"{studies[0].folder} is on {named[0]} and {study.folder} on {named[1]}: "
-                "accuracies on different data do not compare; report them apart"
+                f"all studies of a report must use the same data, got {named[0]} in "
+                f"{studies[0].folder} and {named[1]} in {study.folder}; write one report per "
+                "data set"
             )

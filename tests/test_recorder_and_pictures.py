@@ -7,16 +7,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from darts_lite.architecture.presets import OPERATIONS, blocks, cells
 from darts_lite.architecture.space import Cell, Edge, SearchSpace
 from darts_lite.reporting import pictures
-from darts_lite.reporting.pictures import drawing
+from darts_lite.reporting.pictures import genotypes
 from darts_lite.reporting.recorder import Recorder
 
 
@@ -142,7 +144,7 @@ def test_genotypes_are_drawn(space: SearchSpace) -> None:
 def test_lines_of_a_cell_never_share_a_lane() -> None:
     cell = discrete(graph(2, 6, 9)).cells[0]
     taken: set[tuple[int, int]] = set()
-    for (source, target), lane in zip(drawing._links(cell), drawing._lanes(cell), strict=True):
+    for (source, target), lane in zip(genotypes._links(cell), genotypes._lanes(cell), strict=True):
         gaps = range(max(0, source - 1), target - 1)
         assert lane or len(gaps) == 1, "the line runs through a node"
         assert taken.isdisjoint({(gap, lane) for gap in gaps})
@@ -187,6 +189,39 @@ def test_parameter_plots() -> None:
         image = pictures.parameter_plot(dict.fromkeys(names, line), "learned schedules")
         assert image.dtype == np.uint8 and image.shape[2] == 3 and image.std() > 0
     assert pictures.parameter_plot({"lr": [(0.0, 0.0), (1.0, 1.0)]}, "zero").std() > 0
+
+
+def test_tables_and_grids_do_without_matplotlib_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A figure takes 0.3 s, and an evaluation of a search draws up to ten tables."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a figure is made")
+
+    monkeypatch.setattr(Figure, "__init__", refuse)
+    names = ["a", "b"]
+    pictures.heat_map(names, names, np.eye(2), "heat map")
+    pictures.confusion_matrix(np.eye(2, dtype=int), names, "confusion matrix")
+    pictures.labeled_grid(np.zeros((2, 2, 1, 8, 8)), names, names, "grid")
+
+
+@pytest.mark.parametrize("title", ["", "short", "a title that is much wider than its table"])
+def test_a_table_shows_its_colors_and_nothing_is_cut_off(title: str) -> None:
+    image = pictures.heat_map(["row"], ["0", "1", "nothing"], [[0.0, 1.0, np.nan]], title)
+    border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+    assert (border == 255).all()
+    colors = matplotlib.colormaps["Blues"]([0.0, 1.0], bytes=True)[:, :3]
+    for color in colors:
+        assert (image == color).all(2).sum() > 36 * 52 / 2
+
+
+def test_characters_without_a_glyph_draw_without_warning() -> None:
+    """Warnings are errors here."""
+    name = "猫 \n$x"
+    pictures.confusion_matrix(np.eye(2, dtype=int), [name, "犬"], name)
+    pictures.labeled_grid(np.zeros((1, 1, 1, 8, 8)), [name], [name], name)
+    pictures.parameter_plot({name: [(0.0, 0.1), (1.0, 0.2)]}, "犬")
+    pictures.draw_genotype(discrete(cells()), "犬")
+    pictures.best_so_far_plot({name: [pictures.Step(1.0, 0.5, 0.5, 0.5)]}, "犬")
 
 
 def test_pyplot_is_never_imported() -> None:

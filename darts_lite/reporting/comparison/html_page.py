@@ -1,4 +1,4 @@
-"""One page that needs nothing else: pictures within it, light and dark, no script."""
+"""Self-contained HTML page of a report: embedded pictures, light and dark theme, no script."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from darts_lite.reporting.comparison.compare import by_method
 from darts_lite.reporting.comparison.study import Study, Trial
 from darts_lite.reporting.comparison.tables import NOTHING, duration, percent, rows
 
-BEST = 30  # trials that are listed
-HEAD = (
+BEST = 30  # trials in the list
+HEADER = (
     "method",
     "seed",
     "trial",
@@ -42,8 +42,14 @@ pre { margin: 0.3rem 0; white-space: pre-wrap; }
 """
 
 
-def page(studies: Sequence[Study], title: str, pictures: Sequence[Path]) -> str:
-    """HTML. Every text of a study is escaped."""
+def html_page(studies: Sequence[Study], title: str, pictures: Sequence[Path]) -> str:
+    """Return the HTML page; every text that comes from a study is escaped.
+
+    Arguments:
+        studies: of the report.
+        title: of the page.
+        pictures: paths of PNG files.
+    """
     methods = [[escape(cell) for cell in row] for row in rows(studies)]
     images = "\n".join(_image(path) for path in pictures)
     return f"""<!DOCTYPE html>
@@ -54,8 +60,9 @@ def page(studies: Sequence[Study], title: str, pictures: Sequence[Path]) -> str:
 <style>{STYLE}</style>
 <h1>{escape(title)}</h1>
 {_table(methods)}
-<p>Medians over seeds, in brackets from the lowest to the highest. Accuracies are those on
-validation images, of trials within their study's cap, except for the one that says test.</p>
+<p>Each value is the median over seeds, with the lowest and the highest in brackets. Accuracies are
+validation accuracies of networks under the parameter limit of their study; only the column "test
+accuracy" is on test images.</p>
 {images}
 <h2>The best trials</h2>
 {_table(_best(studies))}
@@ -64,7 +71,7 @@ validation images, of trials within their study's cap, except for the one that s
 
 
 def _best(studies: Sequence[Study]) -> list[list[str]]:
-    """The most accurate trials of all studies, as rows of HTML below a head."""
+    """Return the most accurate trials of all studies: a header, then a row of HTML per trial."""
     found = [
         (trial.point[1], [escape(name), *_cells(study, trial)])
         for name, own in by_method(studies).items()
@@ -73,7 +80,7 @@ def _best(studies: Sequence[Study]) -> list[list[str]]:
         if trial.point
     ]
     found.sort(key=lambda pair: -pair[0])
-    return [list(HEAD), *(cells for _, cells in found[:BEST])]
+    return [list(HEADER), *(cells for _, cells in found[:BEST])]
 
 
 def _cells(study: Study, trial: Trial) -> list[str]:
@@ -98,8 +105,8 @@ def _image(path: Path) -> str:
 
 
 def _table(cells: Sequence[Sequence[str]]) -> str:
-    head, *body = cells
-    lines = ["".join(f"<th>{cell}</th>" for cell in head)]
+    header, *body = cells
+    lines = ["".join(f"<th>{cell}</th>" for cell in header)]
     lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in body]
     inner = "\n".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="wide"><table>\n{inner}\n</table></div>'

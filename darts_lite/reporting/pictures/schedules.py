@@ -1,0 +1,55 @@
+"""Learned hyperparameters as curves over the budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, ScalarFormatter
+
+from darts_lite.reporting.pictures.canvas import DPI, INK, Image, plain, render, text_width
+
+LINE = "#2f6fab"
+LOGARITHMIC = ("lr", "weight_decay")
+
+
+def parameter_plot(schedules: Mapping[str, Sequence[tuple[float, float]]], title: str) -> Image:
+    """A panel per learned hyperparameter: its value against the fraction of the budget spent."""
+    columns = min(4, math.ceil(math.sqrt(len(schedules)))) or 1
+    rows = math.ceil(len(schedules) / columns) or 1
+    size = max(3.0 * columns, 4.0, text_width(title, 13) + 0.4), 2.0 * rows + 0.7
+    figure = Figure(size, dpi=DPI, layout="constrained")
+    figure.suptitle(plain(title), size=13, color=INK)
+    figure.supxlabel("budget spent", size=10, color=INK)
+    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, (name, schedule) in zip(panels, schedules.items()):
+        _draw_schedule(axes, name, schedule)
+    for axes in panels[len(schedules) :]:
+        axes.set_axis_off()
+    return render(figure)
+
+
+def _draw_schedule(axes: Axes, name: str, schedule: Sequence[tuple[float, float]]) -> None:
+    """Few points as dots on a line, many as a line; equal values lie in the middle of the panel."""
+    fractions, values = [f for f, _ in schedule], [v for _, v in schedule]
+    marker = "o" if len(schedule) < 30 else ""
+    axes.plot(fractions, values, color=LINE, lw=1.6, marker=marker, ms=3)
+    axes.set_title(plain(name), size=10, color=INK)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_xticks([0, 0.5, 1], ["0", "½", "1"])
+    axes.tick_params(labelsize=8, colors=INK)
+    axes.grid(color="#e4e4e4", lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if name in LOGARITHMIC and all(value > 0 for value in values):
+        axes.set_yscale("log")
+        narrow = bool(values) and max(values) < 10 * min(values)
+        if narrow:  # room for some ticks
+            axes.set_ylim(min(values) / 1.5, max(values) * 1.5)
+        subs = (1, 2, 3, 5, 7) if narrow else (1, 2, 5)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+    else:
+        axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
