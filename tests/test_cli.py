@@ -356,7 +356,7 @@ def corrupt(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--dataset", "imagenet"], "unknown data set 'imagenet'"),
+        (["--dataset", "imagenet"], "got 'imagenet'"),
         (["--dataset", "cifar10"], "--download"),
         (["--dataset", "folder:nowhere"], "nowhere"),
         (["--dataset", "folder:broken"], "3.png"),
