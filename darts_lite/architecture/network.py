@@ -1,4 +1,4 @@
-"""One network for supernet and discrete network: cells of mixed edges over a space."""
+"""One network class for supernet and discrete network: the cells of a space, with weights."""
 
 from __future__ import annotations
 
@@ -22,11 +22,18 @@ from darts_lite.architecture.space import Cell, Operation, SearchSpace
 
 
 class MixedOp(nn.Module):
-    """An edge: the weighted sum of its operations, sum_o p_o (x + o(silu(x))).
+    """One edge: the weighted sum of its operations, sum_o p_o (x + o(silu(x))).
 
-    Where shapes allow, every operation carries a residual connection, so they share one,
-    x + sum_o p_o o(silu(x)), and `skip` adds nothing to it. Because no candidate alone brings the
-    gradient a short way, skip has no unfair lead (the argument of DARTS-, Chu et al. 2021).
+    Where shapes allow, every operation has a residual connection. The operations share one
+    connection, x + sum_o p_o o(silu(x)), and `skip` adds nothing to it. No operation alone gives
+    the gradient a short path, so skip has no unfair lead (the argument of DARTS-, Chu et al.
+    2021).
+
+    Arguments:
+        operations: Operations of the edge.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: 1, or 2 to halve height and width.
     """
 
     def __init__(
@@ -61,8 +68,9 @@ class MixedOp(nn.Module):
 class Project(nn.Module):
     """1x1 convolution to the width of a cell, with a stride where the resolutions differ.
 
-    The stride is taken before the convolution: one with a stride, in channels_last and of fewer
-    channels than a block of oneDNN, corrupts memory in its backward pass (oneDNN issue 6035).
+    The input is subsampled before the convolution, because a strided convolution can corrupt
+    memory in its backward pass: in channels_last, with fewer channels than a block of oneDNN
+    (oneDNN issue 6035).
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
@@ -76,7 +84,7 @@ class Project(nn.Module):
 
 
 class CellModule(nn.Module):
-    """A cell with weights; see `darts_lite.architecture.space.Cell`."""
+    """The module of one cell; see `darts_lite.architecture.space.Cell` for its graph."""
 
     def __init__(self, cell: Cell, in_channels: list[int], strides: list[int], channels: int):
         super().__init__()
@@ -121,14 +129,14 @@ class CellModule(nn.Module):
 
 
 class _Stage:
-    """Shape bookkeeping of one cell in the stack."""
+    """Shapes of one cell at one position of the network."""
 
     def __init__(self, cell: Cell, in_channels: list[int], sizes: list[tuple[int, int]], c: int):
         self.cell, self.in_channels, self.sizes, self.channels = cell, in_channels, sizes, c
         self.strides = [1 if size == sizes[-1] else 2 for size in sizes]
 
     def shape(self, source: int) -> tuple[int, int, tuple[int, int]]:
-        """(input channels, stride, input size) of an edge from `source`."""
+        """Return (input channels, stride, input size) of an edge from node `source`."""
         reduces = self.cell.reduction
         if source < self.cell.inputs:
             channels = self.channels if self.cell.inputs == 2 else self.in_channels[-1]
@@ -141,7 +149,7 @@ def _half(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _stages(space: SearchSpace, size: tuple[int, int]) -> tuple[list[_Stage], int]:
-    """The shapes of every cell in the stack, and the width of the features."""
+    """Return the shapes of every cell in the network, and the channels of the last features."""
     channels = space.channels
     stem = channels * max(cell.nodes for cell in space.cells)
     size = _half(size) if space.stem_stride == 2 else size
@@ -158,9 +166,14 @@ def _stages(space: SearchSpace, size: tuple[int, int]) -> tuple[list[_Stage], in
 class Network(nn.Module):
     """A stem, the cells of a space, global average pooling and a linear classifier.
 
-    Arguments: the space; `image`, the shape (C, H, W) of an input; the number of classes; a CPU
-    generator from which the parameters are drawn (He et al. 2015). `parameters()` is exactly w;
-    the mixing weights are an argument of `forward`.
+    `parameters()` is exactly w; the mixing weights are an argument of `forward`.
+
+    Arguments:
+        space: Search space of a supernet, or discrete space.
+        image: Shape (C, H, W) of an input image.
+        classes: Number of classes.
+        generator: CPU generator of the initial weights (He et al. 2015); None keeps torch's
+            default initialization.
 
     >>> from darts_lite.architecture.space import blocks
     >>> net = Network(blocks(8, 3), (1, 8, 8), 10, torch.Generator().manual_seed(0))
@@ -189,9 +202,9 @@ class Network(nn.Module):
         )
         self.classifier = nn.Linear(features, classes)
         if generator is not None:
-            self._initialise(generator)
+            self._initialize(generator)
 
-    def _initialise(self, generator: torch.Generator) -> None:
+    def _initialize(self, generator: torch.Generator) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", generator=generator)
@@ -200,7 +213,15 @@ class Network(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, weights: Weights | None = None) -> Tensor:
-        """Logits [B, classes] of images [B, C, H, W] in [0, 1]; discrete: without weights."""
+        """Return the logits.
+
+        Arguments:
+            x: Images [B, C, H, W] in [0, 1].
+            weights: Mixing weights of a supernet; None for a discrete network.
+
+        Returns:
+            Logits [B, classes].
+        """
         rows = None if weights is None else {n: w.edges() for n, w in weights.items()}
         h = self.norm(self.stem(x - 0.5))
         states = [h, h]
@@ -209,10 +230,13 @@ class Network(nn.Module):
         return self.classifier(F.silu(states[-1]).mean((2, 3)))
 
     def inherit(self, other: Network) -> None:
-        """Takes the weights of the same architecture's slice of a supernet.
+        """Copy the weights of this architecture out of a supernet.
 
-        A smaller kernel is the centre of the larger one, a smaller width its first channels; an
-        entangled operation at one-hot choices computes the same function as this slice.
+        A smaller kernel is the center of the larger kernel, a smaller width its first channels.
+        An entangled operation with one-hot choices computes the same function as its slice.
+
+        Arguments:
+            other: Supernet whose space contains this network.
         """
         source = dict(other.named_parameters())
         edges = {
@@ -234,7 +258,7 @@ def _index(cell: Cell, edge: object) -> int:
 
 
 def _slice(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """First channels, centre of the kernel."""
+    """Return the first channels and the center of the kernel, with the given shape."""
     for dim, size in enumerate(shape):
         start = (tensor.shape[dim] - size) // 2 if dim >= 2 else 0
         tensor = tensor.narrow(dim, start, size)
@@ -245,10 +269,19 @@ def _slice(tensor: Tensor, shape: torch.Size) -> Tensor:
 def calibrate(
     network: Network, batches: Iterable[tuple[Tensor, Tensor]], weights: Weights | None = None
 ) -> None:
-    """Estimates the running statistics of every BatchNorm as the average over `batches`."""
+    """Set the running statistics of every BatchNorm to the averages over batches.
+
+    Arguments:
+        network: Network to change, in place; it is in training mode afterwards.
+        batches: Pairs of images [B, C, H, W] in [0, 1] and labels [B]; batches of one image are
+            skipped.
+        weights: Mixing weights of a supernet; None for a discrete network.
+    """
     norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
     network.train()
-    several = ((x, y) for x, y in batches if len(x) > 1)  # one image may have no variance
+    several = (
+        (x, y) for x, y in batches if len(x) > 1
+    )  # the variance of one image may be undefined
     for i, (x, _) in enumerate(several):
         for norm in norms:
             norm.momentum = 1 / (i + 1)
@@ -258,7 +291,13 @@ def calibrate(
 
 
 def network_cost(space: SearchSpace, image: tuple[int, int, int], classes: int) -> Cost:
-    """Exact parameters and MACs of a discrete space, counted on the network itself."""
+    """Return exact parameters and MACs per image of a discrete space, counted on the network.
+
+    Arguments:
+        space: Discrete space.
+        image: Shape (C, H, W) of an input image.
+        classes: Number of classes.
+    """
     assert space.is_discrete
     with torch.device("meta"):
         network = Network(space, image, classes)
@@ -266,10 +305,17 @@ def network_cost(space: SearchSpace, image: tuple[int, int, int], classes: int) 
 
 
 class CostTable:
-    """The cost of every option of every edge; a network's cost is a constant plus their sum.
+    """Cost of every option of every edge. The cost of a network is a constant plus their sum.
 
-    Attributes: `constant`, the cost of stem, projections and classifier; `options[name]`, one
-    [E, options] tensor of parameters and one of MACs per cell, summed over the cell's positions.
+    Arguments:
+        space: Search space.
+        image: Shape (C, H, W) of an input image.
+        classes: Number of classes.
+
+    Attributes:
+        constant: Cost of stem, projections and classifier.
+        options: Cell name -> (parameters [E, options], MACs per image [E, options]), each summed
+            over the positions of the cell in the network.
     """
 
     def __init__(self, space: SearchSpace, image: tuple[int, int, int], classes: int):
@@ -313,10 +359,16 @@ class CostTable:
         return self
 
     def expected(self, weights: Weights) -> tuple[Tensor, Tensor]:
-        """Differentiable expected parameters and MACs under mixing weights.
+        """Return expected parameters and MACs under mixing weights; differentiable.
 
-        E[cost] = constant + sum_e P(e kept) sum_o p_o cost(e, o): exact, if edges and options are
-        drawn independently.
+        E[cost] = constant + sum_e P(e kept) sum_o p_o cost(e, o). This is exact if edges and
+        options are drawn independently.
+
+        Arguments:
+            weights: Mixing weights of the space.
+
+        Returns:
+            Parameters and MACs per image, two scalars.
         """
         totals: list[Tensor | int] = list(self.constant)
         for cell in self.space.cells:
@@ -337,7 +389,7 @@ def _kept(cell: Cell) -> list:
 
 
 def _any_member(space: SearchSpace) -> SearchSpace:
-    """Any discrete member of the space: the last option of the first edges of each node."""
+    """Return one discrete space: the last option on the first edges of each node."""
     return replace(
         space,
         cells=tuple(

@@ -1,15 +1,17 @@
-"""The candidate operations, each one class for its entangled and its concrete form.
+"""The operations of an edge; one class serves the entangled and the concrete form.
 
-An operation built with several sizes per choice holds the weights of the largest and mixes the
-choices by weight entanglement (TangleNAS, Sukthanker et al. 2023; single-path NAS, Stamoulis et
-al. 2019): a small kernel is the centre of the large one, a small width its first channels, and
+An operation with several sizes per choice holds the weights of the largest size. It mixes the
+sizes by weight entanglement (TangleNAS, Sukthanker et al. 2023; single-path NAS, Stamoulis et al.
+2019): a small kernel is the center of the large kernel, a small width its first channels, and
 
     sum_k p_k conv(x, W * M_k) = conv(x, W * sum_k p_k M_k)        (exact, convolution is linear)
 
-so a forward pass costs one candidate, however many sizes there are. Built with one size per
-choice it is the concrete operation, without masks. Each operation reads an *activated* input
-[B, C_in, H, W], gives a branch [B, C_out, H/stride, W/stride] and ends in a BatchNorm whose affine
-map absorbs the mixing weight: p * BN(h) costs nothing and saves no activation of its own.
+A forward pass therefore costs one pass per operation, for any number of sizes. With one size per
+choice, the operation is concrete and has no masks.
+
+Each operation reads an *activated* input [B, C_in, H, W] and returns a branch
+[B, C_out, H/stride, W/stride]. It ends in a BatchNorm whose affine map absorbs the mixing weight:
+p * BN(h) costs nothing and saves no activation of its own.
 """
 
 from __future__ import annotations
@@ -29,10 +31,10 @@ ChoiceWeights = Mapping[str, Tensor]  # choice -> probabilities [n], summing to 
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm with batch statistics in training; its running statistics are only calibrated.
+    """BatchNorm that uses batch statistics in training and never updates buffers there.
 
-    Training never touches a buffer, so a training step is a pure function of the parameters.
-    `darts_lite.architecture.network.calibrate` estimates the statistics that evaluation uses.
+    A training step is therefore a pure function of the parameters. Evaluation uses the running
+    statistics that `darts_lite.architecture.network.calibrate` sets.
     """
 
     def __init__(self, channels: int):
@@ -40,7 +42,12 @@ class BatchNorm(nn.BatchNorm2d):
         self.register_buffer("num_batches_tracked", None)
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Gives `scale * BN(x)`, x [B, C, H, W]."""
+        """Return `scale * BN(x)`.
+
+        Arguments:
+            x: Features [B, C, H, W].
+            scale: Scalar; None means 1.
+        """
         weight: Tensor = self.weight
         bias: Tensor = self.bias
         if scale is not None:
@@ -60,7 +67,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class _Entangled(nn.Module):
-    """Base: holds the masks of the choices that have more than one size."""
+    """Base class of operations: holds the masks of every choice with more than one size."""
 
     def __init__(self, operation: Operation, widths: Mapping[str, list[int]]):
         super().__init__()
@@ -71,7 +78,7 @@ class _Entangled(nn.Module):
                 self.register_buffer(f"{choice}_masks", masks, persistent=False)
 
     def mask(self, choice: str, choices: ChoiceWeights | None) -> Tensor | None:
-        """sum_i p_i M_i, or None where the choice has a single size."""
+        """Return the mixed mask sum_i p_i M_i; None if the choice has a single size."""
         if len(self.operation.choices[choice]) == 1:
             return None
         assert choices is not None, f"{self.operation.label} needs weights for {choice}"
@@ -79,7 +86,7 @@ class _Entangled(nn.Module):
 
 
 def _kernel_masks(sizes: tuple[int, ...]) -> Tensor:
-    """[n, k, k]: ones on the central square of each size."""
+    """Return masks [n, k, k]: ones on the central square of each size."""
     largest = sizes[-1]
     offset = torch.arange(largest).sub(largest // 2).abs()
     distance = torch.maximum(offset[:, None], offset[None, :])
@@ -87,12 +94,12 @@ def _kernel_masks(sizes: tuple[int, ...]) -> Tensor:
 
 
 def _width_masks(widths: list[int]) -> Tensor:
-    """[n, max(widths)]: ones on the first channels of each width."""
+    """Return masks [n, max(widths)]: ones on the first channels of each width."""
     return torch.stack([(torch.arange(max(widths)) < width).float() for width in widths])
 
 
 def _conv(layer: nn.Conv2d, x: Tensor, *, kernel: Tensor | None, inputs: Tensor | None) -> Tensor:
-    """The layer with its weight masked by `kernel` [k, k] and by input channel `inputs` [C]."""
+    """Apply the layer with its weight masked by `kernel` [k, k] and input channels `inputs` [C]."""
     weight = layer.weight
     if kernel is not None and inputs is not None:
         weight = weight * (inputs[:, None, None] * kernel)
@@ -108,7 +115,7 @@ def _layer(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int 
 
 
 class Conv(_Entangled):
-    """k x k convolution, BatchNorm."""
+    """k x k convolution with BatchNorm."""
 
     def __init__(self, operation: Operation, in_channels: int, out_channels: int, stride: int):
         super().__init__(operation, {})
@@ -169,9 +176,10 @@ class InvertedResidual(_Entangled):
 
 
 class Skip(_Entangled):
-    """Where shapes change: average pooling and, if the width changes, a 1x1 convolution.
+    """Skip connection where shapes change: average pooling, and a 1x1 convolution for the width.
 
-    Where they do not, the residual connection of the edge is the skip and this adds nothing.
+    The 1x1 convolution exists only if the width changes. Where shapes do not change, the residual
+    connection of the edge is the skip connection, and the edge does not use this class.
     """
 
     def __init__(self, operation: Operation, in_channels: int, out_channels: int, stride: int):
@@ -195,12 +203,17 @@ CLASSES: dict[str, type[Conv | Bottleneck | InvertedResidual | Skip]] = {
 
 
 def has_residual(in_channels: int, out_channels: int, stride: int) -> bool:
-    """Whether an edge of this shape carries an identity connection."""
+    """Tell whether an edge of this shape has a residual (identity) connection."""
     return stride == 1 and in_channels == out_channels
 
 
 class Cost(NamedTuple):
-    """Trainable parameters, and multiply-accumulate operations for one image."""
+    """Cost of a network or an operation.
+
+    Attributes:
+        parameters: Number of trainable parameters.
+        macs: Multiply-accumulate operations per image.
+    """
 
     parameters: int
     macs: int
@@ -210,7 +223,12 @@ class Cost(NamedTuple):
 
 
 def count(module: nn.Module, *inputs: Tensor) -> Cost:
-    """Counts a module on the meta device: its parameters, and torch's own count of operations."""
+    """Return the exact cost of a module on the meta device.
+
+    Arguments:
+        module: Module to count; it is in evaluation mode afterwards.
+        inputs: Inputs of one image, for torch's count of floating-point operations.
+    """
     module.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(*inputs)
@@ -221,7 +239,15 @@ def count(module: nn.Module, *inputs: Tensor) -> Cost:
 def option_cost(
     option: Operation, in_channels: int, out_channels: int, stride: int, size: tuple[int, int]
 ) -> Cost:
-    """The exact cost of a concrete operation on an input of `size` (height, width)."""
+    """Return the exact cost of a concrete operation on one edge.
+
+    Arguments:
+        option: Operation with one size per choice.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: 1 or 2.
+        size: Height and width of the input.
+    """
     if option.name == "skip" and has_residual(in_channels, out_channels, stride):
         return Cost(0, 0)
     with torch.device("meta"):

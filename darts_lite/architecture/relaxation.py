@@ -1,8 +1,13 @@
-"""From logits to mixing weights: the continuous relaxation of a search space.
+"""The continuous relaxation of a search space: from architecture logits to mixing weights.
 
-Architecture logits are a flat dictionary (one tensor per kind of decision and cell), kept outside
-the network. Edges into a node compete by softmax, as do the operations of an edge; the conditional
-choices of an operation have softmaxes of their own. The weights of operation and choice multiply.
+Architecture logits are a flat dictionary outside the network, with one tensor per cell and kind of
+decision. There are three softmaxes:
+
+- over the edges into a node,
+- over the operations of an edge,
+- over the sizes of each conditional choice of an operation.
+
+The weights of an operation and of its choices multiply.
 """
 
 from __future__ import annotations
@@ -20,22 +25,22 @@ from darts_lite.architecture.space import Cell, SearchSpace
 
 
 class EdgeWeights(NamedTuple):
-    """The mixing weights of one edge."""
+    """Mixing weights of one edge."""
 
-    operations: tuple[Tensor, ...]  # scalars, scaled by the weight of the edge
-    edge: Tensor | None  # scalar; None means one
+    operations: tuple[Tensor, ...]  # scalars, multiplied by the weight of the edge
+    edge: Tensor | None  # scalar; None means 1
     choices: dict[str, dict[str, Tensor]]  # operation -> choice -> [n]
 
 
 class CellWeights(NamedTuple):
-    """The mixing weights of one cell with E edges and O operations per edge."""
+    """Mixing weights of one cell with E edges and O operations per edge."""
 
-    edge: Tensor | None  # [E], chances to be kept; None: all are
+    edge: Tensor | None  # [E], probabilities to be kept; None: every edge is kept
     operation: Tensor  # [E, O], rows sum to one
     choices: dict[str, dict[str, Tensor]]  # operation -> choice -> [E, n], rows sum to one
 
     def edges(self) -> list[EdgeWeights]:
-        """Splits into the weights of single edges."""
+        """Split the weights of the cell into the weights of its edges."""
         count = self.operation.shape[0]
         scaled = self.operation if self.edge is None else self.operation * self.edge[:, None]
         rows = {o: {c: p.unbind() for c, p in cs.items()} for o, cs in self.choices.items()}
@@ -56,7 +61,7 @@ Weights = dict[str, CellWeights]  # cell name -> weights
 
 
 def logit_shapes(space: SearchSpace) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the logits of a space.
+    """Return names and shapes of the architecture logits of a space.
 
     >>> from darts_lite.architecture.space import blocks
     >>> logit_shapes(blocks(length=3))["block1.inverted_residual.expansion"]
@@ -84,11 +89,17 @@ def _edges_compete(cell: Cell) -> bool:
 
 
 def relax(space: SearchSpace, logits: Mapping[str, Tensor], temperature: float = 1.0) -> Weights:
-    """Mixing weights softmax(logits / temperature) for every cell of a space.
+    """Return the mixing weights softmax(logits / temperature) of every cell of a space.
 
-    A node that keeps k of its n edges draws a set S of k of them with probability proportional to
-    exp(sum of the logits of S); an edge weighs its chance to be in S. These weights lie in [0, 1],
-    sum to k, and tend to the discrete network's as the temperature falls (softmax is k = 1).
+    A node that keeps k of its n edges draws a set S of k edges with a probability proportional to
+    exp(sum of the logits of S). The weight of an edge is its probability to be in S. The edge
+    weights are in [0, 1] and sum to k per node. As the temperature falls, they approach the
+    weights of the discrete network. For k = 1 they are a softmax.
+
+    Arguments:
+        space: Search space.
+        logits: Architecture logits by name, with the shapes of `logit_shapes`.
+        temperature: Positive temperature of every softmax.
     """
     weights: Weights = {}
     for cell in space.cells:
@@ -108,7 +119,7 @@ def relax(space: SearchSpace, logits: Mapping[str, Tensor], temperature: float =
 
 
 def _kept_weights(cell: Cell, beta: Tensor) -> Tensor:
-    """[E]: the probability of each edge to be among those that its node keeps."""
+    """Return the probability [E] that the node of each edge keeps the edge."""
     chances = torch.zeros_like(beta)
     for members in _sets(cell, beta.device):
         members = members.to(beta.dtype)
@@ -118,7 +129,7 @@ def _kept_weights(cell: Cell, beta: Tensor) -> Tensor:
 
 @cache
 def _sets(cell: Cell, device: torch.device) -> list[Tensor]:
-    """For each node [sets, E]: the sets of edges that it may keep, as rows of zeros and ones."""
+    """Return one table [sets, E] per node: each row is a set of edges that the node may keep."""
     tables = []
     for node in _nodes(cell):
         into = cell.into(node)
@@ -131,16 +142,32 @@ def _sets(cell: Cell, device: torch.device) -> list[Tensor]:
 
 
 def option_probabilities(cell: Cell, weights: CellWeights) -> Tensor:
-    """[E, options]: the probability of every concrete option of every edge, in `Edge.options`."""
+    """Return the probability of every concrete option of every edge.
+
+    Arguments:
+        cell: Cell of the search space.
+        weights: Mixing weights of the cell.
+
+    Returns:
+        Probabilities [E, options], in the order of `Edge.options`.
+    """
     return _per_option(cell, weights.operation, weights.choices)
 
 
 def option_scores(cell: Cell, weights: CellWeights) -> Tensor:
-    """[E, options]: log p(operation) + sum over its choices of log(p(size) / max p).
+    """Return the score of every option of every edge, for the selection of one option per edge.
 
-    How good an option is as the one that stays. The best option of an operation scores the log
-    probability of the operation itself; by its plain probability, an operation would lose to
-    another (above all to skip, which has no choices) for merely offering more sizes.
+    The score is log p(operation) + sum over its choices of log(p(size) / max p). The best option
+    of an operation therefore scores the log probability of the operation. With the plain
+    probability, an operation with more sizes would lose to an operation with fewer sizes, above
+    all to skip, which has no choices.
+
+    Arguments:
+        cell: Cell of the search space.
+        weights: Mixing weights of the cell.
+
+    Returns:
+        Scores [E, options], in the order of `Edge.options`.
     """
     relative = {
         name: {choice: p / p.amax(1, keepdim=True) for choice, p in choices.items()}
@@ -152,7 +179,7 @@ def option_scores(cell: Cell, weights: CellWeights) -> Tensor:
 def _per_option(
     cell: Cell, operation: Tensor, choices: Mapping[str, Mapping[str, Tensor]]
 ) -> Tensor:
-    """[E, options]: the products of one value per operation [E, O] and choice [E, n]."""
+    """Return [E, options]: products of one value per operation [E, O] and per choice [E, n]."""
     columns = []
     for index, each in enumerate(cell.edges[0].operations):
         block = operation[:, index, None]
@@ -165,16 +192,23 @@ def _per_option(
 
 
 def entropy(weights: Weights) -> Tensor:
-    """Mean entropy of the operation distributions, as a fraction of the uniform one's (0 to 1)."""
+    """Return the mean entropy of the operation weights, as a fraction of the maximum (0 to 1).
+
+    Arguments:
+        weights: Mixing weights of every cell.
+    """
     rows = torch.cat([w.operation for w in weights.values()])
-    uniform = math.log(max(rows.shape[1], 2))  # a single operation has no entropy at all
+    uniform = math.log(max(rows.shape[1], 2))  # a single operation has entropy 0; avoid 0 / 0
     return -(rows * rows.clamp_min(1e-12).log()).sum(1).mean() / uniform
 
 
 def beta_decay(logits: Mapping[str, Tensor]) -> Tensor:
-    """Mean logsumexp of the operation logits (beta-DARTS, Ye et al. 2022, equation 11).
+    """Return the mean logsumexp of the operation logits (beta-DARTS, Ye et al. 2022, equation 11).
 
-    Its gradient is softmax(alpha): it slows whatever leads, above all a premature skip.
+    The gradient is softmax(alpha). It slows the leading operation, above all a premature skip.
+
+    Arguments:
+        logits: Architecture logits by name.
     """
     rows = torch.cat([v for name, v in logits.items() if name.endswith(".operation")])
     return rows.logsumexp(1).mean()

@@ -1,7 +1,7 @@
-"""Search spaces and genotypes as plain frozen data, and their JSON form. Imports no torch.
+"""Search spaces and genotypes as frozen data, and their JSON form. Imports no torch.
 
-A genotype is a search space with one option per edge, so one description serves search and
-retraining, and `derive` maps a space to a smaller space.
+A genotype is a search space with one option per edge. One description therefore serves search and
+final training, and `derive` maps a space to a smaller space.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from darts_lite.errors import UserError
 from darts_lite.schedules import Schedule
 
 FORMAT_VERSION = 1
-CHOICES = {  # operation -> its conditional choices, in the order in which they are reported
+CHOICES = {  # operation -> its conditional choices, in the order of all reports
     "conv": ("kernel",),
     "bottleneck": ("kernel", "ratio"),
     "inverted_residual": ("kernel", "expansion"),
@@ -32,7 +32,11 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation with its conditional choices, each a set of sizes in ascending order.
+    """An operation with its conditional choices.
+
+    Arguments:
+        name: A key of `CHOICES`.
+        choices: Choice -> its sizes, ascending; the choices of `CHOICES[name]`, in this order.
 
     >>> Operation("conv", {"kernel": (3, 5)}).options[1]
     Operation(name='conv', choices={'kernel': (5,)})
@@ -44,37 +48,45 @@ class Operation:
 
     def __post_init__(self) -> None:
         if self.name not in CHOICES:
-            raise ValueError(f"unknown operation {self.name!r}; known: {', '.join(CHOICES)}")
+            raise ValueError(f"operation must be one of {', '.join(CHOICES)}, got {self.name!r}")
         if tuple(self.choices) != CHOICES[self.name]:
             raise ValueError(
-                f"operation {self.name!r} has the choices {list(CHOICES[self.name])}, "
-                f"not {list(self.choices)}"
+                f"choices of operation {self.name!r} must be {list(CHOICES[self.name])}, "
+                f"got {list(self.choices)}"
             )
         for name, sizes in self.choices.items():
             if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
-                raise ValueError(f"{self.name}.{name} must be ascending positive sizes: {sizes}")
+                raise ValueError(
+                    f"{self.name}.{name} must be ascending positive sizes, got {sizes}"
+                )
             if name == "kernel" and any(size % 2 == 0 for size in sizes):
-                raise ValueError(f"{self.name}.kernel must be odd: {sizes}")
+                raise ValueError(f"{self.name}.kernel must be odd, got {sizes}")
 
     def __hash__(self) -> int:
         return hash((self.name, tuple(self.choices.items())))
 
     @property
     def options(self) -> list[Operation]:
-        """Every combination of one size per choice, the last choice varying fastest."""
+        """Every combination of one size per choice; the last choice varies fastest."""
         sizes = itertools.product(*self.choices.values())
         return [Operation(self.name, {c: (s,) for c, s in zip(self.choices, row)}) for row in sizes]
 
     @property
     def label(self) -> str:
-        """A short name for people: `inverted_residual k5 e4`."""
+        """Short name for reports, such as `inverted_residual k5 e4`."""
         sizes = (f"{c[0]}{'/'.join(map(str, s))}" for c, s in self.choices.items())
         return " ".join([self.name, *sizes])
 
 
 @dataclass(frozen=True)
 class Edge:
-    """From node `source` to node `target` of a cell; the cell's inputs are its first nodes."""
+    """An edge of a cell.
+
+    Arguments:
+        source: Node that the edge reads; the inputs of a cell are its first nodes.
+        target: Node that the edge ends in.
+        operations: Operations of the edge.
+    """
 
     __pydantic_config__ = _STRICT
     source: int
@@ -83,17 +95,25 @@ class Edge:
 
     @property
     def options(self) -> list[Operation]:
-        """Every concrete operation that the edge may become."""
+        """Every concrete operation of the edge."""
         return [option for operation in self.operations for option in operation.options]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A directed acyclic graph of mixed edges; a node is the sum of its incoming edges.
+    """A directed acyclic graph of edges; a node is the sum of its incoming edges.
 
-    `keep` edges per node survive discretisation. A cell with two inputs reads the two cells
-    before it, each projected to the cell's width, and gives the concatenation of its nodes (DARTS,
-    Liu et al. 2019, section 2.1); one with a single input is a block in a chain.
+    A cell with two inputs reads the two cells before it, each projected to the width of the cell.
+    It returns the concatenation of its nodes (DARTS, Liu et al. 2019, section 2.1). A cell with
+    one input is a block in a chain.
+
+    Arguments:
+        name: Name of the cell.
+        inputs: Number of inputs, 1 or 2.
+        nodes: Number of nodes after the inputs.
+        keep: Number of edges per node that discretization keeps.
+        reduction: Whether the cell halves the resolution.
+        edges: Edges of the cell.
     """
 
     __pydantic_config__ = _STRICT
@@ -106,29 +126,45 @@ class Cell:
 
     def __post_init__(self) -> None:
         if self.inputs not in (1, 2) or self.nodes < 1 or self.keep < 1:
-            raise ValueError(f"cell {self.name!r} needs 1 or 2 inputs, a node and an edge to keep")
+            raise ValueError(
+                f"cell {self.name!r} must have 1 or 2 inputs, at least 1 node and keep at least 1 "
+                f"edge, got inputs {self.inputs}, nodes {self.nodes}, keep {self.keep}"
+            )
         for edge in self.edges:
             if not 0 <= edge.source < edge.target or not edge.operations:
-                raise ValueError(f"cell {self.name!r} has a malformed edge: {edge}")
+                raise ValueError(
+                    f"an edge of cell {self.name!r} must have 0 <= source < target and at least "
+                    f"one operation, got {edge}"
+                )
             if not self.inputs <= edge.target < self.inputs + self.nodes:
-                raise ValueError(f"cell {self.name!r} has no node {edge.target}")
+                raise ValueError(
+                    f"the edges of cell {self.name!r} must end in nodes {self.inputs} to "
+                    f"{self.inputs + self.nodes - 1}, got {edge.target}"
+                )
             if len({operation.name for operation in edge.operations}) < len(edge.operations):
-                raise ValueError(f"an edge of cell {self.name!r} has an operation twice: {edge}")
+                raise ValueError(
+                    f"an edge of cell {self.name!r} must have each operation once, got {edge}"
+                )
         if len({(edge.source, edge.target) for edge in self.edges}) < len(self.edges):
-            raise ValueError(f"cell {self.name!r} has two edges between the same nodes")
+            raise ValueError(
+                f"cell {self.name!r} must have at most one edge between two nodes, got several"
+            )
         for node in range(self.inputs, self.inputs + self.nodes):
             if not self.into(node):
-                raise ValueError(f"node {node} of cell {self.name!r} has no incoming edge")
+                raise ValueError(
+                    f"every node of cell {self.name!r} must have an incoming edge, got none for "
+                    f"node {node}"
+                )
         if not self.is_discrete and len({edge.operations for edge in self.edges}) > 1:
-            raise ValueError(f"the edges of cell {self.name!r} must offer the same operations")
+            raise ValueError(f"all edges of cell {self.name!r} must have the same operations")
 
     def into(self, node: int) -> list[int]:
-        """Indices of the edges that end in `node`."""
+        """Return the indices of the edges that end in `node`."""
         return [i for i, edge in enumerate(self.edges) if edge.target == node]
 
     @property
     def is_discrete(self) -> bool:
-        """One option per edge, and no more edges than are kept."""
+        """Whether there is one option per edge and no node has more than `keep` edges."""
         nodes = range(self.inputs, self.inputs + self.nodes)
         return all(len(edge.options) == 1 for edge in self.edges) and all(
             len(self.into(node)) <= self.keep for node in nodes
@@ -137,11 +173,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The cells of a network and the order in which they are stacked.
+    """The cells of a network and their order.
 
-    Cells of one name share their architecture. `channels` is the width C of the first stage; each
-    reduction halves the resolution and doubles the width. `stem_stride` is that of the first
-    convolution.
+    All cells with one name share their architecture. Each reduction cell halves the resolution and
+    doubles the width.
+
+    Arguments:
+        preset: Name of the preset.
+        cells: One entry per cell name.
+        sequence: Names of the cells, from the first to the last of the network.
+        channels: Width C before the first reduction.
+        stem_stride: Stride of the first convolution, 1 or 2.
     """
 
     __pydantic_config__ = _STRICT
@@ -154,15 +196,18 @@ class SearchSpace:
     def __post_init__(self) -> None:
         names = [cell.name for cell in self.cells]
         if not names or len(set(names)) != len(names) or set(self.sequence) != set(names):
-            raise ValueError(f"the sequence {self.sequence} must use each of the cells {names}")
+            raise ValueError(f"sequence must use each of the cells {names}, got {self.sequence}")
         if self.channels < 1 or self.stem_stride not in (1, 2):
-            raise ValueError("channels must be positive and stem_stride 1 or 2")
+            raise ValueError(
+                "channels must be at least 1 and stem_stride 1 or 2, "
+                f"got {self.channels} and {self.stem_stride}"
+            )
 
     def cell(self, name: str) -> Cell:
         return next(cell for cell in self.cells if cell.name == name)
 
     def with_channels(self, channels: int) -> SearchSpace:
-        """The same architecture at another width."""
+        """Return the same architecture with another width."""
         return replace(self, channels=channels)
 
     @property
@@ -187,7 +232,12 @@ def _reductions(length: int) -> set[int]:
 
 
 def cells(channels: int = 16, length: int = 7, stem_stride: int = 1) -> SearchSpace:
-    """DARTS cells, normal and reduction: 2 inputs, 2 nodes, 2 edges kept per node.
+    """Return the space of DARTS cells, normal and reduction: 2 inputs, 2 nodes, keep 2 edges.
+
+    Arguments:
+        channels: Width before the first reduction.
+        length: Number of cells.
+        stem_stride: Stride of the first convolution, 1 or 2.
 
     >>> [cell.name for cell in cells().cells], cells().sequence.count("reduction")
     (['normal', 'reduction'], 2)
@@ -200,7 +250,14 @@ def cells(channels: int = 16, length: int = 7, stem_stride: int = 1) -> SearchSp
 
 
 def blocks(channels: int = 16, length: int = 7, stem_stride: int = 1) -> SearchSpace:
-    """A chain of mixed blocks, each with its own logits (Cai et al. 2019; Wu et al. 2019).
+    """Return the space of a chain of blocks, each with its own architecture.
+
+    Based on Cai et al. 2019 and Wu et al. 2019.
+
+    Arguments:
+        channels: Width before the first reduction.
+        length: Number of blocks.
+        stem_stride: Stride of the first convolution, 1 or 2.
 
     >>> len(blocks().cells), sum(cell.reduction for cell in blocks().cells)
     (7, 2)
@@ -216,13 +273,26 @@ PRESETS = {"cells": cells, "blocks": blocks}
 
 @dataclass(frozen=True, kw_only=True)
 class Genotype:
-    """What a search found: a discrete space, the learned schedules, and where they come from."""
+    """The result of a search: a discrete space, the learned schedules, and their origin.
+
+    Arguments:
+        space: Discrete space.
+        image: Channels, height and width of the images.
+        classes: Class names; `classes[label]`.
+        parameters: Number of trainable parameters.
+        macs: Multiply-accumulate operations per image.
+        hyperparameters: Learned schedules by name, as functions of the budget fraction.
+        dataset: Fingerprint of the data set.
+        settings: Settings of the search.
+        seed: Random seed of the search, which also split the data.
+        versions: Versions of the libraries.
+    """
 
     __pydantic_config__ = _STRICT
     format: Literal["darts_lite.genotype"] = "darts_lite.genotype"
     version: int = FORMAT_VERSION
     space: SearchSpace
-    image: tuple[int, int, int]  # channels, height, width
+    image: tuple[int, int, int]
     classes: tuple[str, ...]
     parameters: int
     macs: int
@@ -234,28 +304,36 @@ class Genotype:
 
     def __post_init__(self) -> None:
         if self.version != FORMAT_VERSION:
-            raise ValueError(
-                f"format version {self.version}, this darts_lite reads version {FORMAT_VERSION}"
-            )
+            raise ValueError(f"format version must be {FORMAT_VERSION}, got version {self.version}")
         if not self.space.is_discrete:
-            raise ValueError("a genotype has one option per edge")
+            raise ValueError("a genotype must have one option per edge")
         if min(self.image) < 1 or len(self.classes) < 2:
-            raise ValueError("a genotype needs images of some size and two classes")
+            raise ValueError(
+                "image sizes must be at least 1 and there must be at least 2 classes, "
+                f"got {self.image} and {len(self.classes)}"
+            )
         for name, schedule in self.hyperparameters.items():
             if not schedule or any(a[0] > b[0] for a, b in itertools.pairwise(schedule)):
-                raise ValueError(f"the schedule of {name!r} must ascend in the budget fraction")
+                raise ValueError(
+                    f"the schedule of {name!r} must ascend in the budget fraction, got {schedule}"
+                )
 
     def save(self, path: Path) -> None:
-        """Write JSON under a temporary name, then rename."""
+        """Write the genotype as JSON, atomically."""
         write_json(path, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """What `read` reads, once it is text."""
+        """Return the genotype as JSON values; `read` accepts their text."""
         return _ADAPTER.dump_python(self, mode="json")
 
     @staticmethod
     def load(path: Path) -> Genotype:
-        """Read and check a genotype; raises `UserError` with the first thing that is wrong."""
+        """Read and check the genotype in a file.
+
+        Raises:
+            UserError: The file cannot be read, or is no genotype; the message names the first
+                error.
+        """
         try:
             return Genotype.read(path.read_bytes(), path)
         except OSError as error:
@@ -263,7 +341,15 @@ class Genotype:
 
     @staticmethod
     def read(content: str | bytes, source: object) -> Genotype:
-        """From JSON; `source` is for errors."""
+        """Read and check a genotype.
+
+        Arguments:
+            content: JSON text.
+            source: Origin of the text, for error messages.
+
+        Raises:
+            UserError: The text is no genotype; the message names the first error.
+        """
         try:
             return _ADAPTER.validate_json(content)
         except ValidationError as error:
@@ -271,8 +357,8 @@ class Genotype:
             where = ".".join(map(str, first["loc"])) or "the file"
             what = first["msg"].removeprefix("Value error, ")
             raise UserError(
-                f"{source} is no genotype of this version: {where}: {what}; "
-                "make it again with `search` or `derive`"
+                f"{source} must be a genotype of this version: {where}: {what}; "
+                "create it again with `search` or `derive`"
             ) from None
 
 
@@ -280,7 +366,12 @@ _ADAPTER = TypeAdapter(Genotype)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Readable JSON, atomically: a temporary name in the same folder, then a rename."""
+    """Write readable JSON atomically: to a temporary file in the same folder, then rename.
+
+    Arguments:
+        path: File to write.
+        value: JSON values.
+    """
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(temporary, path)
