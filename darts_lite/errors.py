@@ -1,4 +1,4 @@
-"""The exceptions that a person is meant to read. Imports nothing of darts_lite."""
+"""Exceptions with a message for the user. Imports nothing of darts_lite."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Bad input: one line that says what is wrong, where, and what to do about it.
+    """Wrong input. The message is one line: what is wrong, where, and what to do.
 
-    The command line prints it and exits with status 2; the library lets it pass.
+    The command line prints the message and exits with status 2. The library does not catch it.
     """
 
 
 class Diverged(UserError):
-    """A loss or a weight stopped being finite."""
+    """A loss or a weight is not finite any more."""
 
 
 class Interrupted(Exception):
-    """A run was asked to stop; its checkpoint is on disk."""
+    """A signal stopped a run; its checkpoint is on disk.
+
+    Arguments:
+        signum: Number of the signal.
+        path: Checkpoint or folder of the run.
+    """
 
     def __init__(self, signum: int, path: Path):
-        super().__init__(f"stopped by {signal.Signals(signum).name}; {path} holds the run")
+        super().__init__(f"stopped by {signal.Signals(signum).name}; the checkpoint is {path}")
         self.signum = signum

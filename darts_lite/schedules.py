@@ -1,4 +1,4 @@
-"""Values as functions of the fraction of the budget that is spent. No torch."""
+"""Schedules: functions of the spent fraction of the budget. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ Schedule = tuple[tuple[float, float], ...]  # (budget fraction, value), ascendin
 
 
 def interpolate(schedule: Schedule, fraction: float) -> float:
-    """Piecewise linear through the knots, constant beyond them.
+    """Return the value of a piecewise linear schedule, constant before and after its knots.
+
+    Arguments:
+        schedule: Knots (budget fraction, value), ascending in the fraction.
+        fraction: Spent fraction of the budget, 0 to 1.
 
     >>> interpolate(((0.0, 1.0), (1.0, 3.0)), 0.25)
     1.5
@@ -22,7 +26,11 @@ def interpolate(schedule: Schedule, fraction: float) -> float:
 
 
 def cosine(fraction: float, warmup: float = 0.03) -> float:
-    """A linear warm-up, then half a cosine to zero.
+    """Return the factor of a schedule with linear warmup, then half a cosine down to zero.
+
+    Arguments:
+        fraction: Spent fraction of the budget, 0 to 1.
+        warmup: Fraction of the budget where the warmup ends; there the factor is 1.
 
     >>> cosine(0.03), round(cosine(1.0), 6)
     (1.0, 0.0)

@@ -323,7 +323,7 @@ def test_a_warm_start_says_what_it_takes_and_is_remembered(searched: Path, tmp_p
     [
         ("nowhere", "nowhere"),
         ("empty", "there is no empty/g.json"),
-        ("torn.json", "torn.json is no genotype"),
+        ("torn.json", "torn.json must be a genotype"),
         ("torn", "torn/search/checkpoint.pt is no readable checkpoint"),
     ],
 )
@@ -356,7 +356,7 @@ def corrupt(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--dataset", "imagenet"], "unknown data set 'imagenet'"),
+        (["--dataset", "imagenet"], "got 'imagenet'"),
         (["--dataset", "cifar10"], "--download"),
         (["--dataset", "folder:nowhere"], "nowhere"),
         (["--dataset", "folder:broken"], "3.png"),
@@ -403,7 +403,7 @@ def _edited(**changes: object) -> object:
             lambda c: json.dumps(c).replace('"inverted_residual"', '"transformer"')
             .replace('"conv"', '"transformer"').replace('"bottleneck"', '"transformer"')
             .replace('"skip"', '"transformer"'),
-            "unknown operation",
+            "operation must be one of",
         ),
         (_edited(dataset={"name": "digits", "sha256": "0"}), "not the one"),
         (_edited(hyperparameters={"lr": [[0.0, 0.1]]}), "weight_decay"),

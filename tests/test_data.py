@@ -1,4 +1,4 @@
-"""Readers on small files in the real formats, splits, batches, and every complaint."""
+"""Readers on small files in the real formats, splits, batches, and every error."""
 
 import gzip
 import json
@@ -48,7 +48,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(autouse=True)
 def no_system_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests see only what they write themselves."""
+    """Hide the data sets of the system, so that tests see only their own files."""
     source = published.SOURCES["fashion-mnist"]
     monkeypatch.setitem(
         published.SOURCES, "fashion-mnist", source._replace(folders=source.folders[:-1])
@@ -66,7 +66,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 
 def write_mnist(folder: Path, rng: np.random.Generator, suffix: str = "") -> np.ndarray:
-    """20 training and 10 test images; returns the training pixels."""
+    """Write 20 training and 10 test images; return the training pixels."""
     arrays = {}
     for part, count in (("train", 20), ("t10k", 10)):
         arrays[part] = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
@@ -75,8 +75,8 @@ def write_mnist(folder: Path, rng: np.random.Generator, suffix: str = "") -> np.
     return arrays["train"]
 
 
-class Python2Pickler(pickle._Pickler):  # the one in Python
-    """Writes bytes and text as Python 2's `str`, as the files of CIFAR have them."""
+class Python2Pickler(pickle._Pickler):  # the pure Python pickler can be extended
+    """Pickler that writes bytes and text as Python 2's `str`, as in the files of CIFAR."""
 
     dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)
 
@@ -91,12 +91,12 @@ def write_pickle(path: Path, entry: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         Python2Pickler(file, protocol=2).dump(entry)
-    # numpy 2 calls the module of `_reconstruct` by another name than the published files do.
+    # NumPy 2 renamed the module of `_reconstruct`; the published files have the old name.
     path.write_bytes(path.read_bytes().replace(b"numpy._core.", b"numpy.core."))
 
 
 def write_cifar(root: Path, rng: np.random.Generator, classes: int) -> np.ndarray:
-    """Two images a class in each batch; returns the pixels of the first batch."""
+    """Write two images per class in each batch; return the pixels of the first batch."""
     ten = classes == 10
     folder = root / ("cifar-10-batches-py" if ten else "cifar-100-python")
     names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"] if ten else ["train", "test"]
@@ -134,8 +134,8 @@ def write_folder(root: Path, count: int = 3, mode: str = "RGB") -> Path:
     return root
 
 
-def labelled(labels: torch.Tensor) -> Images:
-    """Images whose pixels spell their index, so that a split can be traced."""
+def labeled(labels: torch.Tensor) -> Images:
+    """Return images whose pixels encode their index, so that a test can trace a split."""
     index = torch.arange(len(labels))
     pixels = torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8)
     pixels[:, 0, 0, 0], pixels[:, 0, 0, 1] = index % 256, index // 256
@@ -151,7 +151,7 @@ def toy(counts: list[int], test: list[int] | None = None) -> Dataset:
     def images(counts: list[int]) -> Images:
         labels = torch.repeat_interleave(torch.tensor(counts))
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
-        return labelled(labels[order])
+        return labeled(labels[order])
 
     classes = tuple(f"class{i}" for i in range(len(counts)))
     return Dataset(
@@ -162,7 +162,7 @@ def toy(counts: list[int], test: list[int] | None = None) -> Dataset:
 # --- Start-up --------------------------------------------------------------------------------
 
 
-def test_slow_libraries_are_not_loaded_at_the_start() -> None:
+def test_import_does_not_load_slow_libraries() -> None:
     code = (
         "import sys, darts_lite.data; print({'torchvision', 'sklearn', 'scipy'} & set(sys.modules))"
     )
@@ -240,7 +240,7 @@ def test_cifar_agrees_with_torchvision(
 ) -> None:
     write_cifar(tmp_path, rng, 10)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
-    with warnings.catch_warnings():  # its plain pickle.load warns about the alignment of dtypes
+    with warnings.catch_warnings():  # torchvision's pickle.load warns about the alignment of dtypes
         warnings.simplefilter("ignore")
         theirs = datasets.CIFAR10(tmp_path, train=True)
     ours = load("cifar10", tmp_path).train
@@ -248,8 +248,8 @@ def test_cifar_agrees_with_torchvision(
     assert ours.labels.tolist() == theirs.targets
 
 
-class Mine:
-    """A pickle that would create a file when it is read."""
+class Malicious:
+    """Object whose pickle would create a folder when it is read."""
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
         return os.mkdir, ("pickle-ran-code",)
@@ -260,7 +260,7 @@ def test_cifar_pickle_runs_no_code(
 ) -> None:
     write_cifar(tmp_path, rng, 10)
     monkeypatch.chdir(tmp_path)
-    write_pickle(tmp_path / "cifar-10-batches-py" / "data_batch_2", {"data": Mine()})
+    write_pickle(tmp_path / "cifar-10-batches-py" / "data_batch_2", {"data": Malicious()})
     with pytest.raises(UserError, match=r"data_batch_2 .*refuses posix\.mkdir|refuses nt\.mkdir"):
         load("cifar10", tmp_path)
     assert not Path("pickle-ran-code").exists()
@@ -292,7 +292,7 @@ def test_fingerprint(tmp_path: Path, rng: np.random.Generator) -> None:
     assert load("mnist", tmp_path).fingerprint["sha256"] != first["sha256"]
 
 
-def test_a_fingerprint_counts_every_class() -> None:
+def test_fingerprint_counts_images_per_class() -> None:
     train, test = (
         Images(torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8), torch.tensor(labels))
         for labels in ([2, 0, 2, 1, 2], [0, 2])
@@ -301,7 +301,7 @@ def test_a_fingerprint_counts_every_class() -> None:
     assert counts == [2, 1, 4, 0]
 
 
-PRINT = {"name": "a", "images": 9, "classes": 3, "counts": [2, 3, 4], "shape": [1, 8, 8],
+FINGERPRINT = {"name": "a", "images": 9, "classes": 3, "counts": [2, 3, 4], "shape": [1, 8, 8],
          "sha256": "0"}  # fmt: skip
 
 
@@ -325,18 +325,20 @@ PRINT = {"name": "a", "images": 9, "classes": 3, "counts": [2, 3, 4], "shape": [
         ({"name": "b", "counts": [9, 9, 9]}, "other data set (b, was a)", False),
     ],
 )
-def test_what_changed_in_the_data(changes: dict[str, Any], said: str | None, more: bool) -> None:
+def test_changed_describes_the_difference(
+    changes: dict[str, Any], said: str | None, more: bool
+) -> None:
     fresh = {"sha256": "1"} if set(changes) - {"name"} else {}
-    assert changed(PRINT, {**PRINT, **fresh, **changes}) == said
-    assert grown(PRINT, {**PRINT, **fresh, **changes}) == more
+    assert changed(FINGERPRINT, {**FINGERPRINT, **fresh, **changes}) == said
+    assert grown(FINGERPRINT, {**FINGERPRINT, **fresh, **changes}) == more
 
 
-def test_a_fingerprint_of_an_earlier_version_has_no_counts() -> None:
-    old = {name: value for name, value in PRINT.items() if name != "counts"}
-    assert changed(old, PRINT) is None
-    assert changed(old, {**PRINT, "sha256": "1", "images": 12}) == "other images (12, were 9)"
-    assert changed({}, PRINT) == "images of 1x8x8, were unknown size"
-    assert not grown(old, {**PRINT, "images": 12})
+def test_fingerprint_of_earlier_version_has_no_counts() -> None:
+    old = {name: value for name, value in FINGERPRINT.items() if name != "counts"}
+    assert changed(old, FINGERPRINT) is None
+    assert changed(old, {**FINGERPRINT, "sha256": "1", "images": 12}) == "other images (12, were 9)"
+    assert changed({}, FINGERPRINT) == "images of 1x8x8, were unknown size"
+    assert not grown(old, {**FINGERPRINT, "images": 12})
 
 
 def test_resize(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -370,11 +372,11 @@ def test_download(
         load("mnist", tmp_path, download=True)
     use(lambda root: write_mnist(root / "MNIST" / "raw", rng))
     assert load("mnist", tmp_path, download=True).train.count == 20
-    use(fail)  # what is there is not fetched again
+    use(fail)  # a complete data set is not downloaded again
     assert load("mnist", tmp_path, download=True).train.count == 20
 
 
-def test_download_asks_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_calls_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     for name in ("FashionMNIST", "MNIST", "CIFAR10", "CIFAR100", "SVHN"):
         monkeypatch.setattr(
@@ -406,12 +408,12 @@ def test_folder(tmp_path: Path) -> None:
     assert dataset.classes == ("cat", "dog") and dataset.test is None and dataset.flips
 
 
-def test_folder_crops_the_centre_and_turns_upright(tmp_path: Path) -> None:
+def test_folder_crops_center_and_rotates_upright(tmp_path: Path) -> None:
     pixels = np.zeros((20, 40, 3), np.uint8)
-    pixels[:, 10:30] = 200  # the centre square
+    pixels[:, 10:30] = 200  # the center square
     pixels[:10, 10:30] = 100  # its upper half
     exif = Image.Exif()
-    exif[0x0112] = 3  # shown upside down
+    exif[0x0112] = 3  # stored upside down
     (tmp_path / "pets" / "a").mkdir(parents=True)
     Image.fromarray(pixels).save(tmp_path / "pets" / "a" / "0.png")
     Image.fromarray(pixels).save(tmp_path / "pets" / "a" / "1.png", exif=exif)
@@ -420,14 +422,14 @@ def test_folder_crops_the_centre_and_turns_upright(tmp_path: Path) -> None:
     assert torch.equal(turned, plain.flip(1, 2))
 
 
-def test_folder_of_grey_images_has_one_channel(tmp_path: Path) -> None:
+def test_folder_of_gray_images_has_one_channel(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "pets", mode="L")
     deep = np.full((9, 9), 128 * 257, np.uint16)
     Image.fromarray(deep).save(root / "cat" / "16-bit.png")
     dataset = load(f"folder:{root}", tmp_path, image_size=16)
     assert dataset.train.pixels.shape == (7, 1, 16, 16)
     assert dataset.train.pixels[2].eq(128).all()
-    write_image(root / "dog" / "colour.png")
+    write_image(root / "dog" / "color.png")
     assert load(f"folder:{root}", tmp_path).channels == 3
 
 
@@ -469,7 +471,7 @@ def test_folder_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load(name, tmp_path / "new" / "data")
 
 
-# --- Complaints ------------------------------------------------------------------------------
+# --- Errors ----------------------------------------------------------------------------------
 
 
 def truncate(path: Path) -> None:
@@ -501,7 +503,7 @@ def miscounted_idx(root: Path, rng: np.random.Generator) -> None:
     write_idx(root / "mnist" / "train-labels-idx1-ubyte", np.zeros(19))
 
 
-def mislabelled_idx(root: Path, rng: np.random.Generator) -> None:
+def mislabeled_idx(root: Path, rng: np.random.Generator) -> None:
     write_mnist(root / "mnist", rng)
     write_idx(root / "mnist" / "train-labels-idx1-ubyte", np.arange(20))
 
@@ -532,7 +534,7 @@ def break_cifar(root: Path, rng: np.random.Generator) -> None:
     truncate(root / "cifar-10-batches-py" / "data_batch_3")
 
 
-def mislabelled_cifar(root: Path, rng: np.random.Generator) -> None:
+def mislabeled_cifar(root: Path, rng: np.random.Generator) -> None:
     write_cifar(root, rng, 100)
     entry = {"data": np.zeros((1, 3072), np.uint8), "fine_labels": [100]}
     write_pickle(root / "cifar-100-python" / "test", entry)
@@ -598,16 +600,16 @@ def new_class(root: Path, rng: np.random.Generator) -> None:
 
 def blocked_cache(root: Path, rng: np.random.Generator) -> None:
     write_folder(root / "pets")
-    (root / "cache").write_text("a file where the cache should be")
+    (root / "cache").write_text("a file in the place of the cache folder")
 
 
-Spoil = Callable[[Path, np.random.Generator], None]
+Damage = Callable[[Path, np.random.Generator], None]
 
 
 @pytest.mark.parametrize(
-    "name, spoil, complaint",
+    "name, damage, message",
     [
-        ("cifar11", nothing, "unknown data set 'cifar11'; use one of digits, .*svhn, folder:PATH"),
+        ("cifar11", nothing, "must be one of digits, .*svhn, folder:PATH, got 'cifar11'"),
         ("mnist", nothing, r"mnist not found in .*MNIST.raw \(lacks train-.*--download.*--data-d"),
         ("fashion-mnist", nothing, "not found .*Debian package dataset-fashion-mnist"),
         ("cifar10", nothing, "cifar10 not found .*data_batch_1"),
@@ -617,59 +619,67 @@ Spoil = Callable[[Path, np.random.Generator], None]
         ("mnist", break_idx_gz, "cannot read .*t10k-images-idx3-ubyte.gz .*EOFError"),
         ("mnist", empty_idx, "cannot read .*train-labels-idx1-ubyte"),
         ("mnist", wrong_idx, "cannot read .*train-labels-idx1-ubyte .*not an IDX file"),
-        ("mnist", miscounted_idx, "train-labels-idx1-ubyte has 20 images but 19 labels"),
-        ("mnist", mislabelled_idx, r"train-labels-idx1-ubyte has labels 0..19 outside 0..9"),
-        ("mnist", tiny_idx, "has images of 7x28 pixels; use images of at least 8x8"),
-        ("mnist", no_images_idx, "has no images"),
-        ("mnist", unequal_idx, r"training images \(1, 28, 28\) but test images \(1, 20, 20\)"),
+        ("mnist", miscounted_idx, "train-labels-idx1-ubyte must .*, got 20 images and 19 labels"),
+        (
+            "mnist",
+            mislabeled_idx,
+            "labels must be 0 to 9, got 0 to 19 in .*train-labels-idx1-ubyte",
+        ),
+        ("mnist", tiny_idx, "must have at least 8x8 pixels, got 7x28 in .*train"),
+        ("mnist", no_images_idx, "must have at least one image, got none"),
+        ("mnist", unequal_idx, r"must have one shape, got \(1, 28, 28\) and \(1, 20, 20\)"),
         ("cifar10", break_cifar, "cannot read .*data_batch_3"),
-        ("cifar100", mislabelled_cifar, "test has labels 100..100 outside 0..99"),
+        ("cifar100", mislabeled_cifar, "labels must be 0 to 99, got 100 to 100 in .*test"),
         ("cifar100", keyless_cifar, "cannot read .*train .*fine_labels"),
-        ("cifar100", floating_cifar, "cannot read .*train .*float64, not uint8"),
+        ("cifar100", floating_cifar, "cannot read .*train .*must be uint8, got float64"),
         ("svhn", break_svhn, "cannot read .*test_32x32.mat"),
         ("svhn", floating_svhn, "cannot read .*train_32x32.mat .*float64"),
-        ("folder:", nothing, "folder: is not a folder; give folder:PATH"),
-        ("folder:{}", nothing, "pets is not a folder"),
-        ("folder:{}", empty_folder, "pets has no sub-folders"),
-        ("folder:{}", empty_class, "class 'emu' has no images in .*pets"),
-        ("folder:{}", new_class, "test.emu is no class of .*train"),
+        ("folder:", nothing, "folder:PATH must name a folder, got folder:; give one"),
+        ("folder:{}", nothing, "must name a folder, got folder:.*pets"),
+        ("folder:{}", empty_folder, "pets must have one sub-folder of images per class"),
+        ("folder:{}", empty_class, "every class must have images, got none of 'emu' in .*pets"),
+        ("folder:{}", new_class, "every class in .*test must be in .*train too, got 'emu'"),
         ("folder:{}", corrupt_folder, "cannot read .*dog.bad.png"),
         ("folder:{}", truncated_folder, "cannot read .*dog.bad.jpg .*truncated"),
         ("folder:{}", ghostscript_folder, "cannot read .*dog.bad.png"),
-        ("folder:{}", tiny_folder, "cat.tiny.png has 7x20 pixels; use images of at least 8x8"),
+        ("folder:{}", tiny_folder, "must have at least 8x8 pixels, got 7x20 in .*cat.tiny.png"),
         ("folder:{}", blocked_cache, "cannot write .*cache.*; choose another --data-dir"),
     ],
 )
-def test_load_complains(
-    tmp_path: Path, rng: np.random.Generator, name: str, spoil: Spoil, complaint: str
+def test_load_reports_errors(
+    tmp_path: Path, rng: np.random.Generator, name: str, damage: Damage, message: str
 ) -> None:
-    spoil(tmp_path, rng)
-    with pytest.raises(UserError, match=complaint) as caught:
+    damage(tmp_path, rng)
+    with pytest.raises(UserError, match=message) as caught:
         load(name.format(tmp_path / "pets"), tmp_path)
     assert "\n" not in str(caught.value) and ";" in str(caught.value)
 
 
-def test_load_complains_about_image_size(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="image size 7 is too small; use at least 8"):
+def test_load_rejects_small_image_size(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="image size must be at least 8 pixels, got 7"):
         load("digits", tmp_path, image_size=7)
 
 
 @pytest.mark.parametrize(
-    "dataset, arguments, complaint",
+    "dataset, arguments, message",
     [
-        (toy([9, 2]), {}, "class 'class1' of toy has 2 images, training, .* need at least 3"),
-        (toy([9, 0]), {}, "class 'class1' of toy has 0 images"),
-        (toy([9, 1], [1, 1]), {}, "class 'class1' of toy has 1 images, training and validation"),
-        (toy([9, 9], [1, 0]), {}, "class 'class1' of toy has 0 images, test need at least 1"),
-        (toy([10, 10]), {"subset": 17}, "subset 17 is out of range: toy has 16 images"),
-        (toy([10, 10]), {"subset": 0}, "subset 0 is out of range"),
-        (toy([10, 10]), {"subset": 3}, "subset 3 is too small: class 'class1' gets 1 images"),
-        (toy([10, 10]), {"validation": 1.0}, "validation fraction 1.0 must lie strictly"),
-        (toy([10, 10]), {"test": 0.0}, "test fraction 0.0 must lie strictly"),
+        (toy([9, 2]), {}, "at least 3 images for training, .*, got 2 of 'class1' in toy"),
+        (toy([9, 0]), {}, "got 0 of 'class1' in toy"),
+        (toy([9, 1], [1, 1]), {}, "2 images for training and validation, got 1 of 'class1'"),
+        (toy([9, 9], [1, 0]), {}, "at least 1 images for test, got 0 of 'class1' in toy"),
+        (toy([10, 10]), {"subset": 17}, "subset must be 1 to 16, the images of toy .*, got 17"),
+        (toy([10, 10]), {"subset": 0}, "subset must be 1 to 16, .*, got 0"),
+        (toy([10, 10]), {"subset": 3}, "2 images, .* got 1 of 'class1' with subset 3"),
+        (
+            toy([10, 10]),
+            {"validation": 1.0},
+            "validation fraction must be above 0 and below 1, got 1.0",
+        ),
+        (toy([10, 10]), {"test": 0.0}, "test fraction must be above 0 and below 1, got 0.0"),
     ],
 )
-def test_split_complains(dataset: Dataset, arguments: dict[str, float], complaint: str) -> None:
-    with pytest.raises(UserError, match=complaint) as caught:
+def test_split_reports_errors(dataset: Dataset, arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
         split(dataset, **arguments)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
@@ -705,11 +715,11 @@ def test_splits_of_random_data(seed: int, official: bool) -> None:
         assert_stratified(held_out, counts, round(test * total) / total)
         kept = [count - out for count, out in zip(counts, held_out, strict=True)]
         mine = indices(parts.train) + indices(parts.validation) + indices(parts.test)
-    assert sorted(mine) == list(range(total))  # disjoint, and nothing is lost
+    assert sorted(mine) == list(range(total))  # disjoint and complete
     whole = sum(kept)
     assert_stratified(shares(parts.validation, classes), kept, round(validation * whole) / whole)
     assert min(shares(parts.train, classes)) >= 1
-    for part in parts:  # labels stay with their images
+    for part in parts:  # every image keeps its label
         own = part.labels if official and part is parts.test else dataset.train.labels
         chosen = own if own is part.labels else own[indices(part)]
         assert torch.equal(chosen, part.labels)
@@ -753,15 +763,15 @@ def batches(count: int, size: int, seed: int = 0) -> tuple[Batches, torch.Genera
 
 
 @pytest.mark.parametrize("count, size", [(12, 4), (13, 4), (7, 7), (9, 5), (3, 1)])
-def test_batches_are_full_and_repeat_nothing_in_an_epoch(count: int, size: int) -> None:
+def test_batches_are_full_and_do_not_repeat_within_an_epoch(count: int, size: int) -> None:
     stream, _ = batches(count, size)
     epochs = [torch.cat([next(stream)[1] for _ in range(count // size)]) for _ in range(3)]
     for seen in epochs:
         assert len(seen) == len(set(seen.tolist())) == count // size * size
-    assert len({tuple(seen.tolist()) for seen in epochs}) > 1  # shuffled anew
+    assert len({tuple(seen.tolist()) for seen in epochs}) > 1  # every epoch has a new order
 
 
-def test_a_batch() -> None:
+def test_batch_shapes_and_dtypes() -> None:
     stream, _ = batches(256, 32)
     x, y = next(iter(stream))
     assert x.shape == (32, 3, 8, 8) and x.dtype == torch.float32 and y.dtype == torch.int64
@@ -783,13 +793,13 @@ def test_batches_resume_exactly(steps: int) -> None:
     assert [next(resumed)[1].tolist() for _ in range(8)] == expected
 
 
-def test_batches_complain() -> None:
+def test_batches_report_errors() -> None:
     for size in (0, 6):
-        with pytest.raises(UserError, match=f"batch size {size} does not fit 5 images; use 1 to"):
+        with pytest.raises(UserError, match=f"batch size must be 1 to 5, .*, got {size}"):
             batches(5, size)
     stream, _ = batches(6, 2)
     next(stream)
-    with pytest.raises(UserError, match="not one of 5 images"):
+    with pytest.raises(UserError, match="must be an order of 5 images, got 6 entries"):
         batches(5, 2)[0].load_state_dict(stream.state_dict())
 
 

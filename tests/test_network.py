@@ -1,4 +1,4 @@
-"""Networks: a slow twin, one-hot against discrete, exact costs, calibration, flat vectors."""
+"""Networks: a slow reference twin, one-hot weights, exact costs, calibration, flat vectors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLASSES = 5
 
 
 def three_nodes() -> SearchSpace:
-    """Cells of three nodes, the first of which no other node reads; then a chain of two nodes."""
+    """Return a cell with three nodes (no node reads the first) and a chain with two nodes."""
     pairs = [(0, 2), (1, 2), (0, 3), (1, 3), (0, 4), (1, 4), (3, 4)]
     edges = tuple(Edge(s, t, OPERATIONS[1:]) for s, t in pairs)
     chain = tuple(Edge(s, t, OPERATIONS[2:]) for s, t in [(0, 1), (0, 2), (1, 2)])
@@ -52,7 +52,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def build(space: SearchSpace, seed: int = 0, image: tuple[int, int, int] = IMAGE) -> Network:
-    """A network in float64 whose affine maps and biases are random too."""
+    """Return a network in float64 with random weights, affine maps and biases."""
     generator = seeded(seed)
     network = Network(space, image, CLASSES, generator).double()
     with torch.no_grad():
@@ -72,7 +72,7 @@ def close(left: Any, right: Any, tolerance: float = 1e-9) -> None:
     torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
 
 
-# --- The twin: every size of every operation on its own, BatchNorm by its formula -----------------
+# --- The reference twin: one pass per size and operation, BatchNorm by its formula ----------------
 
 
 def twin_norm(norm: BatchNorm, x: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def twin_norm(norm: BatchNorm, x: Tensor) -> Tensor:
 def twin_operation(
     module: Any, operation: Operation, x: Tensor, choices: dict[str, Tensor], stride: int
 ) -> Tensor:
-    """o(x), the mixtures inside it as sums over sizes."""
+    """Return o(x), with every mixture as a sum over sizes."""
 
     def mixture(choice: str) -> list[tuple[Any, int]]:
         sizes = operation.choices[choice]
@@ -130,7 +130,7 @@ def twin_operation(
 def twin_edge(
     module: Any, edge: Edge, x: Tensor, weights: CellWeights, i: int, stride: int, channels: int
 ) -> Tensor:
-    """beta * sum_o p_o (x + o(silu(x))), without `x +` where the shape changes."""
+    """Return beta * sum_o p_o (x + o(silu(x))), without `x +` where the shape changes."""
     same = stride == 1 and x.shape[1] == channels
     total: Any = 0
     for position, operation in enumerate(edge.operations):
@@ -145,7 +145,7 @@ def twin_edge(
 
 
 def twin(network: Network, x: Tensor, weights: Weights) -> Tensor:
-    """What `network(x, weights)` should be."""
+    """Return the correct value of `network(x, weights)`, computed slowly."""
     space = network.space
     h = F.conv2d(x - 0.5, network.stem.weight, None, space.stem_stride, 1)
     h = twin_norm(network.norm, h)
@@ -177,17 +177,17 @@ def twin(network: Network, x: Tensor, weights: Weights) -> Tensor:
 
 @pytest.mark.parametrize("image", [IMAGE, (1, 8, 8)])
 @every_space
-def test_a_supernet_equals_its_twin(name: str, image: tuple[int, int, int]) -> None:
+def test_supernet_equals_its_twin(name: str, image: tuple[int, int, int]) -> None:
     space, x = SPACES[name], images(image=image)
     network, weights = build(space, image=image), relax(space, random_logits(space))
     expected = twin(network, x, weights)
     close(network(x, weights), expected)
-    assert expected.std(0).min() > 1e-3  # the comparison is of something
+    assert expected.std(0).min() > 1e-3  # the logits differ between images
 
 
 @seeds
 @every_space
-def test_a_discrete_network_equals_its_twin(name: str, seed: int) -> None:
+def test_discrete_network_equals_its_twin(name: str, seed: int) -> None:
     member = random_member(SPACES[name], seed)
     network, x = build(member), images()
     close(network(x), twin(network, x, one_hot(member, member)))
@@ -217,7 +217,7 @@ def test_one_hot_weights_give_the_discrete_network(name: str, seed: int) -> None
 
 
 @presets
-def test_inheriting_from_an_equal_network_copies_it(name: str) -> None:
+def test_inherit_from_equal_network_copies_it(name: str) -> None:
     space = SPACES[name]
     old, new = build(space, 0), build(space, 1)
     new.inherit(old)
@@ -226,7 +226,7 @@ def test_inheriting_from_an_equal_network_copies_it(name: str) -> None:
 
 
 @every_space
-def test_every_parameter_of_a_supernet_receives_a_gradient(name: str) -> None:
+def test_every_supernet_parameter_receives_a_gradient(name: str) -> None:
     space = SPACES[name]
     network = build(space)
     out = network(images(), relax(space, random_logits(space)))
@@ -243,7 +243,7 @@ def state_bytes(network: Network) -> bytes:
 
 
 @presets
-def test_the_generator_alone_decides_the_weights(name: str) -> None:
+def test_initial_weights_depend_only_on_the_generator(name: str) -> None:
     drawn = []
     for global_seed, seed in [(0, 7), (1, 7), (1, 8)]:
         with torch.random.fork_rng():
@@ -256,7 +256,7 @@ def test_the_generator_alone_decides_the_weights(name: str) -> None:
 
 
 def counted(space: SearchSpace, image: tuple[int, int, int]) -> Cost:
-    """By building the network and watching it run."""
+    """Return the cost, counted while the network runs."""
     network = Network(space, image, CLASSES, seeded())
     with MacCounter() as counter:
         network(torch.rand(2, *image))
@@ -285,13 +285,13 @@ def test_costs_are_exact(name: str, image: tuple[int, int, int], stem_stride: in
 
 
 @every_space
-def test_a_discrete_space_has_its_own_cost(name: str) -> None:
+def test_cost_table_of_discrete_space_gives_network_cost(name: str) -> None:
     member = random_member(SPACES[name], 0)
     found = CostTable(member, IMAGE, CLASSES).expected(one_hot(member, member))
     assert Cost(*(int(v) for v in found)) == network_cost(member, IMAGE, CLASSES)
 
 
-def test_the_cost_of_a_small_network_by_hand() -> None:
+def test_cost_of_small_network_by_hand() -> None:
     edge = Edge(0, 1, (Operation("conv", {"kernel": (3,)}),))
     space = SearchSpace("x", (Cell("c", 1, 1, 1, True, (edge,)),), ("c",), 4)
     parameters = (9 * 3 * 4 + 2 * 4) + (9 * 4 * 8 + 2 * 8) + (8 * 5 + 5)
@@ -299,7 +299,7 @@ def test_the_cost_of_a_small_network_by_hand() -> None:
     assert network_cost(space, (3, 9, 7), 5) == (parameters, macs)
 
 
-def test_the_expected_cost_of_one_block_by_enumeration() -> None:
+def test_expected_cost_of_one_block_by_enumeration() -> None:
     space = blocks(4, 1)
     weights = relax(space, random_logits(space))
     (cell,) = space.cells
@@ -318,7 +318,7 @@ def test_the_expected_cost_of_one_block_by_enumeration() -> None:
 
 
 @every_space
-def test_the_expected_cost_passes_gradcheck(name: str) -> None:
+def test_expected_cost_passes_gradcheck(name: str) -> None:
     space = SPACES[name]
     logits, table = random_logits(space, scale=0.3), CostTable(space, IMAGE, CLASSES)
 
@@ -340,7 +340,7 @@ def batches(*counts: int, seed: int = 3) -> Batches:
 
 @contextmanager
 def watch(network: Network) -> Iterator[dict[BatchNorm, list[tuple[tuple, Tensor]]]]:
-    """Arguments and results of every call of every BatchNorm."""
+    """Record arguments and results of every call of every BatchNorm."""
     seen: dict[BatchNorm, list] = {m: [] for m in network.modules() if isinstance(m, BatchNorm)}
     handles = [
         m.register_forward_hook(lambda m, args, out: seen[m].append((args, out)))  # type: ignore
@@ -362,7 +362,7 @@ def calibration(name: str, discrete: bool) -> tuple[Network, Weights | None]:
 @presets
 def test_calibration_averages_over_the_batches(name: str, discrete: bool) -> None:
     network, weights = calibration(name, discrete)
-    calibrate(network, batches(3, seed=9), weights)  # leaves no trace
+    calibrate(network, batches(3, seed=9), weights)  # the calibration below replaces this one
     with watch(network) as seen:
         calibrate(network, iter(batches(4, 6, 5)), weights)
     for norm, calls in seen.items():
@@ -397,7 +397,7 @@ def test_evaluation_uses_the_calibrated_statistics(name: str, discrete: bool) ->
 
 
 @presets
-def test_a_flat_network_computes_what_the_module_does(name: str) -> None:
+def test_flat_network_equals_the_module(name: str) -> None:
     space, x = SPACES[name], images()
     network, weights = build(space), relax(space, random_logits(space))
     expected = network.train()(x, weights)
@@ -443,7 +443,7 @@ def test_export_writes_the_vectors_back(name: str) -> None:
 
 
 @presets
-def test_gradients_of_the_vectors_are_those_of_the_module(name: str) -> None:
+def test_vector_gradients_equal_module_gradients(name: str) -> None:
     space, x = SPACES[name], images()
     network, weights = build(space), relax(space, random_logits(space))
     labels = torch.arange(len(x))
@@ -458,7 +458,7 @@ def test_gradients_of_the_vectors_are_those_of_the_module(name: str) -> None:
 
 @presets
 def test_mixed_second_derivatives_against_central_differences(name: str) -> None:
-    """d/dalpha of <grad_w L, v>, what a second-order hypergradient needs."""
+    """Check d/dalpha of <grad_w L, v>, which a second-order hypergradient needs."""
     space, x = SPACES[name], images()
     flat, logits = FlatNetwork(build(space)), random_logits(space)
     alpha = [value.requires_grad_() for value in logits.values()]

@@ -24,7 +24,7 @@ from darts_lite.architecture.operations import (
 from darts_lite.architecture.presets import OPERATIONS
 from darts_lite.architecture.space import Operation
 
-TABLE = {  # three kernels, so that a middle one exists
+TABLE = {  # three kernels, so that there is a middle size
     "conv": Operation("conv", {"kernel": (1, 3, 5)}),
     "bottleneck": Operation("bottleneck", {"kernel": (3, 5), "ratio": (1, 2, 4)}),
     "inverted_residual": Operation("inverted_residual", {"kernel": (3, 5), "expansion": (1, 2, 3)}),
@@ -40,7 +40,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def build(operation: Operation, width: tuple[int, int], stride: int, seed: int = 0) -> Any:
-    """The module in float64, every parameter and statistic of it random."""
+    """Return the module in float64 with random parameters and statistics."""
     module = CLASSES[operation.name](operation, *width, stride).double()
     generator = seeded(seed)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def images(channels: int = 4, size: tuple[int, int] = (7, 6), seed: int = 1) -> 
 
 
 def mixed(operation: Operation, seed: int = 2) -> dict[str, Tensor]:
-    """Generic weights of the choices that are open."""
+    """Return random weights of every choice with several sizes."""
     generator = seeded(seed)
     return {
         choice: torch.randn(len(sizes), generator=generator, dtype=torch.float64).softmax(0)
@@ -79,13 +79,13 @@ def one_hot(operation: Operation, option: Operation) -> dict[str, Tensor]:
 
 
 def central(kernel: Tensor, size: int) -> Tensor:
-    """The central square of a convolution's weight [.., k, k]."""
+    """Return the central square of a convolution's weight [.., k, k]."""
     rim = (kernel.shape[-1] - size) // 2
     return kernel[..., rim : rim + size, rim : rim + size]
 
 
 def take_slice(concrete: nn.Module, entangled: nn.Module) -> None:
-    """Copies parameters: of channels the first, of a kernel the centre."""
+    """Copy parameters: the first channels, and the center of each kernel."""
     with torch.no_grad():
         for small, large in zip(concrete.parameters(), entangled.parameters(), strict=True):
             part = large[tuple(slice(n) for n in small.shape[:2])]
@@ -94,7 +94,7 @@ def take_slice(concrete: nn.Module, entangled: nn.Module) -> None:
 
 @contextmanager
 def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects what `module` is called with."""
+    """Collect the inputs of every call of `module`."""
     seen: list[Tensor] = []
     handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     yield seen
@@ -123,9 +123,7 @@ def test_one_hot_choices_give_the_concrete_operation(
 
 @every_width
 @every_stride
-def test_a_mixture_of_kernels_is_the_sum_of_convolutions(
-    stride: int, width: tuple[int, int]
-) -> None:
+def test_kernel_mixture_is_a_sum_of_convolutions(stride: int, width: tuple[int, int]) -> None:
     module: Conv = build(TABLE["conv"], width, stride)
     choices, x = mixed(TABLE["conv"]), images(width[0])
     with inputs_of(module.norm) as seen:
@@ -139,9 +137,7 @@ def test_a_mixture_of_kernels_is_the_sum_of_convolutions(
 
 @every_width
 @every_stride
-def test_a_mixture_of_expansions_is_the_sum_of_projections(
-    stride: int, width: tuple[int, int]
-) -> None:
+def test_expansion_mixture_is_a_sum_of_projections(stride: int, width: tuple[int, int]) -> None:
     module: InvertedResidual = build(TABLE["inverted_residual"], width, stride)
     choices, x = mixed(TABLE["inverted_residual"]), images(width[0])
     with inputs_of(module.norm2) as middle, inputs_of(module.norm3) as last:
@@ -155,7 +151,7 @@ def test_a_mixture_of_expansions_is_the_sum_of_projections(
 
 
 @every_stride
-def test_a_mixture_of_ratios_acts_on_both_sides_of_the_dense_convolution(stride: int) -> None:
+def test_ratio_mixture_masks_both_sides_of_the_dense_convolution(stride: int) -> None:
     module: Bottleneck = build(TABLE["bottleneck"], (4, 8), stride)
     choices, x = mixed(TABLE["bottleneck"]), images(4)
     with (
@@ -178,7 +174,7 @@ def test_a_mixture_of_ratios_acts_on_both_sides_of_the_dense_convolution(stride:
 
 
 @pytest.mark.parametrize("outputs", [1, 2, 3, 5])
-def test_the_narrowest_bottleneck_keeps_a_channel(outputs: int) -> None:
+def test_narrowest_bottleneck_keeps_a_channel(outputs: int) -> None:
     operation = Operation("bottleneck", {"kernel": (3,), "ratio": (2, 4)})
     module: Bottleneck = build(operation, (4, outputs), 1)
     widths = dict(module.named_buffers())["ratio_masks"].sum(1).tolist()
@@ -194,7 +190,7 @@ def test_masks_are_nested_and_not_saved(name: str) -> None:
         mask = masks[f"{choice}_masks"].flatten(1)
         assert set(mask.unique().tolist()) <= {0.0, 1.0}
         if choice == "ratio":
-            mask = mask.flip(0)  # a larger ratio is a narrower middle
+            mask = mask.flip(0)  # a larger ratio means fewer middle channels
         assert (mask.diff(dim=0) >= 0).all() and (mask[-1] == 1).all()
         ones = {
             "kernel": [k * k for k in sizes],
@@ -203,19 +199,19 @@ def test_masks_are_nested_and_not_saved(name: str) -> None:
         }
         assert mask.sum(1).tolist() == ones[choice]
         if choice != "kernel":
-            assert (mask.diff(dim=1) <= 0).all()  # the first channels
+            assert (mask.diff(dim=1) <= 0).all()  # ones come first
     assert not any("mask" in key for key in module.state_dict())
 
 
 @every_operation
-def test_a_concrete_operation_has_no_masks_and_needs_no_weights(name: str) -> None:
+def test_concrete_operation_has_no_masks_and_needs_no_weights(name: str) -> None:
     for option in TABLE[name].options:
         module = build(option, (4, 6), 1)
         assert not any("mask" in key for key, _ in module.named_buffers())
         module(images(), None, None)
 
 
-def test_an_open_choice_without_weights_is_an_error() -> None:
+def test_choice_without_weights_is_an_error() -> None:
     with pytest.raises(AssertionError, match="conv k1/3/5 needs weights for kernel"):
         build(TABLE["conv"], (4, 4), 1)(images(), None, None)
 
@@ -226,7 +222,7 @@ def test_an_open_choice_without_weights_is_an_error() -> None:
 @pytest.mark.parametrize("training", [True, False])
 @every_stride
 @every_operation
-def test_the_scale_multiplies_the_branch(name: str, stride: int, training: bool) -> None:
+def test_scale_multiplies_the_branch(name: str, stride: int, training: bool) -> None:
     module = build(TABLE[name], (4, 6), stride).train(training)
     x, scale, choices = images(), torch.tensor(0.3, dtype=torch.float64), mixed(TABLE[name])
     torch.testing.assert_close(module(x, scale, choices), scale * module(x, None, choices))
@@ -234,7 +230,7 @@ def test_the_scale_multiplies_the_branch(name: str, stride: int, training: bool)
 
 @pytest.mark.parametrize("training", [True, False])
 @every_operation
-def test_no_forward_pass_touches_a_buffer(name: str, training: bool) -> None:
+def test_forward_pass_changes_no_buffer(name: str, training: bool) -> None:
     module = build(TABLE[name], (4, 6), 2).train(training)
     before = {key: value.clone() for key, value in module.named_buffers()}
     module(images(), None, mixed(TABLE[name])).sum().backward()
@@ -260,7 +256,7 @@ def test_batch_norm_by_its_formula() -> None:
 @every_width
 @every_stride
 @every_operation
-def test_every_number_of_every_parameter_receives_a_gradient(
+def test_every_parameter_element_receives_a_gradient(
     name: str, stride: int, width: tuple[int, int]
 ) -> None:
     module = build(TABLE[name], width, stride)
@@ -272,7 +268,7 @@ def test_every_number_of_every_parameter_receives_a_gradient(
 
 @every_stride
 @every_operation
-def test_the_mixing_weights_pass_gradcheck(name: str, stride: int) -> None:
+def test_mixing_weights_pass_gradcheck(name: str, stride: int) -> None:
     operation = TABLE[name]
     module, x = build(operation, (2, 4), stride), images(2, (4, 3))
     choices = mixed(operation)
@@ -298,7 +294,7 @@ def test_shapes(name: str, stride: int, width: tuple[int, int], size: tuple[int,
     assert out.isfinite().all()
 
 
-def test_pooling_averages_only_what_is_inside() -> None:
+def test_pooling_ignores_pixels_outside_the_image() -> None:
     module = build(TABLE["skip"], (4, 4), 2)
     with inputs_of(module.norm) as seen:
         module(torch.ones(2, 4, 3, 5, dtype=torch.float64), None, None)
@@ -309,7 +305,7 @@ def test_pooling_averages_only_what_is_inside() -> None:
 @every_width
 @every_stride
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda o: o.name)
-def test_the_cost_of_an_option_is_what_a_built_module_has(
+def test_option_cost_equals_the_cost_of_the_module(
     operation: Operation, stride: int, width: tuple[int, int], size: tuple[int, int]
 ) -> None:
     for option in operation.options:
@@ -350,7 +346,7 @@ def test_the_cost_of_an_option_is_what_a_built_module_has(
 def test_cost_by_hand(
     option: Operation, inputs: int, outputs: int, stride: int, parameters: int, macs: int
 ) -> None:
-    """On 9 x 7: 63 positions, or 20 after a stride of two."""
+    """Count on 9 x 7 pixels: 63 positions, or 20 after a stride of two."""
     assert option_cost(option, inputs, outputs, stride, (9, 7)) == (parameters, macs)
 
 

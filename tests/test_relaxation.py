@@ -18,7 +18,7 @@ from darts_lite.nas.relaxation import entropy, logit_shapes, relax
 
 
 def dense(nodes: int, keep: int) -> SearchSpace:
-    """A cell in which every node reads every earlier one, its edges in no order of nodes."""
+    """Return a cell where every node reads all earlier nodes; the edges are not sorted by node."""
     edges = [Edge(s, t, OPERATIONS[1:]) for t in range(2, 2 + nodes) for s in range(t)]
     cell = Cell("c", 2, nodes, keep, False, tuple(edges[::2] + edges[1::2]))
     return SearchSpace("dense", (cell,), ("c",), 4)
@@ -36,7 +36,7 @@ every_space = pytest.mark.parametrize("name", SPACES)
 
 
 def tensors(weights: Weights) -> list[Tensor]:
-    """Every weight, flat."""
+    """Return every weight tensor in one list."""
     return [
         t
         for w in weights.values()
@@ -48,7 +48,7 @@ def tensors(weights: Weights) -> list[Tensor]:
 # --- Names and sums -------------------------------------------------------------------------------
 
 
-def test_logits_of_the_presets() -> None:
+def test_logit_shapes_of_presets() -> None:
     choices = {
         "conv.kernel": 2,
         "bottleneck.kernel": 2,
@@ -89,7 +89,7 @@ def test_weights_sum_as_documented(name: str, temperature: float) -> None:
 
 
 @every_space
-def test_the_weights_of_single_edges(name: str) -> None:
+def test_weights_of_single_edges(name: str) -> None:
     space = SPACES[name]
     for w in relax(space, random_logits(space)).values():
         edges = w.edges()
@@ -110,7 +110,7 @@ def test_the_weights_of_single_edges(name: str) -> None:
 
 
 @every_space
-def test_hot_weights_are_uniform(name: str) -> None:
+def test_weights_at_high_temperature_are_uniform(name: str) -> None:
     space = SPACES[name]
     hot = relax(space, random_logits(space), 1e9)
     uniform = relax(space, {k: torch.zeros_like(v) for k, v in random_logits(space).items()})
@@ -119,7 +119,7 @@ def test_hot_weights_are_uniform(name: str) -> None:
 
 
 @every_space
-def test_cold_weights_are_one_hot_at_the_largest_logit(name: str) -> None:
+def test_weights_at_low_temperature_are_one_hot(name: str) -> None:
     space = SPACES[name]
     logits = random_logits(space)
     cold = relax(space, logits, 1e-4)
@@ -141,8 +141,8 @@ def test_cold_weights_are_one_hot_at_the_largest_logit(name: str) -> None:
                 torch.testing.assert_close(w.edge[into], expected)
 
 
-def test_edge_weights_are_the_marginals_of_a_draw_of_sets() -> None:
-    """Against enumeration, with one logit an edge and two of three edges kept."""
+def test_edge_weights_are_marginals_of_drawn_sets() -> None:
+    """Compare with enumeration: one logit per edge, two of three edges kept."""
     space = SPACES["cells"]
     logits = random_logits(space)
     for cell in space.cells:
@@ -158,7 +158,7 @@ def test_edge_weights_are_the_marginals_of_a_draw_of_sets() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_large_logits_reach_any_member_of_a_chain(seed: int) -> None:
+def test_large_logits_select_any_discrete_chain(seed: int) -> None:
     space = SPACES["blocks"]
     target = one_hot(space, random_member(space, seed))
     logits = {}
@@ -196,7 +196,7 @@ def test_option_probabilities_by_enumeration(name: str) -> None:
                 assert found[e, column].item() == pytest.approx(p, rel=1e-12)
 
 
-def test_a_choice_of_one_size_has_no_weight() -> None:
+def test_choice_with_one_size_has_no_weight() -> None:
     operations = (
         Operation("bottleneck", {"kernel": (3,), "ratio": (2, 4)}),
         Operation("conv", {"kernel": (3,)}),
@@ -210,11 +210,11 @@ def test_a_choice_of_one_size_has_no_weight() -> None:
     torch.testing.assert_close(option_probabilities(cell, weights)[0], expected)
 
 
-# --- Regularisers ---------------------------------------------------------------------------------
+# --- Regularizers ---------------------------------------------------------------------------------
 
 
 @every_space
-def test_entropy_is_a_fraction_of_the_largest(name: str) -> None:
+def test_entropy_is_a_fraction_of_the_maximum(name: str) -> None:
     space = SPACES[name]
     logits = random_logits(space)
     zeros = {key: torch.zeros_like(value) for key, value in logits.items()}
@@ -227,12 +227,12 @@ def test_entropy_is_a_fraction_of_the_largest(name: str) -> None:
     torch.testing.assert_close(entropy(relax(space, logits)), exact)
 
 
-def test_the_entropy_of_one_hot_weights_is_zero() -> None:
+def test_entropy_of_one_hot_weights_is_zero() -> None:
     space = cells(4, 3)
     assert entropy(one_hot(space, random_member(space, 0))).item() == 0
 
 
-def test_a_single_operation_has_no_entropy() -> None:
+def test_single_operation_has_zero_entropy() -> None:
     space = SPACES["blocks"]
     only = tuple(replace(c, edges=(Edge(0, 1, OPERATIONS[:1]),)) for c in space.cells)
     space = replace(space, cells=only)
@@ -245,7 +245,7 @@ def test_a_single_operation_has_no_entropy() -> None:
 
 
 @every_space
-def test_the_gradient_of_beta_decay_is_softmax_over_rows(name: str) -> None:
+def test_beta_decay_gradient_is_softmax_over_rows(name: str) -> None:
     logits = {k: v.requires_grad_() for k, v in random_logits(SPACES[name]).items()}
     beta_decay(logits).backward()
     rows = sum(len(v) for k, v in logits.items() if k.endswith(".operation"))

@@ -575,7 +575,7 @@ BAD = [
     (["--method", "random", "--resume", "--storage", "no.journal"], "there is no no.journal"),
     (["--method", "random", "--trials", 0], "--trials"),
     (["--method", "pbt", "--population", 1], "--population"),
-    (["--method", "random", "--dataset", "imagenet"], "unknown data set 'imagenet'"),
+    (["--method", "random", "--dataset", "imagenet"], "got 'imagenet'"),
     (["--method", "random", "--device", "abacus"], "abacus"),
     (["--method", "pba", "--max-params", 100], "raise --max-params"),
     (["--method", "random", "--out", "file/out"], "file/out"),

@@ -1,1 +1,1 @@
-"""What a network can be: spaces, genotypes, operations, networks, costs. No data, no training."""
+"""Search spaces, genotypes, operations, networks and their costs. No data, no training."""

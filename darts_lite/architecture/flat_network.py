@@ -1,9 +1,13 @@
 """A network as a pure function of flat vectors: f(params, x, weights) -> logits.
 
-All parameters live in two vectors, those that weight decay acts on (convolutions, the classifier's
-matrix) and those it spares (BatchNorm, biases). An update is then a handful of operations on two
-tensors, a hypergradient's dot product is one, and a copy is cheap. Convolution weights are laid
-out so that their views are channels_last.
+All parameters are in two vectors:
+
+- parameters with weight decay: convolutions and the matrix of the classifier,
+- parameters without weight decay: BatchNorm and biases.
+
+An update is therefore a few operations on two tensors, the dot product of a hypergradient is one
+operation, and a copy is cheap. Convolution weights are stored so that their views are
+channels_last.
 """
 
 from __future__ import annotations
@@ -16,13 +20,19 @@ from darts_lite.architecture.network import Network
 from darts_lite.architecture.weights import Weights
 
 Params = tuple[Tensor, ...]
-DECAYED = (True, False)  # which of the two vectors weight decay acts on
+DECAYED = (True, False)  # whether weight decay acts on the vector
 
 
 class FlatNetwork:
-    """Wraps a network, whose own parameters serve only as the starting point and for export.
+    """Pure function of two parameter vectors that evaluates a network.
 
-    Attributes: `params`, the two vectors as they were at construction.
+    The network's own parameters are only the starting point and the target of `export`.
+
+    Arguments:
+        network: Network to wrap.
+
+    Attributes:
+        params: The two vectors at construction.
     """
 
     def __init__(self, network: Network):
@@ -33,7 +43,7 @@ class FlatNetwork:
         self.params = self.flatten(network)
 
     def flatten(self, network: Network) -> Params:
-        """The vectors of a network with this one's architecture."""
+        """Return the two vectors of another network with the same architecture."""
         values = dict(network.named_parameters())
         return tuple(
             torch.cat([_memory(values[name].detach()).reshape(-1) for name, _ in group])
@@ -41,7 +51,7 @@ class FlatNetwork:
         )
 
     def unflatten(self, params: Params) -> dict[str, Tensor]:
-        """Named views of the vectors; differentiable."""
+        """Return named views of the vectors, one per parameter; differentiable."""
         named = {}
         for group, vector in zip(self._groups, params):
             parts = vector.split([shape.numel() for _, shape in group])
@@ -50,13 +60,22 @@ class FlatNetwork:
         return named
 
     def __call__(self, params: Params, x: Tensor, weights: Weights | None = None) -> Tensor:
-        """Logits [B, classes] in training mode (batch statistics); touches no buffer."""
+        """Return logits in training mode (batch statistics), without a change of any buffer.
+
+        Arguments:
+            params: The two vectors.
+            x: Images [B, C, H, W] in [0, 1].
+            weights: Mixing weights of a supernet; None for a discrete network.
+
+        Returns:
+            Logits [B, classes].
+        """
         self.network.train()
         return functional_call(self.network, self.unflatten(params), (x, weights))
 
     @torch.no_grad()
     def export(self, params: Params) -> Network:
-        """Writes the vectors back into the network and returns it."""
+        """Write the vectors into the parameters of the network, and return the network."""
         named = self.unflatten(params)
         for name, parameter in self.network.named_parameters():
             parameter.copy_(named[name])

@@ -1,4 +1,4 @@
-"""One network for supernet and discrete network: cells of mixed edges over a space."""
+"""One network class for supernet and discrete network: the cells of a space, with weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ from darts_lite.architecture.weights import EdgeWeights, Weights
 
 
 class MixedOp(nn.Module):
-    """An edge: the weighted sum of its operations, sum_o p_o (x + o(silu(x))).
+    """One edge: the weighted sum of its operations, sum_o p_o (x + o(silu(x))).
 
-    Where shapes allow, every operation carries a residual connection, so they share one,
-    x + sum_o p_o o(silu(x)), and `skip` adds nothing to it. Because no candidate alone brings the
-    gradient a short way, skip has no unfair lead (the argument of DARTS-, Chu et al. 2021).
+    Where shapes allow, every operation has a residual connection. The operations share one
+    connection, x + sum_o p_o o(silu(x)), and `skip` adds nothing to it. No operation alone gives
+    the gradient a short path, so skip has no unfair lead (the argument of DARTS-, Chu et al.
+    2021).
+
+    Arguments:
+        operations: Operations of the edge.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: 1, or 2 to halve height and width.
     """
 
     def __init__(
@@ -54,8 +61,9 @@ class MixedOp(nn.Module):
 class Project(nn.Module):
     """1x1 convolution to the width of a cell, with a stride where the resolutions differ.
 
-    The stride is taken before the convolution: one with a stride, in channels_last and of fewer
-    channels than a block of oneDNN, corrupts memory in its backward pass (oneDNN issue 6035).
+    The input is subsampled before the convolution, because a strided convolution can corrupt
+    memory in its backward pass: in channels_last, with fewer channels than a block of oneDNN
+    (oneDNN issue 6035).
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
@@ -69,7 +77,7 @@ class Project(nn.Module):
 
 
 class CellModule(nn.Module):
-    """A cell with weights; see `darts_lite.architecture.space.Cell`."""
+    """The module of one cell; see `darts_lite.architecture.space.Cell` for its graph."""
 
     def __init__(self, cell: Cell, in_channels: list[int], strides: list[int], channels: int):
         super().__init__()
@@ -121,7 +129,7 @@ class Stage:
         self.strides = [1 if size == sizes[-1] else 2 for size in sizes]
 
     def shape(self, source: int) -> tuple[int, int, tuple[int, int]]:
-        """(input channels, stride, input size) of an edge from `source`."""
+        """Return (input channels, stride, input size) of an edge from node `source`."""
         reduces = self.cell.reduction
         if source < self.cell.inputs:
             channels = self.channels if self.cell.inputs == 2 else self.in_channels[-1]
@@ -151,9 +159,14 @@ def stages_of(space: SearchSpace, size: tuple[int, int]) -> tuple[list[Stage], i
 class Network(nn.Module):
     """A stem, the cells of a space, global average pooling and a linear classifier.
 
-    Arguments: the space; `image`, the shape (C, H, W) of an input; the number of classes; a CPU
-    generator from which the parameters are drawn (He et al. 2015). `parameters()` is exactly w;
-    the mixing weights are an argument of `forward`.
+    `parameters()` is exactly w; the mixing weights are an argument of `forward`.
+
+    Arguments:
+        space: Search space of a supernet, or discrete space.
+        image: Shape (C, H, W) of an input image.
+        classes: Number of classes.
+        generator: CPU generator of the initial weights (He et al. 2015); None keeps torch's
+            default initialization.
 
     >>> from darts_lite.architecture.presets import blocks
     >>> net = Network(blocks(8, 3), (1, 8, 8), 10, torch.Generator().manual_seed(0))
@@ -182,9 +195,9 @@ class Network(nn.Module):
         )
         self.classifier = nn.Linear(features, classes)
         if generator is not None:
-            self._initialise(generator)
+            self._initialize(generator)
 
-    def _initialise(self, generator: torch.Generator) -> None:
+    def _initialize(self, generator: torch.Generator) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", generator=generator)
@@ -193,7 +206,15 @@ class Network(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, weights: Weights | None = None) -> Tensor:
-        """Logits [B, classes] of images [B, C, H, W] in [0, 1]; discrete: without weights."""
+        """Return the logits.
+
+        Arguments:
+            x: Images [B, C, H, W] in [0, 1].
+            weights: Mixing weights of a supernet; None for a discrete network.
+
+        Returns:
+            Logits [B, classes].
+        """
         rows = None if weights is None else {n: w.edges() for n, w in weights.items()}
         h = self.norm(self.stem(x - 0.5))
         states = [h, h]
@@ -202,10 +223,13 @@ class Network(nn.Module):
         return self.classifier(F.silu(states[-1]).mean((2, 3)))
 
     def inherit(self, other: Network) -> None:
-        """Takes the weights of the same architecture's slice of a supernet.
+        """Copy the weights of this architecture out of a supernet.
 
-        A smaller kernel is the centre of the larger one, a smaller width its first channels; an
-        entangled operation at one-hot choices computes the same function as this slice.
+        A smaller kernel is the center of the larger kernel, a smaller width its first channels.
+        An entangled operation with one-hot choices computes the same function as its slice.
+
+        Arguments:
+            other: Supernet whose space contains this network.
         """
         source = dict(other.named_parameters())
         edges = {
@@ -227,7 +251,7 @@ def _index(cell: Cell, edge: object) -> int:
 
 
 def _slice(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """First channels, centre of the kernel."""
+    """Return the first channels and the center of the kernel, with the given shape."""
     for dim, size in enumerate(shape):
         start = (tensor.shape[dim] - size) // 2 if dim >= 2 else 0
         tensor = tensor.narrow(dim, start, size)
@@ -238,10 +262,19 @@ def _slice(tensor: Tensor, shape: torch.Size) -> Tensor:
 def calibrate(
     network: Network, batches: Iterable[tuple[Tensor, Tensor]], weights: Weights | None = None
 ) -> None:
-    """Estimates the running statistics of every BatchNorm as the average over `batches`."""
+    """Set the running statistics of every BatchNorm to the averages over batches.
+
+    Arguments:
+        network: Network to change, in place; it is in training mode afterwards.
+        batches: Pairs of images [B, C, H, W] in [0, 1] and labels [B]; batches of one image are
+            skipped.
+        weights: Mixing weights of a supernet; None for a discrete network.
+    """
     norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
     network.train()
-    several = ((x, y) for x, y in batches if len(x) > 1)  # one image may have no variance
+    several = (
+        (x, y) for x, y in batches if len(x) > 1
+    )  # the variance of one image may be undefined
     for i, (x, _) in enumerate(several):
         for norm in norms:
             norm.momentum = 1 / (i + 1)

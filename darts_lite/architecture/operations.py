@@ -34,12 +34,14 @@ class Candidate(NamedTuple):
         name: what spaces and genotypes call it.
         sizes: the sizes of each conditional choice that the presets offer, ascending.
         colors: fill and line in pictures.
+        label: short name in pictures.
         build: the module, from (operation, input channels, output channels, stride).
     """
 
     name: str
     sizes: dict[str, tuple[int, ...]]
     colors: tuple[str, str]
+    label: str
     build: Callable[[Operation, int, int, int], nn.Module]
 
 
@@ -48,12 +50,12 @@ CANDIDATES: dict[str, Candidate] = {}
 
 
 def candidate(
-    name: str, sizes: dict[str, tuple[int, ...]], colors: tuple[str, str]
+    name: str, sizes: dict[str, tuple[int, ...]], colors: tuple[str, str], label: str | None = None
 ) -> Callable[[Any], Any]:
     """Register the decorated class as a candidate operation; see `Candidate` for the arguments."""
 
     def register(build: Any) -> Any:
-        CANDIDATES[name] = Candidate(name, sizes, colors, build)
+        CANDIDATES[name] = Candidate(name, sizes, colors, label or name, build)
         return build
 
     return register
@@ -116,6 +118,7 @@ class Bottleneck(Entangled):
     "inverted_residual",
     {"kernel": (3, 5), "expansion": (2, 4, 6)},
     colors=("#d5edd6", "#2f8a43"),
+    label="inv. residual",
 )
 class InvertedResidual(Entangled):
     """1x1 to expansion*C_in, depthwise k x k, linear 1x1 (Sandler et al. 2018), with BatchNorm."""

@@ -18,7 +18,11 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation with its conditional choices, each a set of sizes in ascending order.
+    """An operation with its conditional choices.
+
+    Arguments:
+        name: A key of `CHOICES`.
+        choices: Choice -> its sizes, ascending; the choices of `CHOICES[name]`, in this order.
 
     >>> Operation("conv", {"kernel": (3, 5)}).options[1]
     Operation(name='conv', choices={'kernel': (5,)})
@@ -31,29 +35,37 @@ class Operation:
     def __post_init__(self) -> None:
         for name, sizes in self.choices.items():
             if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
-                raise ValueError(f"{self.name}.{name} must be ascending positive sizes: {sizes}")
+                raise ValueError(
+                    f"{self.name}.{name} must be ascending positive sizes, got {sizes}"
+                )
             if name == "kernel" and any(size % 2 == 0 for size in sizes):
-                raise ValueError(f"{self.name}.kernel must be odd: {sizes}")
+                raise ValueError(f"{self.name}.kernel must be odd, got {sizes}")
 
     def __hash__(self) -> int:
         return hash((self.name, tuple(self.choices.items())))
 
     @property
     def options(self) -> list[Operation]:
-        """Every combination of one size per choice, the last choice varying fastest."""
+        """Every combination of one size per choice; the last choice varies fastest."""
         sizes = itertools.product(*self.choices.values())
         return [Operation(self.name, {c: (s,) for c, s in zip(self.choices, row)}) for row in sizes]
 
     @property
     def label(self) -> str:
-        """A short name for people: `inverted_residual k5 e4`."""
+        """Short name for reports, such as `inverted_residual k5 e4`."""
         sizes = (f"{c[0]}{'/'.join(map(str, s))}" for c, s in self.choices.items())
         return " ".join([self.name, *sizes])
 
 
 @dataclass(frozen=True)
 class Edge:
-    """From node `source` to node `target` of a cell; the cell's inputs are its first nodes."""
+    """An edge of a cell.
+
+    Arguments:
+        source: Node that the edge reads; the inputs of a cell are its first nodes.
+        target: Node that the edge ends in.
+        operations: Operations of the edge.
+    """
 
     __pydantic_config__ = STRICT
     source: int
@@ -62,17 +74,25 @@ class Edge:
 
     @property
     def options(self) -> list[Operation]:
-        """Every concrete operation that the edge may become."""
+        """Every concrete operation of the edge."""
         return [option for operation in self.operations for option in operation.options]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A directed acyclic graph of mixed edges; a node is the sum of its incoming edges.
+    """A directed acyclic graph of edges; a node is the sum of its incoming edges.
 
-    `keep` edges per node survive discretisation. A cell with two inputs reads the two cells
-    before it, each projected to the cell's width, and gives the concatenation of its nodes (DARTS,
-    Liu et al. 2019, section 2.1); one with a single input is a block in a chain.
+    A cell with two inputs reads the two cells before it, each projected to the width of the cell.
+    It returns the concatenation of its nodes (DARTS, Liu et al. 2019, section 2.1). A cell with
+    one input is a block in a chain.
+
+    Arguments:
+        name: Name of the cell.
+        inputs: Number of inputs, 1 or 2.
+        nodes: Number of nodes after the inputs.
+        keep: Number of edges per node that discretization keeps.
+        reduction: Whether the cell halves the resolution.
+        edges: Edges of the cell.
     """
 
     __pydantic_config__ = STRICT
@@ -85,24 +105,40 @@ class Cell:
 
     def __post_init__(self) -> None:
         if self.inputs not in (1, 2) or self.nodes < 1 or self.keep < 1:
-            raise ValueError(f"cell {self.name!r} needs 1 or 2 inputs, a node and an edge to keep")
+            raise ValueError(
+                f"cell {self.name!r} must have 1 or 2 inputs, at least 1 node and keep at least 1 "
+                f"edge, got inputs {self.inputs}, nodes {self.nodes}, keep {self.keep}"
+            )
         for edge in self.edges:
             if not 0 <= edge.source < edge.target or not edge.operations:
-                raise ValueError(f"cell {self.name!r} has a malformed edge: {edge}")
+                raise ValueError(
+                    f"an edge of cell {self.name!r} must have 0 <= source < target and at least "
+                    f"one operation, got {edge}"
+                )
             if not self.inputs <= edge.target < self.inputs + self.nodes:
-                raise ValueError(f"cell {self.name!r} has no node {edge.target}")
+                raise ValueError(
+                    f"the edges of cell {self.name!r} must end in nodes {self.inputs} to "
+                    f"{self.inputs + self.nodes - 1}, got {edge.target}"
+                )
             if len({operation.name for operation in edge.operations}) < len(edge.operations):
-                raise ValueError(f"an edge of cell {self.name!r} has an operation twice: {edge}")
+                raise ValueError(
+                    f"an edge of cell {self.name!r} must have each operation once, got {edge}"
+                )
         if len({(edge.source, edge.target) for edge in self.edges}) < len(self.edges):
-            raise ValueError(f"cell {self.name!r} has two edges between the same nodes")
+            raise ValueError(
+                f"cell {self.name!r} must have at most one edge between two nodes, got several"
+            )
         for node in range(self.inputs, self.inputs + self.nodes):
             if not self.into(node):
-                raise ValueError(f"node {node} of cell {self.name!r} has no incoming edge")
+                raise ValueError(
+                    f"every node of cell {self.name!r} must have an incoming edge, got none for "
+                    f"node {node}"
+                )
         if not self.is_discrete and len({edge.operations for edge in self.edges}) > 1:
-            raise ValueError(f"the edges of cell {self.name!r} must offer the same operations")
+            raise ValueError(f"all edges of cell {self.name!r} must have the same operations")
 
     def into(self, node: int) -> list[int]:
-        """Indices of the edges that end in `node`."""
+        """Return the indices of the edges that end in `node`."""
         return [i for i, edge in enumerate(self.edges) if edge.target == node]
 
     @property
@@ -123,11 +159,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The cells of a network and the order in which they are stacked.
+    """The cells of a network and their order.
 
-    Cells of one name share their architecture. `channels` is the width C of the first stage; each
-    reduction halves the resolution and doubles the width. `stem_stride` is that of the first
-    convolution.
+    All cells with one name share their architecture. Each reduction cell halves the resolution and
+    doubles the width.
+
+    Arguments:
+        preset: Name of the preset.
+        cells: One entry per cell name.
+        sequence: Names of the cells, from the first to the last of the network.
+        channels: Width C before the first reduction.
+        stem_stride: Stride of the first convolution, 1 or 2.
     """
 
     __pydantic_config__ = STRICT
@@ -140,15 +182,18 @@ class SearchSpace:
     def __post_init__(self) -> None:
         names = [cell.name for cell in self.cells]
         if not names or len(set(names)) != len(names) or set(self.sequence) != set(names):
-            raise ValueError(f"the sequence {self.sequence} must use each of the cells {names}")
+            raise ValueError(f"sequence must use each of the cells {names}, got {self.sequence}")
         if self.channels < 1 or self.stem_stride not in (1, 2):
-            raise ValueError("channels must be positive and stem_stride 1 or 2")
+            raise ValueError(
+                "channels must be at least 1 and stem_stride 1 or 2, "
+                f"got {self.channels} and {self.stem_stride}"
+            )
 
     def cell(self, name: str) -> Cell:
         return next(cell for cell in self.cells if cell.name == name)
 
     def with_channels(self, channels: int) -> SearchSpace:
-        """The same architecture at another width."""
+        """Return the same architecture with another width."""
         return replace(self, channels=channels)
 
     @property

@@ -7,8 +7,7 @@ from pathlib import Path
 from darts_lite.augment import to_json
 from darts_lite.data import evaluation_batches
 from darts_lite.files import write_json
-from darts_lite.reporting import augmentation_report
-from darts_lite.reporting import pictures
+from darts_lite.reporting import augmentation_report, pictures
 from darts_lite.training.metrics import sample
 from darts_lite.training.options import AugmentOptions
 from darts_lite.training.problem import augmentation_for
@@ -19,14 +18,20 @@ def augment(options: AugmentOptions, *, say: Say = print) -> None:
     """Draw what an augmentation does to images of a data set; save it as JSON if asked to."""
     dataset, splits = read_data(options, options.seed, say)
     chosen = augmentation_for(dataset, options.augment)
-    images, _ = next(iter(evaluation_batches(sample(splits.train, augmentation_report.DRAWS), augmentation_report.DRAWS)))
+    images, _ = next(
+        iter(
+            evaluation_batches(
+                sample(splits.train, augmentation_report.DRAWS), augmentation_report.DRAWS
+            )
+        )
+    )
     out = Path(options.out)
     make_folder(out.parent)
-    picture = augmentation_report.draw(chosen, images, fraction=options.fraction)
+    picture = augmentation_report.draw_augmentation(chosen, images, fraction=options.fraction)
     pictures.save(out, picture)
     strengths = chosen.policy.strengths(dataset.image_size, fraction=options.fraction)
     if strengths:
-        say(augmentation_report.table(strengths))
+        say(augmentation_report.strength_table(strengths))
     say(f"{out}: {picture.shape[1]} x {picture.shape[0]} pixels")
     if options.save:
         make_folder(Path(options.save).parent)

@@ -17,8 +17,7 @@ from darts_lite.nas import warm_start
 from darts_lite.nas.defaults import resolved
 from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.task import SearchTask, space_of
-from darts_lite.reporting import augmentation_report
-from darts_lite.reporting import pictures
+from darts_lite.reporting import augmentation_report, pictures
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import loop
 from darts_lite.training.run import Run, Say, budget_of, make_folder
@@ -76,7 +75,7 @@ def search(
     write_json(out / "augment.json", to_json(augment))
     strengths = augment.policy.strengths(run.dataset.image_size, fraction=1.0)
     if strengths:
-        say(augmentation_report.table(strengths))
+        say(augmentation_report.strength_table(strengths))
     say(
         f"{result}: {genotype.parameters} parameters, {genotype.macs} MACs, {step} steps, "
         f"{budget.elapsed:.0f} s"
@@ -88,7 +87,7 @@ def _record_learned(genotype: Genotype, step: int, recorder: Recorder) -> None:
     learned = genotype.recipe.schedules
     recorder.picture(step, "learned", pictures.parameter_plot(learned, "learned schedules"))
     for what in ("magnitude", "probability"):
-        picture = augmentation_report.over_time(learned, what)
+        picture = augmentation_report.draw_schedules(learned, what)
         if picture is not None:
             recorder.picture(step, f"learned/{what}", picture)
 

@@ -1,7 +1,8 @@
-"""Image data sets resident in memory, three disjoint stratified splits, and mini-batches.
+"""Image data sets in memory, their three splits, and mini-batches.
 
-`load` reads a data set, `split` cuts it into training, validation and test images, `Batches` and
-`evaluation_batches` turn images into float tensors on the device where the images live.
+- `load` reads a data set.
+- `split` cuts the data set into three disjoint, stratified splits: training, validation, test.
+- `Batches` and `evaluation_batches` turn images into float tensors on the device of the images.
 """
 
 from darts_lite.data.batches import Batches, evaluation_batches

@@ -1,4 +1,4 @@
-"""Mini-batches: float tensors on the device where the images live."""
+"""Mini-batches: float tensors on the device of the images."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,22 +11,25 @@ from darts_lite.errors import UserError
 
 
 class Batches:
-    """Endless shuffled mini-batches, without replacement within an epoch.
+    """Endless iterator over shuffled mini-batches, without replacement within one epoch.
 
-    Every batch is full.  The remainder of an epoch, less than a batch, is dropped; the next
-    epoch is shuffled anew, so no image is dropped for good.
+    Every batch is full. The remainder of an epoch (fewer images than one batch) is dropped. Every
+    epoch has a new order, so no image is dropped in all epochs.
 
     Arguments:
-        images: on the device where the batches are wanted.
-        batch_size: number of images B.
-        generator: on the CPU; its owner saves and restores its state.
+        images: Images to draw from, on the device where the batches are needed.
+        batch_size: Images per batch, B.
+        generator: CPU generator of the order. The caller saves and restores its state.
+
+    Raises:
+        UserError: `batch_size` is below 1 or above the number of images.
     """
 
     def __init__(self, images: Images, batch_size: int, generator: torch.Generator) -> None:
         if not 0 < batch_size <= images.count:
             raise UserError(
-                f"batch size {batch_size} does not fit {images.count} images;"
-                f" use 1 to {images.count}, or a larger subset"
+                f"batch size must be 1 to {images.count}, the number of images,"
+                f" got {batch_size}; use a smaller batch size or a larger subset"
             )
         self.images = images
         self.batch_size = batch_size
@@ -38,7 +41,12 @@ class Batches:
         return self
 
     def __next__(self) -> tuple[Tensor, Tensor]:
-        """x float32 [B, C, H, W] in [0, 1], channels_last, and y int64 [B]."""
+        """Return the next batch.
+
+        Returns:
+            x: Images, float32 [B, C, H, W] in [0, 1], channels_last.
+            y: Labels, int64 [B].
+        """
         if self._position + self.batch_size > len(self._order):
             order = torch.randperm(self.images.count, generator=self._generator)
             self._order = order.to(self.images.labels.device)
@@ -48,23 +56,39 @@ class Batches:
         return floats(self.images.pixels[index]), self.images.labels[index]
 
     def state_dict(self) -> dict[str, object]:
-        """The permutation of this epoch and the position in it."""
+        """Return the order of the images in this epoch and the position in this order."""
         return {"order": self._order.cpu(), "position": self._position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was called, once the generator's owner has restored it."""
+        """Continue at the batch where `state_dict` was called.
+
+        The caller restores the state of the generator.
+
+        Raises:
+            UserError: The state belongs to another number of images.
+        """
         order, position = state["order"].cpu(), int(state["position"])
         whole = torch.equal(order.sort().values, torch.arange(self.images.count))
         if not (whole or len(order) == 0) or not 0 <= position <= len(order):
             raise UserError(
-                f"the saved order of batches is not one of {self.images.count} images;"
+                f"the saved order of batches must be an order of {self.images.count} images,"
+                f" got {len(order)} entries and position {position};"
                 " resume with the data set, subset and seed of the checkpoint"
             )
         self._order, self._position = order.to(self.images.labels.device), position
 
 
 def evaluation_batches(images: Images, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image once and in order, as `Batches` gives them; the last batch may be smaller."""
+    """Yield every image once, in order; the last batch may be smaller.
+
+    Arguments:
+        images: Images to go through, on the device where the batches are needed.
+        batch_size: Images per batch, B.
+
+    Yields:
+        x: Images, float32 [B, C, H, W] in [0, 1], channels_last.
+        y: Labels, int64 [B].
+    """
     for start in range(0, images.count, batch_size):
         end = start + batch_size
         yield floats(images.pixels[start:end]), images.labels[start:end]

@@ -1,6 +1,6 @@
-"""What every reader does with the files it is handed: complain in one line that names them.
+"""Checks of the files that a user gives; every reader uses them.
 
-What people hand us is checked here, once; everything behind trusts it.
+Data are checked here, once. All later code trusts the checked data.
 """
 
 from collections.abc import Iterator
@@ -16,36 +16,48 @@ from darts_lite.errors import UserError
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises on a broken file into one line that names the file."""
+    """Turn any exception that a decoder raises inside the block into a `UserError` with `path`."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # pickle, zlib, scipy and PIL raise anything on broken bytes
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"cannot read {path} ({reason}); replace or delete it") from error
+        raise UserError(f"cannot read {path} ({reason}); replace or delete the file") from error
 
 
 def checked_images(pixels: np.ndarray, labels: np.ndarray, classes: int, source: object) -> Images:
-    """Checked images from `pixels` uint8 [N, C, H, W] and `labels` [N]; `source` is for errors."""
+    """Return checked images.
+
+    Arguments:
+        pixels: uint8 [N, C, H, W].
+        labels: Integers [N] in 0 to `classes` - 1.
+        classes: Number of classes.
+        source: File or folder that the error messages name.
+
+    Raises:
+        UserError: The counts differ, the images are too small, there are none, or a label is
+            out of range.
+    """
     if len(pixels) != len(labels):
         raise UserError(
-            f"{source} has {len(pixels)} images but {len(labels)} labels; fetch it again"
+            f"{source} must have one label per image,"
+            f" got {len(pixels)} images and {len(labels)} labels; download the data again"
         )
     if min(pixels.shape[2:]) < MIN_SIZE:
         height, width = pixels.shape[2:]
         raise UserError(
-            f"{source} has images of {height}x{width} pixels;"
-            f" use images of at least {MIN_SIZE}x{MIN_SIZE}"
+            f"images must have at least {MIN_SIZE}x{MIN_SIZE} pixels,"
+            f" got {height}x{width} in {source}; use larger images"
         )
     if len(labels) == 0:
-        raise UserError(f"{source} has no images; fetch it again")
+        raise UserError(f"{source} must have at least one image, got none; download the data again")
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(
-            f"{source} has labels {labels.min()}..{labels.max()} outside 0..{classes - 1};"
-            " fetch it again"
+            f"labels must be 0 to {classes - 1},"
+            f" got {labels.min()} to {labels.max()} in {source}; download the data again"
         )
-    # np.array copies: what the readers return may be read-only or strided.
+    # np.array copies, because the arrays of the readers may be read-only or strided.
     return Images(
         torch.from_numpy(np.array(pixels, order="C")),
         torch.from_numpy(np.array(labels, dtype=np.int64)),

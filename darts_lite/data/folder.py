@@ -1,6 +1,6 @@
-"""`folder:PATH`: one's own images, a sub-folder a class, and the cache of their pixels.
+"""Reader of `folder:PATH`, a user's own images with one sub-folder per class.
 
-The cache is a plain array, which cannot run code when it is read.
+The decoded pixels are cached as a plain NumPy array. Reading this array cannot run code.
 """
 
 import hashlib
@@ -20,23 +20,42 @@ from darts_lite.errors import UserError
 
 
 def load_folder(name: str, data_dir: Path, size: int) -> Dataset:
-    """Read `name`, folder:PATH, at `size` pixels a side; the cache is in `data_dir`."""
+    """Read a folder of images, or its cached pixels.
+
+    Arguments:
+        name: "folder:PATH"; see `darts_lite.data.load` for the layout of PATH.
+        data_dir: Folder whose sub-folder `cache` keeps the decoded pixels.
+        size: Height and width of the images, in pixels.
+
+    Returns:
+        The data set on the CPU; pixels uint8 [N, C, size, size], C 1 (all images gray) or 3.
+
+    Raises:
+        UserError: The layout is wrong, a file is broken, or the cache cannot be written.
+    """
     folder = Path(name.removeprefix("folder:")).expanduser()
     if name == "folder:" or not folder.is_dir():
-        raise UserError(f"{name} is not a folder; give folder:PATH with one sub-folder a class")
+        raise UserError(
+            f"folder:PATH must name a folder, got {name}; give one with one sub-folder per class"
+        )
     with reading(folder):
         parts = {part: folder / part for part in ("train", "val", "test")}
         parts = {part: path for part, path in parts.items() if _subfolders(path)}
         root = parts.pop("train", folder)
         classes = tuple(p.name for p in _subfolders(root) if p not in parts.values())
         if not classes:
-            raise UserError(f"{root} has no sub-folders; give it one sub-folder of images a class")
+            raise UserError(
+                f"{root} must have one sub-folder of images per class, got none; add sub-folders"
+            )
         for path in parts.values():
             if extra := sorted({p.name for p in _subfolders(path)} - set(classes)):
-                raise UserError(f"{path / extra[0]} is no class of {root}; add it there or drop it")
+                raise UserError(
+                    f"every class in {path} must be in {root} too, got {extra[0]!r};"
+                    " add this class there or remove its folder"
+                )
         test_root = parts.pop("test", None) or parts.pop("val", None)
-        train = [pair for path in (root, *parts.values()) for pair in _labelled(path, classes)]
-        test = _labelled(test_root, classes) if test_root is not None else []
+        train = [pair for path in (root, *parts.values()) for pair in _labeled(path, classes)]
+        test = _labeled(test_root, classes) if test_root is not None else []
     pixels = _cached([path for path, _ in train + test], folder, data_dir / "cache", size)
     labels = np.array([label for _, label in train + test])
     images = checked_images(pixels, labels, len(classes), folder)
@@ -56,8 +75,8 @@ def _subfolders(path: Path) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _labelled(root: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
-    """Every image below `root` with its label; files that PIL has no decoder for are passed by."""
+def _labeled(root: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    """Return every image below `root` with its label; skip files without a PIL decoder."""
     formats = _formats()
     extensions = {e for e, kind in Image.registered_extensions().items() if kind in formats}
     pairs: list[tuple[Path, int]] = []
@@ -70,19 +89,22 @@ def _labelled(root: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
             and not any(part.startswith(".") for part in path.relative_to(root).parts)
         )
         if not files:
-            raise UserError(f"class {name!r} has no images in {root}; add some or drop the class")
+            raise UserError(
+                f"every class must have images, got none of {name!r} in {root};"
+                " add images or remove the class"
+            )
         pairs += [(path, label) for path in files]
     return pairs
 
 
 def _formats() -> tuple[str, ...]:
-    """What PIL decodes itself; for EPS it would run Ghostscript, and with it the file's code."""
+    """Return the formats that PIL decodes itself. EPS would run Ghostscript and the file's code."""
     Image.init()
     return tuple(kind for kind in Image.OPEN if kind != "EPS")
 
 
 def _cached(files: Sequence[Path], folder: Path, cache: Path, size: int) -> np.ndarray:
-    """Pixels uint8 [N, C, size, size] of `files`, decoded when they or `size` have changed."""
+    """Return pixels uint8 [N, C, size, size]; decode only if `files` or `size` have changed."""
     key = hashlib.sha256(repr((str(folder.resolve()), size)).encode())
     for path in files:
         stat = path.stat()
@@ -112,27 +134,31 @@ def _cached(files: Sequence[Path], folder: Path, cache: Path, size: int) -> np.n
 
 
 def _decoded(files: Sequence[Path], size: int) -> np.ndarray:
-    """Pixels uint8 [N, C, size, size]; C is 1 if every image is greyscale, otherwise 3."""
-    mode = "L" if all(map(_is_grey, files)) else "RGB"
-    with ThreadPoolExecutor() as pool:  # PIL decodes without the interpreter lock
+    """Decode to pixels uint8 [N, C, size, size]; C is 1 if every image is gray, otherwise 3."""
+    mode = "L" if all(map(_is_gray, files)) else "RGB"
+    with ThreadPoolExecutor() as pool:  # PIL releases the interpreter lock while it decodes
         rows = list(pool.map(partial(_decode, mode=mode, size=size), files))
     pixels = np.stack(rows)
     return pixels[:, None] if mode == "L" else pixels.transpose(0, 3, 1, 2)
 
 
-def _is_grey(path: Path) -> bool:
-    """Whether the header says greyscale."""
+def _is_gray(path: Path) -> bool:
+    """Tell whether the file's header declares a gray image."""
     with reading(path), Image.open(path, formats=_formats()) as image:
         return Image.getmodebase(image.mode) == "L"
 
 
 def _decode(path: Path, mode: str, size: int) -> np.ndarray:
-    """One image, uint8 [size, size] or [size, size, 3]: upright, centre-cropped, resized."""
+    """Decode one image: rotate it upright, crop its center to a square, resize it.
+
+    Returns: uint8 [size, size] in mode "L", uint8 [size, size, 3] in mode "RGB".
+    """
     with reading(path), Image.open(path, formats=_formats()) as image:
         width, height = image.size
         if min(image.size) < MIN_SIZE:
             raise UserError(
-                f"{path} has {height}x{width} pixels; use images of at least {MIN_SIZE}x{MIN_SIZE}"
+                f"images must have at least {MIN_SIZE}x{MIN_SIZE} pixels,"
+                f" got {height}x{width} in {path}; replace or delete the file"
             )
         image.draft(None, (2 * size, 2 * size))  # lets a large JPEG decode at reduced scale
         upright = ImageOps.exif_transpose(image)

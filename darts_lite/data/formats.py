@@ -1,6 +1,6 @@
-"""Readers of the file formats of published data sets: IDX, the pickles of CIFAR, SVHN's .mat.
+"""Readers of the file formats of published data sets: IDX, CIFAR's pickles, SVHN's MATLAB files.
 
-No file is trusted to run code: pickles pass a whitelist.
+No file can run code: the pickle reader admits only a fixed list of names.
 """
 
 import gzip
@@ -20,7 +20,15 @@ Parts = tuple[Images, Images, tuple[str, ...]]  # training images, test images, 
 
 
 def read_mnist(folder: Path, classes: tuple[str, ...]) -> Parts:
-    """MNIST and what has its files."""
+    """Read MNIST, or a data set with the same files (Fashion-MNIST).
+
+    Arguments:
+        folder: Folder of the four IDX files, plain or gzipped.
+        classes: Class names; `classes[label]`.
+
+    Raises:
+        UserError: A file is broken.
+    """
 
     def part(prefix: str) -> Images:
         pixels = _read_idx(folder / f"{prefix}-images-idx3-ubyte", rank=3)
@@ -31,9 +39,9 @@ def read_mnist(folder: Path, classes: tuple[str, ...]) -> Parts:
 
 
 def _read_idx(path: Path, rank: int) -> np.ndarray:
-    """Array of bytes from an IDX file, plain or gzipped.
+    """Read an array of bytes with `rank` dimensions from an IDX file, plain or gzipped.
 
-    torchvision's reader takes no .gz, and checks with `assert`.
+    torchvision's reader does not read .gz files, and it checks with `assert`.
     """
     path = path if path.is_file() else path.with_name(f"{path.name}.gz")
     with reading(path):
@@ -48,7 +56,19 @@ def _read_idx(path: Path, rank: int) -> np.ndarray:
 def read_cifar(
     folder: Path, train: Sequence[str], test: str, meta: str, names: str, labels: str
 ) -> Parts:
-    """CIFAR-10 or -100: files `train`, `test` and `meta`, and the keys of names and labels."""
+    """Read CIFAR-10 or CIFAR-100.
+
+    Arguments:
+        folder: Folder of the pickles.
+        train: Files of the training images.
+        test: File of the test images.
+        meta: File of the class names.
+        names: Key of the class names in `meta`.
+        labels: Key of the labels in `train` and `test`.
+
+    Raises:
+        UserError: A file is broken, or would run code.
+    """
     with reading(folder / meta):
         classes = tuple(str(name) for name in _unpickle(folder / meta)[names])
 
@@ -57,7 +77,7 @@ def read_cifar(
             entry = _unpickle(path)
             pixels = np.asarray(entry["data"])
             if pixels.dtype != np.uint8:
-                raise ValueError(f"pixels of type {pixels.dtype}, not uint8")
+                raise ValueError(f"pixels must be uint8, got {pixels.dtype}")
             targets = np.asarray(entry[labels], dtype=np.int64)
             return checked_images(pixels.reshape(-1, 3, 32, 32), targets, len(classes), path)
 
@@ -67,11 +87,11 @@ def read_cifar(
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Admits numpy arrays and built-in containers, and nothing that could run code."""
+    """Unpickler that admits NumPy arrays and built-in containers, and nothing that can run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray"):
-            if name == "_reconstruct":  # private, and moved between numpy 1 and 2
+            if name == "_reconstruct":  # private; its module differs between NumPy 1 and 2
                 return np.empty(0).__reduce__()[0]
             if name in ("ndarray", "dtype"):
                 return getattr(np, name)
@@ -85,15 +105,25 @@ def _unpickle(path: Path) -> dict[str, Any]:
 
 
 def read_svhn(folder: Path, classes: tuple[str, ...]) -> Parts:
-    """The cropped digits of SVHN, which calls the digit 0 class 10."""
-    from scipy.io import loadmat  # here, for it would slow down every start
+    """Read the cropped digits of SVHN, whose label of the digit 0 is 10.
+
+    Arguments:
+        folder: Folder of `train_32x32.mat` and `test_32x32.mat`.
+        classes: Class names; `classes[label]`.
+
+    Raises:
+        UserError: A file is broken.
+    """
+    from scipy.io import loadmat  # here, because it would slow down every start
 
     def part(path: Path) -> Images:
         with reading(path):
             arrays = loadmat(path, variable_names=("X", "y"))
             pixels, labels = arrays["X"].transpose(3, 2, 0, 1), arrays["y"].reshape(-1)
             if pixels.dtype != np.uint8 or pixels.shape[1] != 3:
-                raise ValueError(f"pixels {pixels.dtype} {pixels.shape}, not uint8 [N, 3, H, W]")
+                raise ValueError(
+                    f"pixels must be uint8 [N, 3, H, W], got {pixels.dtype} {pixels.shape}"
+                )
             return checked_images(pixels, np.where(labels == 10, 0, labels), len(classes), path)
 
     return part(folder / "train_32x32.mat"), part(folder / "test_32x32.mat"), classes

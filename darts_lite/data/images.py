@@ -1,4 +1,4 @@
-"""Labelled images resident in memory as uint8, and the data set they make."""
+"""Labeled images in memory as uint8, and the data set of these images."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-MIN_SIZE = 8  # pixels; the cells halve an image twice
+MIN_SIZE = 8  # pixels per side; the network halves an image twice
 
 
 class Images(NamedTuple):
-    """Labelled images on one device.
+    """Labeled images on one device.
 
     Attributes:
         pixels: uint8 [N, C, H, W].
@@ -25,29 +25,29 @@ class Images(NamedTuple):
 
     @property
     def count(self) -> int:  # type: ignore[override]  # `len` and `tuple.count` see two fields
-        """Number of images N."""
+        """Number of images, N."""
         return self.labels.shape[0]
 
     def to(self, device: torch.device | str) -> "Images":
-        """The same images on `device`."""
+        """Return the same images on `device`."""
         return Images(self.pixels.to(device), self.labels.to(device))
 
     def select(self, index: Tensor) -> "Images":
-        """A copy of the images at `index`, int64 [M]."""
+        """Return a copy of the images at `index`, int64 [M]."""
         index = index.to(self.labels.device)
         return Images(self.pixels[index], self.labels[index])
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set as it was published; `split` makes it usable.
+    """A data set as it was published; `split` cuts it into training, validation and test.
 
     Attributes:
-        name: as given to `load`.
-        train: every image that is not in the official test set.
-        test: the official test set, or None where there is none.
-        classes: class names; `classes[label]`.
-        flips: whether a horizontal flip may keep the label.
+        name: Name as given to `load`.
+        train: All images outside the official test set.
+        test: The official test set; None if there is no official test set.
+        classes: Class names; `classes[label]`.
+        flips: Whether a horizontal flip keeps the label.
     """
 
     name: str
@@ -58,18 +58,18 @@ class Dataset:
 
     @property
     def channels(self) -> int:
-        """Number of channels C."""
+        """Number of channels, C."""
         return self.train.pixels.shape[1]
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """Height and width, in pixels."""
         height, width = self.train.pixels.shape[2:]
         return height, width
 
     @cached_property
     def fingerprint(self) -> dict[str, object]:
-        """What identifies the data, for JSON: counts, shape, and a hash of every byte."""
+        """Identity of the data, for JSON: counts, shape, and a hash of every byte."""
         parts = [self.train] if self.test is None else [self.train, self.test]
         digest = hashlib.sha256(repr(([part.count for part in parts], self.classes)).encode())
         for tensor in (tensor for part in parts for tensor in part):
@@ -86,26 +86,37 @@ class Dataset:
 
 
 def floats(pixels: Tensor) -> Tensor:
-    """uint8 [B, C, H, W] to float32 in [0, 1], channels_last."""
+    """Convert pixels uint8 [B, C, H, W] to float32 in [0, 1], channels_last."""
     return pixels.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
 def grown(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether a fingerprint may be that of the old data with more images: no class has fewer."""
+    """Tell whether the new data may be the old data plus more images.
+
+    True if name, classes and shape agree, some class has more images and no class has fewer.
+
+    Arguments:
+        old: Fingerprint of the old data.
+        new: Fingerprint of the new data.
+    """
     alike = all(old.get(what) == new[what] for what in ("name", "classes", "shape"))
     changes = _changes(old, new)
     return alike and max(changes, default=0) > 0 and min(changes) >= 0
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """What two fingerprints say of how the data differ, in words; None if they are the same.
+    """Describe the difference between two fingerprints in words; None if the data are the same.
+
+    Arguments:
+        old: Fingerprint of the old data.
+        new: Fingerprint of the new data.
 
     >>> old = {"name": "a", "images": 5, "classes": 2, "counts": [3, 2], "shape": [1, 8, 8]}
     >>> changed(old, {**old, "images": 9, "counts": [3, 6], "sha256": "0"})
     '4 more images (1 class grew)'
     """
     if all(old.get(what) == new.get(what) for what in ("sha256", "shape")):
-        return None  # by another name perhaps: a folder that was moved
+        return None  # the name may differ: the folder was moved
     if old.get("shape") != new["shape"]:
         return f"images of {_size(new)}, were {_size(old)}"
     if old.get("classes") != new["classes"]:
@@ -113,7 +124,7 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     if old.get("name") != new["name"]:
         return f"other data set ({new['name']}, was {old.get('name')})"
     changes = _changes(old, new)
-    if not changes:  # an earlier version did not count by class
+    if not changes:  # earlier versions did not count images per class
         return f"other images ({new['images']}, were {old.get('images')})"
     more, fewer = [c for c in changes if c > 0], [-c for c in changes if c < 0]
     parts = [
@@ -126,7 +137,7 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[int]:
-    """Images more than before, by class; nothing if one of the two has no such counts."""
+    """Return the added images per class; empty if a fingerprint has no counts per class."""
     was, now = (one.get("counts") for one in (old, new))
     if not isinstance(was, list) or not isinstance(now, list):
         return []

@@ -1,4 +1,4 @@
-"""From the name of a data set to the data set in memory, whatever kind it is."""
+"""Load any data set by its name: built in, published, or a folder of images."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from darts_lite.data.images import MIN_SIZE, Dataset, Images
 from darts_lite.data.published import SOURCES, find, load_digits, load_published
 from darts_lite.errors import UserError
 
-FOLDER_SIZE = 32  # pixels; the default side of the images of `folder:PATH`
-PREFERRED = ("cifar10", "fashion-mnist", "digits")  # tried in this order when no name is given
+FOLDER_SIZE = 32  # pixels per side; default size of the images of `folder:PATH`
+PREFERRED = ("cifar10", "fashion-mnist", "digits")  # order of the search if no name is given
 
 
 def load(
@@ -21,18 +21,25 @@ def load(
     """Read a data set into memory.
 
     Arguments:
-        name: a key of `known()`, or `folder:PATH` for images in one sub-folder a class: in PATH,
-            or in PATH/train with PATH/test.  PATH/val is the test set where PATH/test is missing
-            and joins the training images otherwise.  None takes `first_available`.
-        data_dir: where data sets lie, downloads go and `folder:PATH` keeps its cache.
-        download: fetch what is not found.
-        image_size: resize to this many pixels a side.  None keeps the size of the data set, and
-            means 32 for `folder:PATH`.
+        name: One of `known()`; None means `first_available`. "folder:PATH" reads images in one
+            sub-folder per class. The classes are in PATH, or in PATH/train with PATH/test. If
+            there is no PATH/test, PATH/val is the test set; else PATH/val joins the training
+            images.
+        data_dir: Folder of data sets, of downloads and of the cache of "folder:PATH".
+        download: Download the data set if it is not found.
+        image_size: New height and width of the images, in pixels. None keeps the size of the data
+            set, and means 32 for "folder:PATH".
 
-    Returns: the data set, on the CPU.
+    Returns:
+        The data set, on the CPU.
+
+    Raises:
+        UserError: The name is unknown, the data are not found or broken, or the size is too small.
     """
     if image_size is not None and image_size < MIN_SIZE:
-        raise UserError(f"image size {image_size} is too small; use at least {MIN_SIZE} pixels")
+        raise UserError(
+            f"image size must be at least {MIN_SIZE} pixels, got {image_size}; use a larger size"
+        )
     name = first_available(data_dir) if name is None else name
     if name.startswith("folder:"):
         return load_folder(name, data_dir, image_size or FOLDER_SIZE)
@@ -41,17 +48,19 @@ def load(
     elif name in SOURCES:
         dataset = load_published(name, data_dir, download)
     else:
-        raise UserError(f"unknown data set {name!r}; use one of {', '.join(known())}")
+        raise UserError(
+            f"data set must be one of {', '.join(known())}, got {name!r}; choose a known name"
+        )
     return dataset if image_size is None else _resized(dataset, image_size)
 
 
 def known() -> tuple[str, ...]:
-    """The names that `load` understands."""
+    """Return the names that `load` accepts."""
     return ("digits", *SOURCES, "folder:PATH")
 
 
 def first_available(data_dir: Path) -> str:
-    """The first of `PREFERRED` that needs no download."""
+    """Return the first data set of `PREFERRED` that needs no download."""
     return next(name for name in PREFERRED if name == "digits" or find(name, data_dir) is not None)
 
 
@@ -62,12 +71,12 @@ def _resized(dataset: Dataset, size: int) -> Dataset:
 
 
 def resized(images: Images, size: int) -> Images:
-    """The images at `size` pixels a side."""
-    chunks = images.pixels.split(1024)  # a few at a time, for floats take four times the room
+    """Return the images resized to `size` x `size` pixels (bilinear, with antialiasing)."""
+    chunks = images.pixels.split(1024)  # in parts, because float32 needs four times the memory
     return Images(torch.cat([_resized_pixels(chunk, size) for chunk in chunks]), images.labels)
 
 
 def _resized_pixels(pixels: Tensor, size: int) -> Tensor:
-    """uint8 [N, C, H, W] to uint8 [N, C, size, size]."""
+    """Resize uint8 [N, C, H, W] to uint8 [N, C, size, size]."""
     floats = interpolate(pixels.float(), (size, size), mode="bilinear", antialias=True)
     return floats.round_().to(torch.uint8)

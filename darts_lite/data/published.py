@@ -1,4 +1,4 @@
-"""Published data sets: where they may lie, how they are fetched, and which reader takes them."""
+"""Published data sets: their possible folders, their download, and their reader."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -28,8 +28,8 @@ _FASHION = (
 
 
 def load_digits() -> Dataset:
-    """The 1797 digits of 8x8 pixels that come with scikit-learn."""
-    from sklearn import datasets  # here, for it would slow down every start
+    """Return the 1797 digits of 8x8 pixels that are part of scikit-learn."""
+    from sklearn import datasets  # here, because it would slow down every start
 
     values, labels = datasets.load_digits(return_X_y=True)  # values 0..16 in float64 [N, 64]
     pixels = np.rint(values * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
@@ -39,30 +39,40 @@ def load_digits() -> Dataset:
 
 
 def load_published(name: str, data_dir: Path, download: bool) -> Dataset:
-    """Read one of `SOURCES`, after fetching it if `download` and it is not found."""
+    """Read a published data set.
+
+    Arguments:
+        name: A key of `SOURCES`.
+        data_dir: Folder to search, and to download to.
+        download: Download the data set if it is not found.
+
+    Raises:
+        UserError: The data are not found, cannot be downloaded, or are broken.
+    """
     source = SOURCES[name]
     train, test, classes = source.read(_locate(name, data_dir, download))
     if train.pixels.shape[1:] != test.pixels.shape[1:]:
         raise UserError(
-            f"{name} has training images {tuple(train.pixels.shape[1:])} but test images"
-            f" {tuple(test.pixels.shape[1:])}; fetch it again"
+            f"training and test images of {name} must have one shape,"
+            f" got {tuple(train.pixels.shape[1:])} and {tuple(test.pixels.shape[1:])};"
+            " download the data again"
         )
     return Dataset(name, train, test, classes, source.flips)
 
 
 class _Source(NamedTuple):
-    """Where a published data set may lie and how to read it."""
+    """Location and reader of one published data set."""
 
-    folders: tuple[str, ...]  # below data_dir, or absolute
-    files: tuple[str, ...]  # all of them; IDX files may end in .gz
-    read: Callable[[Path], Parts]  # from one of the folders
-    download: Callable[[Path], object]  # into data_dir, to the first of `folders`
-    flips: bool
+    folders: tuple[str, ...]  # folders to search: below data_dir, or absolute
+    files: tuple[str, ...]  # every file; IDX files may end in .gz
+    read: Callable[[Path], Parts]  # reads one of the folders
+    download: Callable[[Path], object]  # downloads into the first of `folders`, below data_dir
+    flips: bool  # whether a horizontal flip keeps the label
     remedy: str = "use --download, or --data-dir with the folder that holds it"
 
 
 def find(name: str, data_dir: Path) -> Path | None:
-    """The folder where a published data set lies complete."""
+    """Return the first folder that holds every file of a published data set; None if none does."""
     source = SOURCES[name]
     folders = (data_dir / folder for folder in source.folders)
     return next((folder for folder in folders if not _missing(source, folder)), None)
@@ -99,8 +109,8 @@ def _locate(name: str, data_dir: Path, download: bool) -> Path:
 
 
 def _download(name: str, data_dir: Path, options: Sequence[Mapping[str, str]] = ({},)) -> None:
-    """Have torchvision fetch its data set `name`, once for each of `options`."""
-    from torchvision import datasets  # here, for it would slow down every start
+    """Download torchvision's data set `name`, once for each entry of `options`."""
+    from torchvision import datasets  # here, because it would slow down every start
 
     for option in options:
         getattr(datasets, name)(data_dir, download=True, **option)

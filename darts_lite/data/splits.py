@@ -1,4 +1,4 @@
-"""A data set cut into three disjoint stratified parts."""
+"""Training, validation and test: three disjoint, stratified splits of a data set."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,17 @@ from torch import Tensor
 from darts_lite.data.images import Dataset, Images
 from darts_lite.errors import UserError
 
-_TEST_SEED = 1_000_003  # carves the test images when there is no official test set, for every seed
+_TEST_SEED = 1_000_003  # draws the test images if there is no official test set; same for all seeds
 
 
 class Splits(NamedTuple):
-    """Disjoint images: weights learn from `train`, outer variables and model selection from
-    `validation`; `test` is touched once, at the end."""
+    """Three disjoint sets of images.
+
+    Attributes:
+        train: The weights learn from these images.
+        validation: The outer variables and the model selection learn from these images.
+        test: These images are used once, at the end.
+    """
 
     train: Images
     validation: Images
@@ -28,23 +33,34 @@ def split(
     test: float = 0.2,
     seed: int = 0,
 ) -> Splits:
-    """Cut a data set into three disjoint stratified parts.
+    """Cut a data set into three disjoint, stratified splits.
 
-    Without an official test set, the test images are carved out first, by a seed of their own:
-    they are the same for every `seed`, `subset` and `validation`, so that what one search
-    learned from can never be another one's test.  Then the subset, then the validation images
-    are drawn, by `seed`.  A class departs from its exact share by less than one image, except
-    where it would get none in one of the parts.
+    The order of the draws:
+
+    1. The test images, if there is no official test set. Their seed is fixed, so they are the
+       same for every `seed`, `subset` and `validation`. An image that one search learned from
+       is never a test image of another search.
+    2. The subset, by `seed`.
+    3. The validation images, by `seed`.
+
+    Each class differs from its exact share by less than one image, except where the class would
+    get no image in one split.
 
     Arguments:
-        subset: number of images for training and validation together; None means all.
-        validation: fraction of those for validation.
-        test: fraction of all images for the test, if there is no official test set.
-        seed: of subset and validation.
+        dataset: Data set to cut.
+        subset: Number of training and validation images together; None means all.
+        validation: Fraction of the training and validation images that are for validation.
+        test: Fraction of all images that are for the test, if there is no official test set.
+        seed: Seed of the subset and the validation images.
+
+    Raises:
+        UserError: A fraction or the subset is out of range, or a class has too few images.
     """
     for what, fraction in (("validation", validation), ("test", test)):
         if not 0 < fraction < 1:
-            raise UserError(f"{what} fraction {fraction} must lie strictly between 0 and 1")
+            raise UserError(
+                f"{what} fraction must be above 0 and below 1, got {fraction}; change it"
+            )
     labels = dataset.train.labels.cpu()
     counts = torch.bincount(labels, minlength=len(dataset.classes))
     rest = torch.arange(len(labels))
@@ -63,15 +79,15 @@ def split(
     if subset is not None:
         if not 0 < subset <= len(rest):
             raise UserError(
-                f"subset {subset} is out of range: {dataset.name} has {len(rest)} images outside"
-                f" the test set; use 1 to {len(rest)}"
+                f"subset must be 1 to {len(rest)}, the images of {dataset.name} outside the test"
+                f" set, got {subset}; change it"
             )
         share = _shares(torch.bincount(labels[rest], minlength=len(counts)), subset)
         if share.min() < 2:
             raise UserError(
-                f"subset {subset} is too small: class {dataset.classes[int(share.argmin())]!r}"
-                f" gets {int(share.min())} images, training and validation need 2;"
-                " use a larger subset"
+                "subset must give every class 2 images, for training and validation, got"
+                f" {int(share.min())} of {dataset.classes[int(share.argmin())]!r} with subset"
+                f" {subset}; use a larger subset"
             )
         rest, _ = _draw(rest, labels, share, generator)
     counts = torch.bincount(labels[rest], minlength=len(counts))
@@ -81,7 +97,13 @@ def split(
 
 
 def stratified(images: Images, fraction: float, seed: int) -> Images:
-    """A part of the images with the shares of their classes, at least one image of each."""
+    """Draw a part of the images that keeps the shares of the classes.
+
+    Arguments:
+        images: Images to draw from.
+        fraction: Fraction of the images to draw, 0 to 1; every class keeps at least one image.
+        seed: Seed of the draw.
+    """
     labels = images.labels.cpu()
     counts = torch.bincount(labels)
     share = _shares(counts, round(fraction * len(labels))).clamp(min=1).minimum(counts)
@@ -93,8 +115,9 @@ def _require(counts: Tensor, least: int, dataset: Dataset, purpose: str) -> None
     if counts.min() < least:
         worst = int(counts.argmin())
         raise UserError(
-            f"class {dataset.classes[worst]!r} of {dataset.name} has {int(counts[worst])} images,"
-            f" {purpose} need at least {least}; add images or drop the class"
+            f"every class must have at least {least} images for {purpose},"
+            f" got {int(counts[worst])} of {dataset.classes[worst]!r} in {dataset.name};"
+            " add images or remove the class"
         )
 
 
@@ -110,11 +133,11 @@ def _shares(counts: Tensor, total: int) -> Tensor:
 def _draw(
     index: Tensor, labels: Tensor, share: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw `share[k]` of class k from `index`; returns what was drawn and the rest, both sorted."""
+    """Draw `share[k]` images of class k from `index`; return drawn and other indices, sorted."""
     shuffled = index[torch.randperm(len(index), generator=generator)]
     grouped = shuffled[labels[shuffled].argsort(stable=True)]
     classes = labels[grouped]
     counts = torch.bincount(classes, minlength=len(share))
-    rank = torch.arange(len(index)) - (counts.cumsum(0) - counts)[classes]  # within its class
+    rank = torch.arange(len(index)) - (counts.cumsum(0) - counts)[classes]  # rank within the class
     drawn = rank < share[classes]
     return grouped[drawn].sort().values, grouped[~drawn].sort().values

@@ -17,8 +17,7 @@ from darts_lite.augment import Augmentation
 from darts_lite.data import Dataset, Splits, evaluation_batches
 from darts_lite.hypergradient import InnerState
 from darts_lite.nas.relaxation import entropy
-from darts_lite.reporting import augmentation_report
-from darts_lite.reporting import pictures
+from darts_lite.reporting import augmentation_report, pictures
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import loop
 from darts_lite.training.metrics import accuracy, sample
@@ -89,7 +88,9 @@ class Monitor:
         recorder.picture(
             step,
             "augmentation",
-            augmentation_report.draw(task.augment, images, task.augmenting(), task.fraction),
+            augmentation_report.draw_augmentation(
+                task.augment, images, task.augmenting(), task.fraction
+            ),
         )
 
     def _warn(

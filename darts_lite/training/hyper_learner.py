@@ -70,7 +70,7 @@ class Plan:
 
     def caveats(self, kinds: Mapping[str, Kind]) -> list[str]:
         """Return what is known to go wrong with the estimator; our networks are normalized."""
-        return caveats(self.estimator, self.kinds(kinds), normalised=True)
+        return caveats(self.estimator, self.kinds(kinds), normalized=True)
 
 
 def plan(text: str) -> Plan:

@@ -93,8 +93,9 @@ def outer_variables(
     for name, begin in augment.starts.items():
         family = name.partition(".")[0]
         bijection, travel = AUGMENT[family]
-        value = torch.tensor(min(max(start.get(name, begin), 0.03), 0.97))
-        specs.append(HyperSpec(name, value, bijection, "loss", travel, every.get(family, 1)))
+        value = min(max(start.get(name, begin), 0.03), 0.97)
+        often = every.get(family, 1)
+        specs.append(HyperSpec(name, torch.tensor(value), bijection, "loss", travel, often))
     return HyperParameters(tuple(specs))
 
 

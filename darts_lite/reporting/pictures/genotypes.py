@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 from matplotlib.path import Path
 
-from darts_lite.architecture.space import CHOICES, Cell, Operation, SearchSpace
+from darts_lite.architecture.operations import CANDIDATES
+from darts_lite.architecture.space import Cell, Operation, SearchSpace
 from darts_lite.reporting.pictures.canvas import (
     BAND,
     DPI,
@@ -28,12 +29,6 @@ from darts_lite.reporting.pictures.canvas import (
     write,
 )
 
-COLOURS = {  # operation -> (fill, line)
-    "conv": ("#d6e6f5", "#2f6fab"),
-    "bottleneck": ("#fde3c8", "#c26a12"),
-    "inverted_residual": ("#d5edd6", "#2f8a43"),
-    "skip": ("#ececec", "#757575"),
-}
 SIZES = {"kernel": "{0}×{0}", "ratio": "÷{0}", "expansion": "×{0}"}
 DASHES = (0, (4, 2))
 LANE, PILL, CURVE = 0.44, 0.3, 0.5  # height of a lane, of a label; width of a curve beside a node
@@ -51,8 +46,8 @@ def draw_genotype(space: SearchSpace, title: str = "") -> Image:
 
     used = {edge.operations[0].name for _, edge in space.edges}
     handles: list[Artist] = [
-        Patch(fc=COLOURS[name][0], ec=COLOURS[name][1], label=name.replace("_", " "))
-        for name in CHOICES
+        Patch(fc=record.colors[0], ec=record.colors[1], label=name.replace("_", " "))
+        for name, record in CANDIDATES.items()
         if name in used
     ]
     if not chain:
@@ -114,7 +109,9 @@ def _draw_cell(axes: Axes, cell: Cell, top: float) -> tuple[float, float]:
     for (_, target), lane in zip(links, lanes):
         arrivals.setdefault(target, []).append(lane)
     for i, ((source, target), lane) in enumerate(zip(links, lanes)):
-        fill, line = COLOURS[cell.edges[i].operations[0].name] if i < len(labels) else ("", PALE)
+        fill, line = (
+            CANDIDATES[cell.edges[i].operations[0].name].colors if i < len(labels) else ("", PALE)
+        )
         rank = sorted(arrivals[target]).index(lane) - (len(arrivals[target]) - 1) / 2
         height = heights[source] if source < cell.inputs else 0
         x0, x1 = xs[columns[source]] + half[columns[source]], xs[columns[target]]
@@ -198,7 +195,7 @@ def _draw_chain(axes: Axes, space: SearchSpace, top: float) -> tuple[float, floa
         x, y = i % per_row * step + 0.12 + wide / 2, top - i // per_row * pitch - 0.5
         name = f"{cell.name} ↓2" if cell.reduction else cell.name
         write(axes, x, y + 0.32, name, size=8, color=INK if cell.reduction else PALE)
-        _box(axes, x, y, wide, 0.36, label, *COLOURS[operation.name])
+        _box(axes, x, y, wide, 0.36, label, *CANDIDATES[operation.name].colors)
         right = x + wide / 2
         if i + 1 == len(blocks):
             continue
@@ -219,8 +216,10 @@ def _resolution(stride: int) -> str:
 
 def _short(operation: Operation) -> str:
     """`inv. residual 5×5 ×4` for what a program calls `inverted_residual k5 e4`."""
-    sizes = [SIZES[choice].format(value) for choice, (value,) in operation.choices.items()]
-    return " ".join([operation.name.replace("inverted_", "inv. "), *sizes])
+    sizes = [
+        SIZES.get(choice, "{0}").format(value) for choice, (value,) in operation.choices.items()
+    ]
+    return " ".join([CANDIDATES[operation.name].label, *sizes])
 
 
 def _box(
