@@ -14,7 +14,8 @@ import click
 import torch
 
 from darts_lite.data import Dataset, Images, Splits
-from darts_lite.nas.task import MIXED_EVERY, WARM_UP, SearchConfig, SearchTask
+from darts_lite.nas.options import SearchOptions
+from darts_lite.nas.task import MIXED_EVERY, WARM_UP, SearchTask
 from darts_lite.training.memory import keep_freed_memory
 
 
@@ -57,7 +58,7 @@ def main(
     keep_freed_memory()
     dataset, splits = random_data(image_channels, size)
     where = torch.device(device)
-    config = SearchConfig(
+    config = SearchOptions(
         space=space,
         channels=channels,
         search_channels=channels,

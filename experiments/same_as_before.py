@@ -54,6 +54,8 @@ def run(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if path.name in ("g.json", "learned.json", "random.json") and "trials" not in path.parts:
             content = json.loads(path.read_text())
+            if "recipe" in content:
+                content["hyperparameters"] = content["recipe"]["schedules"]
             for part in ("space", "parameters", "macs", "hyperparameters", "random"):
                 if part in content:
                     found[f"{name}: {part}"] = _plain(content[part])

@@ -18,9 +18,9 @@ from invoking import invoke
 
 from darts_lite.commands import cli
 from darts_lite.commands import run as prepare
-from darts_lite.commands.options import TuneOptions
 from darts_lite.data import Dataset, Splits
 from darts_lite.hpo import launcher as launch
+from darts_lite.hpo.options import TuneOptions
 from darts_lite.hpo.setup import assemble, completed
 from darts_lite.hpo.storage import Study
 from darts_lite.hpo.worker import Worker

@@ -202,7 +202,7 @@ def test_torch_is_not_loaded(name: str) -> None:
         ("training.metrics", "from matplotlib.figure import Figure"),
         ("reporting.augmentation", "import matplotlib"),
         ("training.task", "import click"),
-        ("training.task", "from darts_lite.nas.select import discretise"),
+        ("training.task", "from darts_lite.nas.select import knapsack"),
         ("commands.cli", "import experiments"),
         ("commands.cli", "from experiments.digits import main"),
     ],

@@ -24,9 +24,9 @@ from darts_lite.architecture.presets import blocks
 from darts_lite.architecture.space import SearchSpace
 from darts_lite.commands import random_baseline as baseline
 from darts_lite.commands import runs
-from darts_lite.commands.options import DeriveOptions
 from darts_lite.data import load
 from darts_lite.nas.random_networks import uniform_random
+from darts_lite.training.options import DeriveOptions
 from darts_lite.training.task import TrainTask
 
 SHOWN = ("parameters", "macs", "epochs", "test_accuracy")

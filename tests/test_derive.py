@@ -16,7 +16,7 @@ from darts_lite.errors import UserError
 from darts_lite.nas import select as derive
 from darts_lite.nas.random_networks import random_genotypes, uniform_random
 from darts_lite.nas.relaxation import logit_shapes, option_scores, relax
-from darts_lite.nas.select import discretise
+from darts_lite.nas.select import knapsack
 
 IMAGE, CLASSES = (1, 8, 8), 10
 
@@ -41,7 +41,7 @@ def test_it_is_the_best_of_all_by_enumeration(seed: int, cap: int | None) -> Non
         score = sum(s[i] for s, i in zip(scores, choice))
         if (cap is None or parameters <= cap) and score > best[0]:
             best = (score, choice)
-    found = discretise(space, weights, costs, cap)
+    found = knapsack(space, weights, costs, cap)
     options = space.cells[0].edges[0].options
     assert [c.edges[0].operations[0] for c in found.cells] == [options[i] for i in best[1]]
 
@@ -51,7 +51,7 @@ def test_it_is_the_best_of_all_by_enumeration(seed: int, cap: int | None) -> Non
 def test_without_a_cap_it_is_the_argmax_of_each_decision(preset: object, seed: int) -> None:
     space = preset(4, 5)  # type: ignore[operator]
     weights = random_weights(space, seed)
-    found = discretise(space, weights, CostTable(space, IMAGE, CLASSES))
+    found = knapsack(space, weights, CostTable(space, IMAGE, CLASSES))
     for cell, result in zip(space.cells, found.cells):
         p = option_scores(cell, weights[cell.name]).exp()
         edge = weights[cell.name].edge
@@ -71,9 +71,9 @@ def test_without_a_cap_it_is_the_argmax_of_each_decision(preset: object, seed: i
 def test_the_cap_holds_for_the_built_network(preset: object, seed: int) -> None:
     space = preset(8, 7)  # type: ignore[operator]
     weights, costs = random_weights(space, seed), CostTable(space, IMAGE, CLASSES)
-    free = network_cost(discretise(space, weights, costs), IMAGE, CLASSES).parameters
+    free = network_cost(knapsack(space, weights, costs), IMAGE, CLASSES).parameters
     for share in (0.9, 0.6, 0.4):
-        found = discretise(space, weights, costs, int(share * free))
+        found = knapsack(space, weights, costs, int(share * free))
         assert found.is_discrete
         assert network_cost(found, IMAGE, CLASSES).parameters <= share * free
 
@@ -82,9 +82,9 @@ def test_an_impossible_cap_names_the_smallest_network() -> None:
     space = cells(8)
     weights, costs = random_weights(space, 0), CostTable(space, IMAGE, CLASSES)
     with pytest.raises(UserError, match="smallest possible at 8 channels has") as error:
-        discretise(space, weights, costs, 10)
+        knapsack(space, weights, costs, 10)
     smallest = int(str(error.value).split(" has ")[1].split(";")[0])
-    found = discretise(space, weights, costs, smallest)
+    found = knapsack(space, weights, costs, smallest)
     assert network_cost(found, IMAGE, CLASSES).parameters == smallest
 
 
@@ -104,7 +104,7 @@ def test_an_operation_does_not_lose_for_offering_more_sizes() -> None:
     for cell in space.cells:
         logits[f"{cell.name}.operation"][:, 2] = 0.1
         logits[f"{cell.name}.inverted_residual.expansion"][:, 1] = 0.1
-    found = discretise(space, relax(space, logits), CostTable(space, IMAGE, CLASSES))
+    found = knapsack(space, relax(space, logits), CostTable(space, IMAGE, CLASSES))
     chosen = {edge.operations[0].label for _, edge in found.edges}
     assert {label.split()[0] for label in chosen} == {"inverted_residual"}
     assert all(label.endswith("e4") for label in chosen)
@@ -201,7 +201,7 @@ def test_where_no_other_is_alike_there_is_a_remedy(monkeypatch: pytest.MonkeyPat
     """The smallest network of a large space: one draw in a hundred thousand."""
     space = cells(8)
     costs = CostTable(space, IMAGE, CLASSES)
-    smallest = discretise(space, random_weights(space, 0), costs, 12_698)
+    smallest = knapsack(space, random_weights(space, 0), costs, 12_698)
     monkeypatch.setattr(derive, "DRAWS", 300)
     with pytest.raises(UserError, match="search again with other --channels"):
         random_genotypes(genotype(smallest), 1)

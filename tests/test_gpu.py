@@ -8,9 +8,11 @@ import torch
 
 from darts_lite.architecture.network import Network
 from darts_lite.architecture.presets import cells
-from darts_lite.commands.options import DeriveOptions, SearchOptions
-from darts_lite.commands.runs import derive, search
+from darts_lite.commands.derive import derive
+from darts_lite.commands.search import search
+from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.relaxation import logit_shapes, relax
+from darts_lite.training.options import DeriveOptions
 
 pytestmark = [
     pytest.mark.gpu,

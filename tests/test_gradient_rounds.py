@@ -28,7 +28,8 @@ from darts_lite.hpo.methods.gradient import (
 )
 from darts_lite.hpo.records import Job, Record
 from darts_lite.hypergradient.hyperparameters import select
-from darts_lite.nas.task import SearchConfig, SearchTask
+from darts_lite.nas.options import SearchOptions
+from darts_lite.nas.task import SearchTask
 from darts_lite.nas.warm_start import Warm, prior, starts
 from darts_lite.training import checkpoint
 from darts_lite.training.budget import Budget
@@ -189,7 +190,7 @@ def test_a_round_that_was_continued_says_nothing_of_how_long_a_training_takes() 
 
 # --- a round ----------------------------------------------------------------------------------
 
-CONFIG = SearchConfig(
+CONFIG = SearchOptions(
     space="blocks",
     cells=3,
     channels=4,
@@ -222,7 +223,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     begun: list[Any] = []
 
     class Spy(SearchTask):
-        def __init__(self, config: SearchConfig, *arguments: Any) -> None:
+        def __init__(self, config: SearchOptions, *arguments: Any) -> None:
             super().__init__(config, *arguments)
             self.warm: Warm = arguments[-1]
             self.first, self.count = self.inner.params, 0
@@ -242,7 +243,7 @@ def searched(
     trial: int = 0,
     each: Job | None = None,
     earlier: Sequence[tuple[Genotype, Path | None]] = (),
-    config: SearchConfig = CONFIG,
+    config: SearchOptions = CONFIG,
 ) -> Genotype | None:
     each = each or job(0, length=LENGTH)
     return search_round(bench, config, each, bench.place(trial), earlier, clock=False)

@@ -16,7 +16,8 @@ from darts_lite.hypergradient import (
     Unrolled,
 )
 from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.training.hyper_learner import ANNEALED, CHOICES, DEFAULT, KINDS, plan
+from darts_lite.training.hyper_learner import ANNEALED, CHOICES, KINDS, plan
+from darts_lite.training.options import DEFAULT
 
 VARIABLES: dict[str, Kind] = {
     "alpha.cell": "architecture",

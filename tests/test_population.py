@@ -24,7 +24,8 @@ from darts_lite.hpo.records import Job, Record
 from darts_lite.hpo.space import ConfigurationSpace, Known, Random, Values
 from darts_lite.nas.random_networks import uniform_random
 from darts_lite.schedules import Schedule, interpolate
-from darts_lite.training.task import TrainConfig, TrainTask
+from darts_lite.training.options import DeriveOptions
+from darts_lite.training.task import TrainTask
 
 SPACE = ConfigurationSpace(
     architecture=blocks(4, 2),
@@ -446,7 +447,7 @@ def test_a_training_follows_a_lineage(
     """Inside each generation it has exactly the values of that generation, its pixels too."""
     genotype.save(tmp_path / "g.json")
     task = TrainTask(
-        TrainConfig(), Genotype.load(tmp_path / "g.json"), *digits, torch.device("cpu")
+        DeriveOptions(), Genotype.load(tmp_path / "g.json"), *digits, torch.device("cpu")
     )
     assert isinstance(task.augment.policy, Scheduled)
     trained = [CHAIN[1], CHAIN[2], CHAIN[4], CHAIN[5]]

@@ -9,20 +9,21 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from darts_lite.training.recipe import Recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
 from darts_lite.architecture.cost import network_cost
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import blocks
+from darts_lite.architecture.recipe import Recipe
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
 from darts_lite.hypergradient.optimizers import SGD, Adam
 from darts_lite.nas.random_networks import uniform_random
 from darts_lite.schedules import cosine
+from darts_lite.training.options import DeriveOptions
 from darts_lite.training.problem import USUAL
-from darts_lite.training.task import DEFAULTS, TrainConfig, TrainTask
+from darts_lite.training.task import DEFAULTS, TrainTask
 
 CPU = torch.device("cpu")
 RATE, DECAY = 0.01, 0.1
@@ -112,7 +113,7 @@ TRIED = {
 @pytest.mark.parametrize("name", TRIED)
 def test_a_training_takes_the_steps_of_torch(digits: tuple[Dataset, Splits], name: str) -> None:
     """Its twin draws the same batches; weight decay spares BatchNorm and biases."""
-    recipe, config = TRIED[name], TrainConfig(batch_size=32)
+    recipe, config = TRIED[name], DeriveOptions(batch_size=32)
     task, twin = (TrainTask(config, genotype(digits, recipe), *digits, CPU) for _ in range(2))
     found = trained(task)
     weights, others = params = [p.clone().requires_grad_() for p in twin.inner.params]
@@ -141,7 +142,7 @@ def test_the_default_hyperparameters_are_the_usual_recipe(digits: tuple[Dataset,
     """Whatever the genotype says; and what it says matters where they are learned."""
     ends = {}
     for hyperparameters in ("default", "learned"):
-        config = TrainConfig(batch_size=32, hyperparameters=hyperparameters)  # type: ignore[arg-type]
+        config = DeriveOptions(batch_size=32, hyperparameters=hyperparameters)  # type: ignore[arg-type]
         for recipe in (None, TRIED["adamw"]):
             task = TrainTask(config, genotype(digits, recipe), *digits, CPU)
             asked = recipe if recipe and hyperparameters == "learned" else USUAL

@@ -24,8 +24,9 @@ from darts_lite.hpo.records import Job, Measurement, Record
 from darts_lite.hpo.results import best, pareto, write_best, write_trials
 from darts_lite.hpo.space import POLICIES, ConfigurationSpace, Random, Value
 from darts_lite.reporting import comparison as report
+from darts_lite.training.options import DeriveOptions
 from darts_lite.training.problem import augmentation_for
-from darts_lite.training.task import TrainConfig, TrainTask
+from darts_lite.training.task import TrainTask
 
 CAP = 100
 
@@ -172,7 +173,9 @@ def trained(bench: Bench, found: Genotype) -> TrainTask:
     """As `derive` would begin."""
     size = found.settings["batch_size"]
     assert isinstance(size, int)
-    task = TrainTask(TrainConfig(batch_size=size), found, bench.dataset, bench.splits, bench.device)
+    task = TrainTask(
+        DeriveOptions(batch_size=size), found, bench.dataset, bench.splits, bench.device
+    )
     task.step(0.5)
     return task
 

@@ -11,23 +11,25 @@ from darts_lite.architecture.presets import cells
 from darts_lite.augment.policies.learned import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
-from darts_lite.nas.task import WARM_UP, SearchConfig, SearchTask
+from darts_lite.nas.options import SearchOptions
+from darts_lite.nas.task import WARM_UP, SearchTask
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.schedules import cosine
 from darts_lite.training import loop
 from darts_lite.training.hyper_learner import CHOICES
+from darts_lite.training.options import DeriveOptions
 from darts_lite.training.problem import OPTIMIZERS
-from darts_lite.training.task import TrainConfig, TrainTask
+from darts_lite.training.task import TrainTask
 
 CPU = torch.device("cpu")
 
 
-def small(**changes: object) -> SearchConfig:
+def small(**changes: object) -> SearchOptions:
     settings: dict = {
         "space": "blocks", "cells": 3, "channels": 4, "search_channels": 4,
         "max_params": 3000, "batch_size": 16,
     }  # fmt: skip
-    return SearchConfig(**{**settings, **changes})
+    return SearchOptions(**{**settings, **changes})
 
 
 def task(digits: tuple[Dataset, Splits], **changes: object) -> SearchTask:
@@ -75,7 +77,7 @@ def test_what_derives_from_a_search_is_trained_with_its_optimiser(
         expected = usual.start["lr"] * cosine(0.0)
         assert float(moved.quantile(0.9)) == pytest.approx(expected, rel=0.01)
     genotype = search.genotype({})
-    trained = TrainTask(TrainConfig(batch_size=16), genotype, *digits, CPU)
+    trained = TrainTask(DeriveOptions(batch_size=16), genotype, *digits, CPU)
     assert trained.joint.recipe == usual.recipe
     assert trained.schedules["lr"][-1][1] == pytest.approx(usual.start["lr"], rel=1e-4)
 

@@ -17,9 +17,9 @@ from darts_lite.errors import UserError
 from darts_lite.nas.random_networks import uniform_random
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.schedules import cosine, interpolate
-from darts_lite.training.hyper_learner import DEFAULT
 from darts_lite.training.metrics import evaluate
-from darts_lite.training.task import DEFAULTS, ONLINE_EVERY, TrainConfig, TrainTask
+from darts_lite.training.options import DEFAULT, DeriveOptions
+from darts_lite.training.task import DEFAULTS, ONLINE_EVERY, TrainTask
 
 CPU = torch.device("cpu")
 
@@ -51,13 +51,13 @@ def test_interpolation() -> None:
 def test_it_uses_the_learned_schedules_or_the_defaults(
     digits: tuple[Dataset, Splits], genotype: Genotype
 ) -> None:
-    task = TrainTask(TrainConfig(), genotype, *digits, CPU)
+    task = TrainTask(DeriveOptions(), genotype, *digits, CPU)
     task.step(0.5)
     values = task.report()
     assert values["used/lr"] == pytest.approx(0.04)
     assert values["used/magnitude.rotate"] == pytest.approx(0.2)
     assert values["lr"] == pytest.approx(0.04 * cosine(0.5))
-    task = TrainTask(TrainConfig(hyperparameters="default"), genotype, *digits, CPU)
+    task = TrainTask(DeriveOptions(hyperparameters="default"), genotype, *digits, CPU)
     assert task.values(0.5) == {name: s[0][1] for name, s in DEFAULTS.items()}
 
 
@@ -66,7 +66,7 @@ def test_a_schedule_nobody_knows_is_refused(
 ) -> None:
     odd = replace(genotype, hyperparameters={"lr": ((0.0, 0.1),), "magic": ((0.0, 1.0),)})
     with pytest.raises(UserError, match=r"weight_decay.*magic"):
-        TrainTask(TrainConfig(), odd, *digits, CPU)
+        TrainTask(DeriveOptions(), odd, *digits, CPU)
 
 
 def test_the_learned_augmentation_needs_learned_values(
@@ -75,11 +75,11 @@ def test_the_learned_augmentation_needs_learned_values(
     """Without them all its magnitudes would be one."""
     bare = replace(genotype, hyperparameters=dict(DEFAULTS))
     for hyperparameters, found in (("default", genotype), ("learned", bare)):
-        config = TrainConfig(hyperparameters=hyperparameters, augment="learned")  # type: ignore[arg-type]
+        config = DeriveOptions(hyperparameters=hyperparameters, augment="learned")  # type: ignore[arg-type]
         with pytest.raises(UserError, match=r"no learned values .* online"):
             TrainTask(config, found, *digits, CPU)
     task = TrainTask(
-        TrainConfig(hyperparameters="default", augment="randaugment"), bare, *digits, CPU
+        DeriveOptions(hyperparameters="default", augment="randaugment"), bare, *digits, CPU
     )
     assert task.augment.policy == RandAugment(channels=1, flips=False, crop=1)
 
@@ -87,7 +87,7 @@ def test_the_learned_augmentation_needs_learned_values(
 def test_it_learns_digits(
     digits: tuple[Dataset, Splits], genotype: Genotype, tmp_path: Path
 ) -> None:
-    task = TrainTask(TrainConfig(batch_size=32), genotype, *digits, CPU)
+    task = TrainTask(DeriveOptions(batch_size=32), genotype, *digits, CPU)
     assert task.images.count == 600
     for i in range(400):
         task.step(i / 400)
@@ -102,7 +102,7 @@ def test_it_learns_digits(
 def test_the_best_weights_on_validation_are_kept_and_survive_resuming(
     digits: tuple[Dataset, Splits], genotype: Genotype, tmp_path: Path
 ) -> None:
-    config = TrainConfig(batch_size=32, select="best")
+    config = DeriveOptions(batch_size=32, select="best")
     task = TrainTask(config, genotype, *digits, CPU)
     assert task.images.count == 300
     with Recorder(tmp_path) as recorder:
@@ -123,7 +123,7 @@ def test_the_best_weights_on_validation_are_kept_and_survive_resuming(
 def online(
     digits: tuple[Dataset, Splits], genotype: Genotype, estimator: str = DEFAULT
 ) -> TrainTask:
-    config = TrainConfig(batch_size=16, hyperparameters="online", estimator=estimator)
+    config = DeriveOptions(batch_size=16, hyperparameters="online", estimator=estimator)
     return TrainTask(config, genotype, *digits, CPU)
 
 

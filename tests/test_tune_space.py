@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from darts_lite.training.recipe import Recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -22,6 +21,7 @@ from darts_lite.architecture.cost import network_cost
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network
 from darts_lite.architecture.presets import blocks, cells
+from darts_lite.architecture.recipe import Recipe
 from darts_lite.architecture.space import SearchSpace
 from darts_lite.augment import Augmentation, Learned
 from darts_lite.data import Dataset, Images, Splits
@@ -41,8 +41,9 @@ from darts_lite.hpo.space import (
 )
 from darts_lite.hypergradient.optimizers import SGD, Adam
 from darts_lite.nas.random_networks import uniform_random
+from darts_lite.training.options import DeriveOptions
 from darts_lite.training.problem import augmentation_for
-from darts_lite.training.task import TrainConfig, TrainTask
+from darts_lite.training.task import TrainTask
 
 LEARNABLE = Augmentation(Learned(channels=1, crop=1))
 PRESETS: dict[str, SearchSpace] = {"cells": cells(4, 4), "blocks": blocks(6, 3)}
@@ -285,7 +286,7 @@ def test_every_configuration_can_be_trained(
         "batch_size": found.batch_size,
     }
     assert (genotype.seed, genotype.dataset) == (3, bench.dataset.fingerprint)
-    config = TrainConfig(batch_size=found.batch_size, select="held_out")
+    config = DeriveOptions(batch_size=found.batch_size, select="held_out")
     task = TrainTask(config, genotype, bench.dataset, bench.splits, bench.device)
     assert task.joint.recipe == found.recipe
     for fraction in (0.0, 0.7):
@@ -328,7 +329,7 @@ def test_the_narrowest_cells_keep_clear_of_what_crashes() -> None:
 def test_randaugment_is_as_strong_as_it_was_chosen(bench: Bench) -> None:
     forced = {"augment": "randaugment", "randaugment.n": 1, "randaugment.m": 15.0}
     genotype = bench.genotype(space_of("blocks").configure(Asked(0, forced)))
-    config = TrainConfig(batch_size=256, select="held_out")
+    config = DeriveOptions(batch_size=256, select="held_out")
     task = TrainTask(config, genotype, bench.dataset, bench.splits, bench.device)
     choices = task._batch().choices
     assert choices is not None

@@ -18,12 +18,12 @@ from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import blocks, cells
 from darts_lite.architecture.space import Cell, Edge, Operation, SearchSpace
 from darts_lite.augment import Learned
-from darts_lite.commands.options import SearchOptions
 from darts_lite.data import Dataset, Images, Splits, split
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import LearningRateFinder
+from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.relaxation import logit_shapes, relax
-from darts_lite.nas.task import INHERITED_WARM_UP, WARM_UP, SearchConfig, SearchTask
+from darts_lite.nas.task import INHERITED_WARM_UP, WARM_UP, SearchTask
 from darts_lite.nas.warm_start import Warm, compare, prior, read, starts
 from darts_lite.training import checkpoint
 from darts_lite.training.problem import OPTIMIZERS, outer_variables
@@ -208,8 +208,8 @@ def options(**changes: Any) -> SearchOptions:
 
 def task(data: tuple[Dataset, Splits], warm: Warm | None = None, **changes: Any) -> SearchTask:
     said = asdict(options(**changes))
-    names = set(SearchConfig.__dataclass_fields__)
-    config = SearchConfig(**{n: v for n, v in said.items() if n in names})
+    names = set(SearchOptions.__dataclass_fields__)
+    config = SearchOptions(**{n: v for n, v in said.items() if n in names})
     return SearchTask(config, *data, CPU, *([] if warm is None else [warm]))
 
 
