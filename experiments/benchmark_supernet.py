@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from darts_lite.architecture.flat_network import FlatNetwork
 from darts_lite.architecture.layers import BatchNorm
 from darts_lite.architecture.network import Network
-from darts_lite.architecture.operations import CLASSES, has_residual
+from darts_lite.architecture.operations import CANDIDATES, has_residual
 from darts_lite.architecture.presets import OPERATIONS, blocks
 from darts_lite.architecture.space import SearchSpace
 from darts_lite.hypergradient.optimizers import SGD
 from darts_lite.nas.relaxation import logit_shapes, relax
 from darts_lite.training.memory import keep_freed_memory
 
-IMAGE, CLASSES_COUNT = (1, 28, 28), 10
+IMAGE, CANDIDATES_COUNT = (1, 28, 28), 10
 
 
 class OneByOne(nn.Module):
@@ -41,7 +41,7 @@ class OneByOne(nn.Module):
         self.residual = has_residual(in_channels, out_channels, stride)
         options = [o for operation in OPERATIONS for o in operation.options]
         self.candidates = nn.ModuleList(
-            CLASSES[o.name](o, in_channels, out_channels, stride)
+            CANDIDATES[o.name].build(o, in_channels, out_channels, stride)
             for o in options
             if not (o.name == "skip" and self.residual)
         )
@@ -66,7 +66,7 @@ class Chain(nn.Module):
             out = width * 2 if space.cell(name).reduction else width
             self.edges.append(OneByOne(width, out, 1 if out == width else 2))
             width = out
-        self.classifier = nn.Linear(width, CLASSES_COUNT)
+        self.classifier = nn.Linear(width, CANDIDATES_COUNT)
 
     def forward(self, x: Tensor, p: Tensor) -> Tensor:
         x = self.norm(self.stem(x - 0.5))
@@ -77,7 +77,7 @@ class Chain(nn.Module):
 
 def entangled_step(space: SearchSpace, x: Tensor, y: Tensor) -> Callable[[], None]:
     generator = torch.Generator().manual_seed(0)
-    network = FlatNetwork(Network(space, IMAGE, CLASSES_COUNT, generator).to(x.device))
+    network = FlatNetwork(Network(space, IMAGE, CANDIDATES_COUNT, generator).to(x.device))
     logits = {n: torch.zeros(s, device=x.device) for n, s in logit_shapes(space).items()}
     optimizer, x = SGD(0.9), x.contiguous(memory_format=torch.channels_last)
     state = [network.params, optimizer.init(network.params)]
@@ -134,7 +134,7 @@ def main(channels: int, batch_size: int, pairs: int, device: str, memory_of: str
     space = blocks(channels)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(batch_size, *IMAGE, generator=generator).to(where)
-    y = torch.randint(CLASSES_COUNT, (batch_size,), generator=generator).to(where)
+    y = torch.randint(CANDIDATES_COUNT, (batch_size,), generator=generator).to(where)
     if memory_of:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         step = STEPS[memory_of](space, x, y)

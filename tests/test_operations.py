@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from darts_lite.architecture.cost import Cost, option_cost
 from darts_lite.architecture.layers import BatchNorm
 from darts_lite.architecture.operations import (
-    CLASSES,
+    CANDIDATES,
     Bottleneck,
     Conv,
     InvertedResidual,
@@ -41,7 +41,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def build(operation: Operation, width: tuple[int, int], stride: int, seed: int = 0) -> Any:
     """Return the module in float64 with random parameters and statistics."""
-    module = CLASSES[operation.name](operation, *width, stride).double()
+    module = CANDIDATES[operation.name].build(operation, *width, stride).double()
     generator = seeded(seed)
     with torch.no_grad():
         for tensor in [*module.parameters(), *statistics(module)]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from darts_lite.architecture.cost import network_cost
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import blocks
+from darts_lite.architecture.recipe import Recipe
 from darts_lite.augment import RandAugment
 from darts_lite.augment.policies.learned import OFTEN
 from darts_lite.data import Dataset, Splits
@@ -18,7 +19,7 @@ from darts_lite.nas.random_networks import uniform_random
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.schedules import cosine, interpolate
 from darts_lite.training.metrics import evaluate
-from darts_lite.training.options import DEFAULT, DeriveOptions
+from darts_lite.training.options import ESTIMATOR, DeriveOptions
 from darts_lite.training.task import DEFAULTS, ONLINE_EVERY, TrainTask
 
 CPU = torch.device("cpu")
@@ -34,11 +35,13 @@ def genotype(digits: tuple[Dataset, Splits]) -> Genotype:
         classes=digits[0].classes,
         parameters=cost.parameters,
         macs=cost.macs,
-        hyperparameters={
-            "lr": ((0.0, 0.02), (1.0, 0.06)),
-            "weight_decay": ((0.0, 1e-4),),
-            "magnitude.rotate": ((0.0, 0.0), (1.0, 0.4)),
-        },
+        recipe=Recipe(
+            schedules={
+                "lr": ((0.0, 0.02), (1.0, 0.06)),
+                "weight_decay": ((0.0, 1e-4),),
+                "magnitude.rotate": ((0.0, 0.0), (1.0, 0.4)),
+            }
+        ),
     )
 
 
@@ -64,7 +67,7 @@ def test_it_uses_the_learned_schedules_or_the_defaults(
 def test_a_schedule_nobody_knows_is_refused(
     digits: tuple[Dataset, Splits], genotype: Genotype
 ) -> None:
-    odd = replace(genotype, hyperparameters={"lr": ((0.0, 0.1),), "magic": ((0.0, 1.0),)})
+    odd = replace(genotype, recipe=Recipe(schedules={"lr": ((0.0, 0.1),), "magic": ((0.0, 1.0),)}))
     with pytest.raises(UserError, match=r"weight_decay.*magic"):
         TrainTask(DeriveOptions(), odd, *digits, CPU)
 
@@ -73,7 +76,7 @@ def test_the_learned_augmentation_needs_learned_values(
     digits: tuple[Dataset, Splits], genotype: Genotype
 ) -> None:
     """Without them all its magnitudes would be one."""
-    bare = replace(genotype, hyperparameters=dict(DEFAULTS))
+    bare = replace(genotype, recipe=Recipe(schedules=dict(DEFAULTS)))
     for hyperparameters, found in (("default", genotype), ("learned", bare)):
         config = DeriveOptions(hyperparameters=hyperparameters, augment="learned")  # type: ignore[arg-type]
         with pytest.raises(UserError, match=r"no learned values .* online"):
@@ -121,15 +124,15 @@ def test_the_best_weights_on_validation_are_kept_and_survive_resuming(
 
 
 def online(
-    digits: tuple[Dataset, Splits], genotype: Genotype, estimator: str = DEFAULT
+    digits: tuple[Dataset, Splits], genotype: Genotype, estimator: str = ESTIMATOR
 ) -> TrainTask:
     config = DeriveOptions(batch_size=16, hyperparameters="online", estimator=estimator)
     return TrainTask(config, genotype, *digits, CPU)
 
 
 def raw(task: TrainTask) -> dict[str, Tensor]:
-    assert task.online is not None
-    return dict(task.online.variables.raw)
+    assert task.hyper is not None
+    return dict(task.hyper.variables.raw)
 
 
 def test_online_trains_on_the_training_images_only(
@@ -181,7 +184,7 @@ def test_online_goes_on_from_the_genotype_and_learns(
 @pytest.mark.parametrize(
     ("estimator", "stops"),
     [
-        (DEFAULT, (2,)),
+        (ESTIMATOR, (2,)),
         ("unrolled", (3, 5, 7)),  # a window begins at step 3
         ("one_step,optimizer=forward", (2,)),
     ],

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
+import torch
 
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import (
     ConjugateGradient,
     Estimator,
     Forward,
+    LearningRateFinder,
     Neumann,
     OneStep,
     Online,
     PerKind,
     Unrolled,
 )
-from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.training.hyper_learner import ANNEALED, CHOICES, KINDS, plan
-from darts_lite.training.options import DEFAULT
+from darts_lite.hypergradient.hyperparameters import HyperParameters, HyperSpec, Interval, Kind
+from darts_lite.training.hyper_learner import ANNEALED, CHOICES, KINDS, HyperLearner, plan
+from darts_lite.training.options import ESTIMATOR
 
 VARIABLES: dict[str, Kind] = {
     "alpha.cell": "architecture",
@@ -25,6 +29,9 @@ VARIABLES: dict[str, Kind] = {
     "weight_decay": "optimizer",
     "magnitude.rotate": "loss",
 }
+
+
+EVERY = {"loss": 4}
 
 
 def parts(estimator: Estimator) -> tuple[type, type, type]:
@@ -38,7 +45,7 @@ def parts(estimator: Estimator) -> tuple[type, type, type]:
 @pytest.mark.parametrize(
     ("text", "expected", "annealed"),
     [
-        (DEFAULT, (OneStep, OneStep, OneStep), True),
+        (ESTIMATOR, (OneStep, OneStep, OneStep), True),
         ("one_step", (OneStep, OneStep, OneStep), False),
         ("unrolled", (Unrolled, Unrolled, Unrolled), False),
         ("forward", (Forward, Forward, Forward), False),
@@ -66,7 +73,7 @@ def test_a_text_is_a_plan(text: str, expected: tuple[type, ...], annealed: bool)
 def test_one_for_all_is_not_put_together() -> None:
     """Equal parts are one estimator, which shares its passes by itself."""
     assert plan("architecture=unrolled,loss=unrolled,optimizer=unrolled") == plan("unrolled")
-    assert plan(DEFAULT).estimator is CHOICES["one_step"]
+    assert plan(ESTIMATOR).estimator is CHOICES["one_step"]
 
 
 @pytest.mark.parametrize(
@@ -111,8 +118,8 @@ def test_every_choice_can_be_planned(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "mixed", "kinds"),
     [
-        (DEFAULT, True, {"architecture", "loss"}),
-        (DEFAULT, False, {"architecture"}),
+        (ESTIMATOR, True, {"architecture", "loss"}),
+        (ESTIMATOR, False, {"architecture"}),
         ("one_step", True, {"architecture", "loss", "optimizer"}),
         ("one_step", False, {"architecture", "optimizer"}),
         ("optimizer=forward", False, {"architecture", "optimizer"}),
@@ -126,5 +133,25 @@ def test_every_choice_can_be_planned(name: str) -> None:
 )
 def test_what_a_step_learns(text: str, mixed: bool, kinds: set[Kind]) -> None:
     """A pass of its own is rare for one step; a window has it for nothing; tangents never miss."""
-    found = plan(text).kinds(VARIABLES, mixed=mixed)
+    specs = [
+        HyperSpec(
+            name, torch.tensor(0.5), Interval(0.0, 1.0), kind, every=4 if kind == "loss" else 1
+        )
+        for name, kind in VARIABLES.items()
+    ]
+    learner = HyperLearner(HyperParameters(tuple(specs)), plan(text), LearningRateFinder())
+    learner.steps = 4 if mixed else 5
+    found = learner.due()
     assert found == {name: kind for name, kind in VARIABLES.items() if kind in kinds}
+
+
+@pytest.mark.parametrize(
+    ("text", "learned"), [(ESTIMATOR, [3, 7]), ("optimizer=forward", range(8))]
+)
+def test_plain_steps_lie_between_two_hypergradients(text: str, learned: Iterable[int]) -> None:
+    """Unless an estimator carries tangents, which must not miss a step."""
+    spec = HyperSpec("magnitude.rotate", torch.tensor(0.5), Interval(0.0, 1.0), "loss")
+    learner = HyperLearner(HyperParameters((spec,)), plan(text), LearningRateFinder(), pause=4)
+    for step in range(8):
+        learner.steps = step
+        assert bool(learner.due()) == (step in learned)
