@@ -525,8 +525,8 @@ def test_different_data_do_not_share_a_report(tmp_path: Path) -> None:
 def test_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, Any] = {}
 
-    def scatter(trials: Any, finals: Any, front: Any, caps: Any, title: str) -> pictures.Image:
-        drawn.update(trials=trials, finals=finals, front=front, caps=caps, title=title)
+    def scatter(trials: Any, finals: Any, front: Any, limits: Any, title: str) -> pictures.Image:
+        drawn.update(trials=trials, finals=finals, front=front, limits=limits, title=title)
         return np.zeros((2, 2, 3), np.uint8)
 
     def over_time(curves: Any, title: str) -> pictures.Image:
@@ -554,7 +554,7 @@ def test_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert drawn["finals"] == [Point("asha", 900, 0.85)]
     assert drawn["front"] == [(200, 0.5), (300, 0.7)]
-    assert drawn["caps"] == [500, CAP]
+    assert drawn["limits"] == [500, CAP]
     assert drawn["title"].startswith("digits: ")
     assert list(drawn["curves"]) == ["tpe, 1 seed", "asha, 1 of 2 seeds"]
     assert drawn["curves"]["tpe, 1 seed"] == [
@@ -597,12 +597,12 @@ def test_pictures_of_anything() -> None:
 
 @pytest.mark.parametrize("last, scale", [(101.0, "log"), (100.0, "linear")])
 def test_a_long_time_is_logarithmic(last: float, scale: str) -> None:
-    figure, axes = drawn._figure("", empty=False)
-    drawn._scale(axes, [0.0, 1.0, last], decades=2)
+    figure, axes = drawn._accuracy_figure("", empty=False)
+    drawn._scale_x(axes, [0.0, 1.0, last], decades=2)
     assert axes.get_xscale() == scale and figure.axes == [axes]
 
 
 def test_the_axis_of_accuracies_goes_to_the_end() -> None:
     values = np.linspace(0, 1, 21)
-    assert np.allclose(drawn._accuracy(drawn._stretched(values)), values)
-    assert (np.diff(drawn._stretched(values)) > 0).all()
+    assert np.allclose(drawn._from_log_error(drawn._log_error(values)), values)
+    assert (np.diff(drawn._log_error(values)) > 0).all()
