@@ -221,7 +221,7 @@ def test_a_table_shows_its_colors_and_nothing_is_cut_off(title: str) -> None:
         assert (image == color).all(2).sum() > 36 * 52 / 2
 
 
-def test_characters_without_a_glyph_draw_without_warning() -> None:
+def test_characters_without_a_glyph_raise_no_warning() -> None:
     """Warnings are errors here."""
     name = "猫 \n$x"
     pictures.confusion_matrix(np.eye(2, dtype=int), [name, "犬"], name)
