@@ -1,4 +1,4 @@
-"""Pictures and tables of augmentations: what is in them, and that every policy has one."""
+"""Pictures and tables of augmentations: their content, and that every policy has one."""
 
 import math
 
@@ -44,8 +44,8 @@ def images(batch: int, channels: int) -> Tensor:
 
 
 @pytest.fixture
-def sheets(monkeypatch):
-    """What becomes of the sheet of operations: its images, names, columns and title."""
+def grids(monkeypatch):
+    """Collect the arguments of `labeled_grid`: images, row names, column names, title."""
     made, real = [], pictures.labeled_grid
     monkeypatch.setattr(pictures, "labeled_grid", lambda *a: made.append(a) or real(*a))
     return made
@@ -53,7 +53,7 @@ def sheets(monkeypatch):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", POLICIES)
-def test_every_policy_has_a_picture(name, channels, sheets):
+def test_every_policy_has_a_picture(name, channels, grids):
     mixing = None if name == "learned" else Mixing(("mixup",))
     augment = Augmentation(POLICIES[name](channels=channels), mixing)
     some = images(3, channels)
@@ -66,9 +66,9 @@ def test_every_policy_has_a_picture(name, channels, sheets):
     height, width = grid.shape[:2]
     assert np.array_equal(picture[-height:, :width], grid)
     if name in ("none", "standard"):
-        assert not sheets and picture.shape == grid.shape
+        assert not grids and picture.shape == grid.shape
         return
-    ((rows, names, columns, _),) = sheets
+    ((rows, names, columns, _),) = grids
     strengths = augment.policy.strengths((16, 12))
     assert rows.shape == (len(strengths), 9, channels, 16, 12)
     assert names == [f"{n}, {s.rate:.2f}" for n, s in strengths.items()]
@@ -76,13 +76,13 @@ def test_every_policy_has_a_picture(name, channels, sheets):
     assert picture.shape[0] > height + 64 * len(strengths)
 
 
-def test_a_row_goes_from_end_to_end(sheets):
-    """Each operation alone, of the images one after the other, with a sign from minus to plus."""
+def test_a_row_goes_from_the_lowest_to_the_highest_value(grids):
+    """Each row shows one operation on the next image; a signed operation goes from -end to end."""
     augment = Augmentation(Learned(channels=3, operations=("rotate", "contrast", "solarize")))
     values = {n: torch.tensor(0.5 if n.startswith("m") else 0.75) for n in augment.names}
     some = images(2, 3)
     augmentation_report.draw_augmentation(augment, some, values)
-    ((rows, names, _, _),) = sheets
+    ((rows, names, _, _),) = grids
     assert names == ["rotate, 0.75", "contrast, 0.75", "solarize, 0.75"]
     ends = {"rotate": math.radians(15), "contrast": 0.4, "solarize": 0.5}
     for i, (name, end) in enumerate(ends.items()):
@@ -94,7 +94,7 @@ def test_a_row_goes_from_end_to_end(sheets):
         assert np.abs(rows[i, 8] - rows[i, 0]).max() > 0.05
 
 
-def test_it_shows_the_values_and_the_moment():
+def test_the_picture_shows_the_learned_values_and_the_fraction():
     some = images(3, 1)
     learned = Augmentation(Learned(channels=1, operations=("rotate", "invert")))
     weak, strong = (
@@ -126,7 +126,7 @@ def test_it_shows_the_values_and_the_moment():
         assert np.array_equal(picture[-height:, :width], grid)
 
 
-def test_values_that_are_being_learned_and_other_dtypes_do():
+def test_values_with_gradients_and_double_images_are_accepted():
     augment, some = Augmentation(Learned(channels=3, operations=("rotate", "cutout"))), images(2, 3)
     values = {n: torch.tensor(0.5) for n in augment.names}
     expected = augmentation_report.draw_augmentation(augment, some, values)
@@ -136,7 +136,7 @@ def test_values_that_are_being_learned_and_other_dtypes_do():
     assert double.shape == expected.shape and np.abs(double - expected).max() <= 1
 
 
-def test_the_table_is_readable():
+def test_the_strength_table_is_readable():
     strengths = {
         "rotate": Strength(math.radians(30), 0.5),
         "solarize": Strength(1.0, 1 / 14),
@@ -154,7 +154,7 @@ def test_the_table_is_readable():
 
 
 @pytest.mark.parametrize("name", [n for n in POLICIES if n not in ("none", "standard")])
-def test_the_table_has_a_line_for_each_operation(name):
+def test_the_strength_table_has_one_line_per_operation(name):
     strengths = POLICIES[name](channels=3).strengths((16, 12), fraction=0.5)
     lines = augmentation_report.strength_table(strengths).split("\n")[1:]
     assert [line.split()[0] for line in lines] == list(strengths)
@@ -162,7 +162,7 @@ def test_the_table_has_a_line_for_each_operation(name):
         assert ("±" in line) == OPERATIONS[line.split()[0]].signed
 
 
-def test_over_time_draws_what_was_learned(monkeypatch):
+def test_draw_schedules_shows_learned_magnitudes_and_probabilities(monkeypatch):
     made, real = [], pictures.heat_map
     monkeypatch.setattr(pictures, "heat_map", lambda *a: made.append(a) or real(*a))
     schedules = {"lr": ((0.0, 0.1),), "alpha.x": ((0.0, 9.0),), **KNOTS}

@@ -1,9 +1,10 @@
-"""Records are read back with TensorBoard's own reader; drawings are checked for shape and ink."""
+"""Records are read back with TensorBoard's own reader; pictures are checked for shape and ink."""
 
 import json
 import random
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def records(folder: Path) -> list[dict[str, float | None]]:
 
 
 def discrete(space: SearchSpace, seed: int = 0) -> SearchSpace:
-    """Some genotype of a space, uniformly drawn."""
+    """Draw a random genotype of a space."""
     draw = random.Random(seed)
 
     def some(cell: Cell) -> Cell:
@@ -75,19 +76,25 @@ def test_scalars_pictures_and_text_are_read_back(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_become_null(tmp_path: Path) -> None:
     with Recorder(tmp_path) as recorder:
         recorder.scalars(3, {"loss": float("nan"), "top": float("inf")})
     assert records(tmp_path) == [{"step": 3, "loss": None, "top": None}]
     assert np.isnan(read(tmp_path).Scalars("loss")[0].value)
 
 
-def test_resume_drops_what_lies_after_the_checkpoint(tmp_path: Path) -> None:
+def wait_for_the_next_file_name() -> None:
+    """TensorBoard sorts files of the same second by a counter as text: 10 comes before 9."""
+    time.sleep(1)
+
+
+def test_resume_drops_records_after_the_checkpoint(tmp_path: Path) -> None:
     with Recorder(tmp_path) as recorder:
         for step in range(5):
             recorder.scalars(step, {"loss": 1.0})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1, "lo')  # torn by a crash
+    wait_for_the_next_file_name()
     with Recorder(tmp_path, resume_step=2) as recorder:
         recorder.scalars(3, {"loss": 7.0})
     assert [(r["step"], r["loss"]) for r in records(tmp_path)] == [(0, 1), (1, 1), (2, 1), (3, 7)]
@@ -95,15 +102,16 @@ def test_resume_drops_what_lies_after_the_checkpoint(tmp_path: Path) -> None:
     assert values == [(0, 1), (1, 1), (2, 1), (3, 7)]
 
 
-def test_without_a_step_a_run_starts_afresh(tmp_path: Path) -> None:
+def test_without_a_resume_step_old_records_are_dropped(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
         with Recorder(tmp_path) as recorder:
             recorder.scalars(0, {"loss": value})
+        wait_for_the_next_file_name()
     assert records(tmp_path) == [{"step": 0, "loss": 2.0}]
     assert [e.value for e in read(tmp_path).Scalars("loss")] == [2.0]
 
 
-def test_hparams_are_one_row_for_a_run(tmp_path: Path) -> None:
+def test_hparams_are_one_row_per_run(tmp_path: Path) -> None:
     settings = {"seed": 1, "exact": True, "dataset": "digits", "subset": None, "sizes": (3, 5)}
     for run in ("a", "b"):
         with Recorder(tmp_path / run) as recorder:
@@ -141,7 +149,7 @@ def test_genotypes_are_drawn(space: SearchSpace) -> None:
     assert (border == 255).all(), "something is cut off"
 
 
-def test_lines_of_a_cell_never_share_a_lane() -> None:
+def test_links_of_a_cell_never_share_a_lane() -> None:
     cell = discrete(graph(2, 6, 9)).cells[0]
     taken: set[tuple[int, int]] = set()
     for (source, target), lane in zip(genotypes._links(cell), genotypes._lanes(cell), strict=True):
@@ -152,7 +160,7 @@ def test_lines_of_a_cell_never_share_a_lane() -> None:
 
 
 def test_only_a_genotype_can_be_drawn() -> None:
-    with pytest.raises(ValueError, match="derive"):
+    with pytest.raises(ValueError, match="one option per edge"):
         pictures.draw_genotype(cells())
 
 
@@ -168,7 +176,7 @@ def test_heat_maps(rows: int, columns: int) -> None:
 @pytest.mark.parametrize("classes", [2, 10, 30])
 def test_confusion_matrices(classes: int) -> None:
     matrix = np.eye(classes, dtype=int) * 50
-    matrix[1] = 0  # a class that the split lacks
+    matrix[1] = 0  # a class without images
     image = pictures.confusion_matrix(matrix, [f"${i}" for i in range(classes)], "test")
     assert image.dtype == np.uint8 and image.shape[2] == 3 and image.std() > 0
 
@@ -214,7 +222,7 @@ def test_a_table_shows_its_colors_and_nothing_is_cut_off(title: str) -> None:
         assert (image == color).all(2).sum() > 36 * 52 / 2
 
 
-def test_characters_without_a_glyph_draw_without_warning() -> None:
+def test_characters_without_a_glyph_raise_no_warning() -> None:
     """Warnings are errors here."""
     name = "猫 \n$x"
     pictures.confusion_matrix(np.eye(2, dtype=int), [name, "犬"], name)

@@ -44,7 +44,7 @@ METRICS = {"parameters": 900, "macs": 9000, "test_accuracy": 0.85, "test_macro_f
 
 
 def trial(number: int = 0, **changes: Any) -> dict[str, Any]:
-    """A line of trials.jsonl; by default complete, of 100 parameters, at 10 s with 50%."""
+    """Return a line of trials.jsonl; by default complete at 10 s, 100 parameters, 50% accuracy."""
     usual = {
         "trial": number,
         "state": "complete",
@@ -61,7 +61,7 @@ def trial(number: int = 0, **changes: Any) -> dict[str, Any]:
 
 
 def measured(number: int, *measurements: tuple[float, float, float], **changes: Any) -> dict:
-    """A trial that ended with the last of (elapsed, fidelity, accuracy)."""
+    """Return a trial with measurements (elapsed, fidelity, accuracy); the last one ends it."""
     elapsed, fidelity, accuracy = measurements[-1]
     ended = {"elapsed": elapsed, "fidelity": fidelity, "accuracy": accuracy}
     return trial(number, **ended, measurements=measurements, **changes)
@@ -80,7 +80,7 @@ def save(
 
 
 def searched(folder: Path, sha256: str = "a" * 64) -> Path:
-    """A folder of `search`, before `derive`."""
+    """Make a folder as `search` leaves it, before `derive`."""
     space = blocks(length=1)
     edge = Edge(0, 1, (Operation("skip"),))
     cell = space.cells[0].__class__("block1", 1, 1, 1, False, (edge,))
@@ -99,7 +99,7 @@ def searched(folder: Path, sha256: str = "a" * 64) -> Path:
 
 
 def cells(text: str, row: str) -> dict[str, str]:
-    """One row of a Markdown table by the names of its columns."""
+    """Return one row of a Markdown table by the names of its columns."""
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     return dict(zip(lines[0], next(line for line in lines if line[0] == row), strict=True))
 
@@ -122,7 +122,7 @@ def test_a_study_is_read(tmp_path: Path) -> None:
     assert study.seconds == 6.0
 
 
-def test_a_torn_line_does_not_count(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     folder = save(tmp_path / "a", trial(0), trial(1))
     whole = report.read_study(folder)
     with (folder / "trials.jsonl").open("ab") as file:
@@ -192,7 +192,9 @@ def test_a_search_is_a_study_without_trials(tmp_path: Path) -> None:
         ("derive/metrics.json", "{}", "metrics.json: parameters: Field required; repair the file"),
     ],
 )
-def test_what_cannot_be_read(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+def test_a_damaged_study_raises_one_line_with_its_folder(
+    tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
     folder = save(tmp_path / "bad", trial(), final=METRICS)
     if content is None:
         (folder / name).unlink()
@@ -207,7 +209,7 @@ def test_what_cannot_be_read(tmp_path: Path, name: str, content: str | None, mes
 
 
 def studies(tmp_path: Path, method: str, *seeds: list[dict[str, Any]], **settings: Any):
-    """A study a seed, read from disk."""
+    """Write one study per seed and read the studies from disk."""
     return [
         report.read_study(
             save(tmp_path / f"{method}{seed}", *lines, method=method, seed=seed, **settings)
@@ -218,9 +220,9 @@ def studies(tmp_path: Path, method: str, *seeds: list[dict[str, Any]], **setting
 
 def test_best_so_far_and_time_to(tmp_path: Path) -> None:
     lines = [
-        measured(0, (8.0, 0.5, 0.4), (20.0, 1, 0.6)),  # overlaps with the next: two workers
+        measured(0, (8.0, 0.5, 0.4), (20.0, 1, 0.6)),  # overlaps with the next trial: two workers
         measured(1, (5.0, 0.1, 0.3), (9.0, 0.3, 0.55), (12.0, 0.5, 0.5), state="pruned"),
-        trial(2, elapsed=30.0, accuracy=0.7),  # without measurements: its end
+        trial(2, elapsed=30.0, accuracy=0.7),  # without measurements: the end counts
         trial(3, elapsed=31.0, accuracy=0.7),  # no improvement
         trial(4, elapsed=33.0, accuracy=0.8, parameters=CAP),
         trial(5, elapsed=34.0, accuracy=0.9, parameters=CAP + 1),
@@ -243,7 +245,7 @@ def test_best_so_far_and_time_to(tmp_path: Path) -> None:
     assert report.time_to(study, 0.8) == 33 and report.time_to(study, 0.81) is None
 
 
-def test_of_measurements_at_one_time_the_best_counts(tmp_path: Path) -> None:
+def test_the_best_of_simultaneous_measurements_counts(tmp_path: Path) -> None:
     lines = [trial(0, accuracy=0.3), trial(1, accuracy=0.5), trial(2, accuracy=0.4)]
     (study,) = studies(tmp_path, "random", lines)
     assert report.best_so_far(study) == [(10, 0.5)]
@@ -324,7 +326,7 @@ def test_pareto_front(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=20))
-def test_nothing_dominates_the_front_and_the_front_dominates_the_rest(
+def test_the_pareto_front_dominates_all_other_trials(
     points: list[tuple[int, int]],
 ) -> None:
     trials = [Trial(**trial(n, parameters=p, accuracy=a / 10)) for n, (p, a) in enumerate(points)]
@@ -337,7 +339,7 @@ def test_nothing_dominates_the_front_and_the_front_dominates_the_rest(
         assert ((size, accuracy) in front) == (not beaten)
 
 
-def test_studies_that_differ_in_more_than_the_seed_are_kept_apart() -> None:
+def test_studies_with_different_settings_are_separate_groups() -> None:
     def study(method: str, seed: int, **settings: Any) -> Study:
         return Study(Path(), Settings(method=method, seed=seed, dataset={}, **settings))
 
@@ -381,7 +383,7 @@ def several(tmp_path: Path) -> list[Study]:
     return [*bohb, *random]
 
 
-def test_the_table(tmp_path: Path) -> None:
+def test_the_results_table(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.81, 0.85, 0.9)):
         final = {**METRICS, "test_accuracy": accuracy}
         save(tmp_path / f"bohb{seed}", final=final)
@@ -406,7 +408,7 @@ def test_the_table(tmp_path: Path) -> None:
     assert row["ratio to its 3.3 min"] == "never (0.40–never)"
 
 
-def test_the_reference_of_the_table(tmp_path: Path) -> None:
+def test_the_reference_of_the_results_table(tmp_path: Path) -> None:
     both = several(tmp_path)
     text = report.results_table(both, reference="random")
     assert cells(text, "bohb")["time to random's 75.00%"] == "3.3 min (2.5 min–never)"
@@ -418,7 +420,7 @@ def test_the_reference_of_the_table(tmp_path: Path) -> None:
         report.results_table(both, reference="tpe")
 
 
-def test_the_table_of_a_search_and_of_studies_without_results(tmp_path: Path) -> None:
+def test_the_results_table_of_a_search_and_of_studies_without_results(tmp_path: Path) -> None:
     folder = searched(tmp_path / "s")
     (folder / "derive").mkdir()
     (folder / "derive" / "metrics.json").write_text(json.dumps(METRICS))
@@ -436,7 +438,7 @@ def test_the_table_of_a_search_and_of_studies_without_results(tmp_path: Path) ->
 
 
 class Page(HTMLParser):
-    """Tags and attributes of a page."""
+    """Parser that collects the tags and attributes of an HTML page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -464,7 +466,7 @@ def folders(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "studies").iterdir())
 
 
-def test_a_report(folders: list[Path], tmp_path: Path) -> None:
+def test_a_report_has_pictures_a_table_and_a_page(folders: list[Path], tmp_path: Path) -> None:
     said: list[str] = []
     out = tmp_path / "new" / "report"
     report.write_report(folders, out, said.append)
@@ -487,7 +489,7 @@ def test_a_report(folders: list[Path], tmp_path: Path) -> None:
     assert best[:3] == ["90.00", "80.00", "80.00"] and sorted(best, key=float)[::-1] == best
 
 
-def test_a_report_replaces_another(folders: list[Path], tmp_path: Path) -> None:
+def test_a_report_replaces_an_earlier_one(folders: list[Path], tmp_path: Path) -> None:
     report.write_report(folders[:1], tmp_path / "out", lambda _: None)
     files = sorted(
         path.name for path in (tmp_path / "out").iterdir() if "tfevents" not in path.name
@@ -515,7 +517,7 @@ def test_a_report_replaces_another(folders: list[Path], tmp_path: Path) -> None:
     assert record.tensor_proto.string_val[0].decode() == (alone / "table.md").read_text()
 
 
-def test_different_data_do_not_share_a_report(tmp_path: Path) -> None:
+def test_studies_on_different_data_raise(tmp_path: Path) -> None:
     one = save(tmp_path / "one", trial())
     other = save(tmp_path / "other", trial(), dataset={"name": "digits", "sha256": "b" * 64})
     message = r"same data, got digits a{8} in .*one and digits b{8} in .*other; write one report"
@@ -524,11 +526,13 @@ def test_different_data_do_not_share_a_report(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_passes_trials_finals_front_and_limits_to_the_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: dict[str, Any] = {}
 
-    def scatter(trials: Any, finals: Any, front: Any, caps: Any, title: str) -> pictures.Image:
-        drawn.update(trials=trials, finals=finals, front=front, caps=caps, title=title)
+    def scatter(trials: Any, finals: Any, front: Any, limits: Any, title: str) -> pictures.Image:
+        drawn.update(trials=trials, finals=finals, front=front, limits=limits, title=title)
         return np.zeros((2, 2, 3), np.uint8)
 
     def over_time(curves: Any, title: str) -> pictures.Image:
@@ -556,7 +560,7 @@ def test_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert drawn["finals"] == [Point("asha", 900, 0.85)]
     assert drawn["front"] == [(200, 0.5), (300, 0.7)]
-    assert drawn["caps"] == [500, CAP]
+    assert drawn["limits"] == [500, CAP]
     assert drawn["title"].startswith("digits: ")
     assert list(drawn["curves"]) == ["tpe, 1 seed", "asha, 1 of 2 seeds"]
     assert drawn["curves"]["tpe, 1 seed"] == [
@@ -567,7 +571,7 @@ def test_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["study.json", "g.json", "checkpoint.pt"])
-def test_a_run_is_not_written_over(tmp_path: Path, name: str) -> None:
+def test_a_report_does_not_overwrite_a_run(tmp_path: Path, name: str) -> None:
     folder = save(tmp_path / "one", trial())
     out = tmp_path / "out"
     out.mkdir()
@@ -586,7 +590,7 @@ def inked(image: pictures.Image) -> bool:
     return image.dtype == np.uint8 and image.std() > 0 and bool((border == 255).all())
 
 
-def test_pictures_of_anything() -> None:
+def test_pictures_of_no_few_and_many_points() -> None:
     assert inked(pictures.best_so_far_plot({}, "nothing"))
     assert inked(pictures.trial_scatter([], [], [], [], "nothing"))
     assert inked(pictures.trial_scatter([Point("$a_$", 7, 1.0)], [], [(7, 1.0)], [], "$a_$"))
@@ -598,13 +602,13 @@ def test_pictures_of_anything() -> None:
 
 
 @pytest.mark.parametrize("last, scale", [(101.0, "log"), (100.0, "linear")])
-def test_a_long_time_is_logarithmic(last: float, scale: str) -> None:
-    figure, axes = drawn._figure("", empty=False)
-    drawn._scale(axes, [0.0, 1.0, last], decades=2)
+def test_a_wide_range_of_times_is_logarithmic(last: float, scale: str) -> None:
+    figure, axes = drawn._accuracy_figure("", empty=False)
+    drawn._scale_x(axes, [0.0, 1.0, last], decades=2)
     assert axes.get_xscale() == scale and figure.axes == [axes]
 
 
-def test_the_axis_of_accuracies_goes_to_the_end() -> None:
+def test_the_accuracy_axis_is_invertible_up_to_100_percent() -> None:
     values = np.linspace(0, 1, 21)
-    assert np.allclose(drawn._accuracy(drawn._stretched(values)), values)
-    assert (np.diff(drawn._stretched(values)) > 0).all()
+    assert np.allclose(drawn._from_log_error(drawn._log_error(values)), values)
+    assert (np.diff(drawn._log_error(values)) > 0).all()

@@ -627,7 +627,7 @@ def test_what_is_there_already_is_not_overwritten(
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["report", "empty"], "empty holds no study"),
+        (["report", "empty"], "empty must contain study.json"),
         (["report", "nowhere"], "nowhere"),
         (["report"], "DIR"),
         (["correlate", *SMALL, "--configurations", 2], "--configurations"),

@@ -44,7 +44,7 @@ def draw_augmentation(
         for (name, strength), image in zip(strengths.items(), images.repeat(20, 1, 1, 1))
     ]
     names = [f"{name}, {strength.rate:.2f}" for name, strength in strengths.items()]
-    title = "operations (how often), from end to end of their range"
+    title = "operations (how often), from the lowest to the highest value"
     columns = ["lowest", *[""] * (COLUMNS - 2), "highest"]
     sheet = pictures.labeled_grid(torch.stack(rows).cpu().numpy(), names, columns, title)
     return pictures.stack(sheet, draws)

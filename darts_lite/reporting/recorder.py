@@ -1,4 +1,4 @@
-"""What a run leaves for people: TensorBoard events, metrics.jsonl, pictures.
+"""Recorder of a run: TensorBoard events, metrics.jsonl, pictures.
 
 The only module that imports torch.utils.tensorboard.
 """
@@ -25,10 +25,12 @@ FLUSH_SECONDS = 30
 
 
 class Recorder(AbstractContextManager["Recorder"]):
-    """TensorBoard events and metrics.jsonl of one run; on resume drops what lies after `step`.
+    """Writer of the TensorBoard events, metrics.jsonl and pictures of one run.
 
-    Arguments: `resume_step`, the step of the checkpoint that the run goes on from. Without it the
-    run starts afresh, and what an earlier run recorded in the folder is dropped.
+    Arguments:
+        folder: of the run; created if it does not exist.
+        resume_step: step of the checkpoint from which the run continues; later records in the
+            folder are dropped. Without it all earlier records are dropped.
     """
 
     def __init__(self, folder: Path, resume_step: int | None = None) -> None:
@@ -43,7 +45,15 @@ class Recorder(AbstractContextManager["Recorder"]):
         )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of one step: a line {"step": ..., name: value}, null for what is not finite."""
+        """Record the numbers of one step.
+
+        The line in metrics.jsonl is {"step": ..., name: value}; a value that is not finite becomes
+        null.
+
+        Arguments:
+            step: of the run.
+            values: by name.
+        """
         self._step = step
         if not values:
             return
@@ -54,19 +64,30 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._lines.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
 
     def picture(self, step: int, name: str, image: npt.NDArray[np.uint8]) -> None:
-        """A picture [H, W, 3]; the latest of its name is also a file in `pictures`."""
+        """Record a picture; the latest one of each name is also a PNG file in `pictures`.
+
+        Arguments:
+            step: of the run.
+            name: may contain slashes, which group pictures in TensorBoard.
+            image: [H, W, 3].
+        """
         self._writer.add_image(name, image, step, dataformats="HWC")
         path = self.folder / "pictures" / f"{name.replace('/', '_')}.png"
         path.parent.mkdir(exist_ok=True)
         pictures.save(path, image)
 
     def hparams(self, settings: Mapping[str, object], metrics: Mapping[str, float]) -> None:
-        """The row of this run in the table that compares the runs of a log folder.
+        """Record the row of this run in TensorBoard's table of hyperparameters.
 
-        `SummaryWriter.add_hparams` would make a run of its own for the row, and an experiment
-        summary, of which TensorBoard shows the first it finds as the columns of all runs. We write
-        the settings alone, so the columns are what any run has: settings and every scalar. As
-        TensorBoard keeps the first settings of a run, a second call updates the metrics only.
+        `SummaryWriter.add_hparams` would create an extra run for the row. It would also write an
+        experiment summary, and TensorBoard takes the columns of all runs from the first summary
+        that it finds. We write only the settings. So the columns are the settings and scalars of
+        all runs. TensorBoard keeps the first settings of a run: a second call updates only the
+        metrics.
+
+        Arguments:
+            settings: of the run, by name.
+            metrics: final results, by name.
         """
         plain = {name: _plain(value) for name, value in settings.items()}
         _, start, end = hparams(plain, {name: float(value) for name, value in metrics.items()})
@@ -77,14 +98,16 @@ class Recorder(AbstractContextManager["Recorder"]):
             self.scalars(max(self._step, 0), metrics)
 
     def text(self, step: int, name: str, text: str) -> None:
-        """Markdown."""
+        """Record a text in Markdown."""
         self._writer.add_text(name, text, step)
 
     def flush(self) -> None:
+        """Write all buffered records to disk."""
         self._lines.flush()
         self._writer.flush()
 
     def close(self) -> None:
+        """Write all buffered records to disk and close the files."""
         self._lines.close()
         self._writer.close()
 
@@ -98,20 +121,23 @@ class Recorder(AbstractContextManager["Recorder"]):
 
 
 def _truncate(path: Path, step: int) -> None:
-    """Keeps the records up to `step`; a line without its end was torn by a crash and goes too."""
+    """Keep the records up to `step`; drop a last line without a line break, cut off by a crash."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     whole = (line for line in lines if line.endswith("\n"))
     temporary = path.with_name(path.name + ".tmp")
     try:
         kept = "".join(line for line in whole if json.loads(line)["step"] <= step)
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} has a damaged line; move it away and resume again") from None
+        raise UserError(
+            f"each line of {path} must be JSON with a step, got a damaged line; move the file away "
+            "and resume again"
+        ) from None
     temporary.write_text(kept, encoding="utf-8")
     os.replace(temporary, path)
 
 
 def _plain(value: object) -> str | int | float | None:
-    """A setting as the table takes it: a number, nothing, or text (True too, lest it become 1)."""
+    """Return a setting for the table: a number, None or text (True as text, else it becomes 1)."""
     if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
         return None if value is None else str(value)
     return value

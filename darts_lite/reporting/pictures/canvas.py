@@ -85,11 +85,6 @@ class Sheet:
         self._image = PIL.Image.new("RGB", (width, height), "white")
         self._draw = ImageDraw.Draw(self._image)
 
-    @property
-    def width(self) -> int:
-        """Width of the sheet."""
-        return self._image.width
-
     def paste(self, image: Image, y: int, x: int) -> None:
         """Copy an image [H, W, 3] onto the sheet, its upper left corner at (y, x)."""
         self._image.paste(PIL.Image.fromarray(image), (x, y))

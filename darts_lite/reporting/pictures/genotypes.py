@@ -1,6 +1,6 @@
-"""Genotypes as drawings that a person can read: cells as graphs, chains box by box.
+"""Drawings of genotypes: cells as graphs, chains of blocks as rows of boxes.
 
-Laid out in inches, from measured label widths.
+All lengths are in inches; the widths of labels are measured.
 """
 
 from __future__ import annotations
@@ -31,13 +31,20 @@ from darts_lite.reporting.pictures.canvas import (
 
 SIZES = {"kernel": "{0}×{0}", "ratio": "÷{0}", "expansion": "×{0}"}
 DASHES = (0, (4, 2))
-LANE, PILL, CURVE = 0.44, 0.3, 0.5  # height of a lane, of a label; width of a curve beside a node
+LANE, LABEL, CURVE = 0.44, 0.3, 0.5  # height of a lane; height of a label; width of a curve
 
 
 def draw_genotype(space: SearchSpace, title: str = "") -> Image:
-    """A discrete space for people: its cells as graphs, or its chain of blocks box by box."""
+    """Draw a genotype: its cells as graphs, or its chain of blocks as rows of boxes.
+
+    Arguments:
+        space: with one option per edge.
+        title: one line above the drawing.
+    """
     if not space.is_discrete:
-        raise ValueError("only a discrete space can be drawn: `derive` makes one of a search space")
+        raise ValueError(
+            "the space must have one option per edge, got several; draw the space of a genotype"
+        )
     figure = Figure(dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
     chain = all(cell.inputs == cell.nodes == len(cell.edges) == 1 for cell in space.cells)
@@ -65,13 +72,13 @@ def draw_genotype(space: SearchSpace, title: str = "") -> Image:
 
 
 def _draw_cells(axes: Axes, space: SearchSpace, top: float) -> tuple[float, float]:
-    """Draws the cells below one another; returns the width and the bottom of the drawing."""
+    """Draw the cells one below the other; return the width and the bottom of the drawing."""
     width = 0.0
     for cell in space.cells:
         places = [name == cell.name for name in space.sequence]
         x, y = text_width(f"{cell.name} cell", 11, bold=True) + 0.2, top - 0.15
         write(axes, 0, y, f"{cell.name} cell", size=11, weight="bold", ha="left")
-        for i, here in enumerate(places):  # the stack of the network, these cells filled
+        for i, here in enumerate(places):  # one box per cell of the network
             box = Rectangle((x + 0.14 * i, y - 0.05), 0.1, 0.1, ec=PALE, lw=0.7)
             box.set_facecolor(INK if here else "none")
             axes.add_patch(box)
@@ -86,15 +93,15 @@ def _draw_cells(axes: Axes, space: SearchSpace, top: float) -> tuple[float, floa
 
 
 def _draw_cell(axes: Axes, cell: Cell, top: float) -> tuple[float, float]:
-    """Draws one cell from left to right; returns the width and the bottom of the drawing."""
+    """Draw one cell from left to right; return the width and the bottom of the drawing."""
     links, lanes = _links(cell), _lanes(cell)
-    labels = [_short(edge.operations[0]) for edge in cell.edges]
+    labels = [_label(edge.operations[0]) for edge in cell.edges]
     heights = [1.0, -1.0] if cell.inputs == 2 else [0.0]  # of the inputs, in lanes
     middle = top - (max(0.5, *lanes, *heights) + 0.5) * LANE
     bottom = middle + (min(-0.5, *lanes, *heights) - 0.5) * LANE
 
-    # Columns: the inputs, then each node, then the output. A label stands in the gap before the
-    # node that its edge enters, so that what a node sums up stands in front of it.
+    # Columns: the inputs, then each node, then the output. The label of an edge stands in the gap
+    # before the edge's target, so that all operations that a node sums up stand in front of it.
     columns = [0] * cell.inputs + list(range(1, cell.nodes + 2))
     half = [0.32] + [0.2] * cell.nodes + [0.32]
     rooms = [0.0] * (cell.nodes + 1)
@@ -117,11 +124,11 @@ def _draw_cell(axes: Axes, cell: Cell, top: float) -> tuple[float, float]:
         x0, x1 = xs[columns[source]] + half[columns[source]], xs[columns[target]]
         x1 -= half[columns[target]] + 0.03
         y0, y1, y = middle + height * LANE, middle + 0.09 * rank, middle + lane * LANE
-        _arrow(axes, _swing(x0, y0, y, x1, y1), line, dashed=i >= len(labels))
+        _arrow(axes, _bend(x0, y0, y, x1, y1), line, dashed=i >= len(labels))
         if i < len(labels):
             gap = columns[target] - 1
             x = xs[gap] + half[gap] + CURVE + rooms[gap] / 2
-            _box(axes, x, y, text_width(labels[i], 9) + 0.18, PILL, labels[i], fill, line)
+            _box(axes, x, y, text_width(labels[i], 9) + 0.18, LABEL, labels[i], fill, line)
 
     names = ["c[k-2]", "c[k-1]"][-cell.inputs :] + [str(n) for n in range(cell.nodes)] + ["c[k]"]
     for node, name in enumerate(names):
@@ -132,17 +139,17 @@ def _draw_cell(axes: Axes, cell: Cell, top: float) -> tuple[float, float]:
 
 
 def _links(cell: Cell) -> list[tuple[int, int]]:
-    """What is to be drawn as a line: the edges, then the way of each node to the output."""
+    """Return (source, target) of each line: first the edges, then each node to the output."""
     end = cell.inputs + cell.nodes
     edges = [(edge.source, edge.target) for edge in cell.edges]
     return edges + [(node, end) for node in range(cell.inputs, end)]
 
 
 def _lanes(cell: Cell) -> list[int]:
-    """The height of each link, in lanes above the nodes.
+    """Return the height of each link, as a number of lanes above the nodes.
 
-    Short ones choose first. A lane belongs to one connection in each gap between two columns, and
-    the lane of the nodes is closed to whatever passes a node.
+    Short links choose first. In a gap between two columns a lane holds one link. Links that pass a
+    node cannot use lane 0, where the nodes are.
     """
     links, end = _links(cell), cell.inputs + cell.nodes
     taken: set[tuple[int, int]] = set()
@@ -168,14 +175,14 @@ def _lanes(cell: Cell) -> list[int]:
 
 
 def _draw_chain(axes: Axes, space: SearchSpace, top: float) -> tuple[float, float]:
-    """Draws the blocks row by row; returns the width and the bottom of the drawing."""
+    """Draw the blocks row by row; return the width and the bottom of the drawing."""
     blocks = [space.cell(name) for name in space.sequence]
     stages = list(itertools.accumulate(cell.reduction for cell in blocks))
     captions = [
         f"{space.channels * 2**s} channels, {_resolution(space.stem_stride * 2**s)}" for s in stages
     ]
     operations = [cell.edges[0].operations[0] for cell in blocks]
-    labels = [_short(operation) for operation in operations]
+    labels = [_label(operation) for operation in operations]
     wide = max(
         max(text_width(t, 9) + 0.24 for t in labels), max(text_width(t, 8) for t in captions)
     )
@@ -214,8 +221,8 @@ def _resolution(stride: int) -> str:
     return "full resolution" if stride == 1 else f"1/{stride} resolution"
 
 
-def _short(operation: Operation) -> str:
-    """`inv. residual 5×5 ×4` for what a program calls `inverted_residual k5 e4`."""
+def _label(operation: Operation) -> str:
+    """Return a short label: `inv. residual 5×5 ×4` for `inverted_residual k5 e4`."""
     sizes = [
         SIZES.get(choice, "{0}").format(value) for choice, (value,) in operation.choices.items()
     ]
@@ -233,7 +240,7 @@ def _box(
     line: str,
     size: float = 9,
 ) -> None:
-    """A rounded box around (x, y)."""
+    """Draw a rounded box with a label, centered at (x, y)."""
     corner, style = (x - width / 2, y - height / 2), "round,pad=0,rounding_size=0.1"
     axes.add_patch(
         FancyBboxPatch(corner, width, height, boxstyle=style, fc=fill, ec=line, lw=1.1, zorder=3)
@@ -241,8 +248,8 @@ def _box(
     write(axes, x, y, label, size=size, zorder=4)
 
 
-def _swing(x0: float, y0: float, y: float, x1: float, y1: float) -> Path:
-    """From (x0, y0) in a curve to the height y, along it, and in a curve to (x1, y1)."""
+def _bend(x0: float, y0: float, y: float, x1: float, y1: float) -> Path:
+    """Return a curve from (x0, y0) to the height y, a straight line, and a curve to (x1, y1)."""
     a, b, half = x0 + CURVE, x1 - CURVE + 0.05, CURVE / 2
     points = [(x0, y0), (x0 + half, y0), (a - half, y), (a, y)]
     points += [(b, y), (b + half, y), (x1 - half, y1), (x1, y1)]
@@ -250,7 +257,7 @@ def _swing(x0: float, y0: float, y: float, x1: float, y1: float) -> Path:
     return Path(points, [Path.MOVETO, *curve, Path.LINETO, *curve])
 
 
-def _arrow(axes: Axes, path: Path, colour: str, dashed: bool = False) -> None:
-    arrow = FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=9, color=colour, lw=1.2)
+def _arrow(axes: Axes, path: Path, color: str, dashed: bool = False) -> None:
+    arrow = FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=9, color=color, lw=1.2)
     arrow.set(linestyle=DASHES if dashed else "-", zorder=2)
     axes.add_patch(arrow)

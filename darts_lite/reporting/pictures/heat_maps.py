@@ -84,12 +84,13 @@ def _draw_table(
     else:
         high = wide = min(SMALL_CELL, max(1, SMALL_TABLE // max(len(rows), len(columns))))
     height, width = len(rows) * high, len(columns) * wide
-    left += max(0, spare - width) // 2
+    whole = left + max(width, spare) + right
+    left += max(0, spare - width) // 2  # centers a small table below a wide title
     upright = widest < wide - 6
     bottom = HEADER + height + 8 + (line if upright else widest)
 
-    sheet = Sheet(bottom + (axis if axes[1] else 0) + MARGIN, left + max(width, spare) + right)
-    sheet.write(HEADER / 2, sheet.width / 2, title, TITLE)
+    sheet = Sheet(bottom + (axis if axes[1] else 0) + MARGIN, whole)
+    sheet.write(HEADER / 2, whole / 2, title, TITLE)
     sheet.paste(_colors(table).repeat(high, 0).repeat(wide, 1), HEADER, left)
     for i, name in _shown(rows, high, line):
         sheet.write(HEADER + (i + 0.5) * high, left - 8, name, size, align="right")
@@ -127,7 +128,7 @@ def _draw_bar(sheet: Sheet, x: int, height: int) -> None:
 
 
 def _shown(names: Sequence[str], cell: int, line: int) -> list[tuple[int, str]]:
-    """Return the names, with their indices, that have room beside cells of so many pixels."""
+    """Return the names that have room, with their indices; `cell` and `line` are in pixels."""
     step = 1 if cell > 12 else math.ceil(0.7 * line / cell)
     return [(i, names[i]) for i in range(0, len(names), step)]
 

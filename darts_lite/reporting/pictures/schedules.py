@@ -16,7 +16,12 @@ LOGARITHMIC = ("lr", "weight_decay")
 
 
 def parameter_plot(schedules: Mapping[str, Sequence[tuple[float, float]]], title: str) -> Image:
-    """A panel per learned hyperparameter: its value against the fraction of the budget spent."""
+    """Plot each learned hyperparameter in a panel of its own against the fraction of the budget.
+
+    Arguments:
+        schedules: points (fraction of the budget, value) of each hyperparameter, by its name.
+        title: one line above the panels.
+    """
     columns = min(4, math.ceil(math.sqrt(len(schedules)))) or 1
     rows = math.ceil(len(schedules) / columns) or 1
     size = max(3.0 * columns, 4.0, text_width(title, 13) + 0.4), 2.0 * rows + 0.7
@@ -32,7 +37,7 @@ def parameter_plot(schedules: Mapping[str, Sequence[tuple[float, float]]], title
 
 
 def _draw_schedule(axes: Axes, name: str, schedule: Sequence[tuple[float, float]]) -> None:
-    """Few points as dots on a line, many as a line; equal values lie in the middle of the panel."""
+    """Draw the points as dots on a line, or as a line alone if there are 30 or more."""
     fractions, values = [f for f, _ in schedule], [v for _, v in schedule]
     marker = "o" if len(schedule) < 30 else ""
     axes.plot(fractions, values, color=LINE, lw=1.6, marker=marker, ms=3)
@@ -45,7 +50,7 @@ def _draw_schedule(axes: Axes, name: str, schedule: Sequence[tuple[float, float]
     if name in LOGARITHMIC and all(value > 0 for value in values):
         axes.set_yscale("log")
         narrow = bool(values) and max(values) < 10 * min(values)
-        if narrow:  # room for some ticks
+        if narrow:  # makes room for some ticks
             axes.set_ylim(min(values) / 1.5, max(values) * 1.5)
         subs = (1, 2, 3, 5, 7) if narrow else (1, 2, 5)
         axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=6))

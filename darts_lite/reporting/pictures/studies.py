@@ -1,4 +1,4 @@
-"""Studies as pictures: what each trial found at which size, and how soon the best was found."""
+"""Pictures of studies: accuracy against size, best so far over time, correlation of fidelities."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ from darts_lite.reporting.pictures.canvas import (
     write,
 )
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)  # Okabe and Ito
-DASHES = ("-", "--", ":")  # the next once every colour is taken
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)  # Okabe and Ito
+DASHES = ("-", "--", ":")  # the next style after every color is used once
 MARKERS = "os^Dv<>Pp"
-RECENCY = "viridis"
+RECENCY = "viridis"  # color map: dark = first trial, bright = last trial
 RING: dict[str, Any] = {"mfc": "none", "mec": INK, "mew": 1.5, "ls": "", "ms": 10}
 WIDTH, HEIGHT = 8.0, 5.4  # inches
 ERRORS = (1, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.002, 0.001, 0)  # ticks
-LEAST_ERROR = 1e-3  # added, so that the axis has a place for an accuracy of 100%
+LEAST_ERROR = 1e-3  # added to the error, so that 100% accuracy has a place on the axis
 Floats = npt.NDArray[np.floating]
 
 
 class Point(NamedTuple):
-    """A network's size and accuracy; `recency` is 0 for the first trial of a study, 1 for the last.
+    """Size and accuracy of one network.
 
-    `fidelity` is the part of its training that it had.
+    `fidelity` is the fraction of the full training that the network had. `recency` is 0 for the
+    first trial of a study and 1 for the last.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Point(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What several seeds have found from `seconds` on; NaN is left blank."""
+    """Median, lowest and highest accuracy of several seeds from `seconds` on."""
 
     seconds: float
     median: float
@@ -62,40 +63,54 @@ def trial_scatter(
     trials: Sequence[Point],
     finals: Sequence[Point],
     front: Sequence[tuple[int, float]],
-    caps: Sequence[int],
+    limits: Sequence[int],
     title: str,
 ) -> Image:
-    """Size and accuracy of trials; those trained in part are small and faint, `finals` are rings.
+    """Plot the accuracy of trials against their number of parameters.
 
-    Each name has its marker. The front [(parameters, accuracy)] is a step line, caps are dotted.
+    Arguments:
+        trials: on validation images. Each name has its own marker; bright is recent; partly
+            trained networks are small and faint.
+        finals: on test images, after the final training; drawn as rings.
+        front: Pareto front [(parameters, accuracy)], drawn as a step line.
+        limits: of the number of parameters, drawn as dotted lines.
+        title: one line above the plot.
     """
     points = [*trials, *finals]
-    figure, axes = _figure(title, empty=not points)
-    sizes = [*(point.parameters for point in points), *caps]
+    figure, axes = _accuracy_figure(title, empty=not points)
+    sizes = [*(point.parameters for point in points), *limits]
     markers = dict(zip(dict.fromkeys(point.name for point in points), itertools.cycle(MARKERS)))
     for name, marker in markers.items():
         own = [point for point in trials if point.name == name]
-        _draw(axes, [point for point in own if point.fidelity < 1], marker, alpha=0.45, zorder=2)
-        _draw(axes, [point for point in own if point.fidelity == 1], marker, alpha=1, zorder=2.5)
+        _draw_points(
+            axes, [point for point in own if point.fidelity < 1], marker, alpha=0.45, zorder=2
+        )
+        _draw_points(
+            axes, [point for point in own if point.fidelity == 1], marker, alpha=1, zorder=2.5
+        )
     for point in finals:
         marker = markers[point.name]
         axes.plot(point.parameters, point.accuracy, marker=marker, zorder=3, **RING)
 
-    handles = [_marker(name, marker, 6) for name, marker in markers.items()]
+    handles = [_legend_marker(name, marker, 6) for name, marker in markers.items()]
     if any(point.fidelity < 1 for point in trials):
-        handles.append(_marker("trained in part", MARKERS[0], 4, alpha=0.45))
+        handles.append(_legend_marker("partly trained", MARKERS[0], 4, alpha=0.45))
     if finals:
-        handles.append(Line2D([], [], marker=MARKERS[0], label="final training, on test", **RING))
+        handles.append(
+            Line2D(
+                [], [], marker=MARKERS[0], label="after the final training, on test images", **RING
+            )
+        )
     line: dict[str, Any] = {"color": INK, "lw": 1.2, "zorder": 1.5}
     if front:
         x, y = [size for size, _ in front], [accuracy for _, accuracy in front]
         x, y, label = [*x, max(sizes)], [*y, y[-1]], "Pareto front"
         handles += axes.step(x, y, where="post", label=label, **line)
-    for cap in caps:
-        dotted = axes.axvline(cap, ls=":", label="cap", **line)
-        handles += [dotted] if cap == caps[0] else []
+    for limit in limits:
+        dotted = axes.axvline(limit, ls=":", label="parameter limit", **line)
+        handles += [dotted] if limit == limits[0] else []
 
-    _scale(axes, sizes, decades=1)
+    _scale_x(axes, sizes, decades=1)
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.set_xlabel("parameters", color=INK)
     axes.set_ylabel("accuracy on validation images", color=INK)
@@ -103,10 +118,12 @@ def trial_scatter(
     bar.set_ticks([0, 1], labels=["first trial", "last trial"])
     bar.ax.tick_params(length=0, labelsize=8, colors=INK)
     bar.outline.set_visible(False)
-    return _finish(figure, axes, handles)
+    return _finish_figure(figure, axes, handles)
 
 
-def _draw(axes: Axes, points: Sequence[Point], marker: str, alpha: float, zorder: float) -> None:
+def _draw_points(
+    axes: Axes, points: Sequence[Point], marker: str, alpha: float, zorder: float
+) -> None:
     axes.scatter(
         [point.parameters for point in points],
         [point.accuracy for point in points],
@@ -124,33 +141,44 @@ def _draw(axes: Axes, points: Sequence[Point], marker: str, alpha: float, zorder
 
 
 def best_so_far_plot(curves: Mapping[str, Sequence[Step]], title: str) -> Image:
-    """Accuracies against the clock: the median of each name, in a band from lowest to highest."""
-    figure, axes = _figure(title, empty=not curves)
+    """Plot the best accuracy so far against time: the median in a band from lowest to highest.
+
+    Arguments:
+        curves: the steps of each method, by its label.
+        title: one line above the plot.
+    """
+    figure, axes = _accuracy_figure(title, empty=not curves)
     times = [step.seconds for steps in curves.values() for step in steps]
     unit, name = (3600, "hours") if max(times, default=0) >= 7200 else (60, "minutes")
-    styles = itertools.product(DASHES, COLOURS)
+    styles = itertools.product(DASHES, COLORS)
     handles = []
-    for (label, steps), (dashes, colour) in zip(curves.items(), itertools.cycle(styles)):
+    for (label, steps), (dashes, color) in zip(curves.items(), itertools.cycle(styles)):
         x = [step.seconds / unit for step in steps]
         low, high = [step.low for step in steps], [step.high for step in steps]
-        axes.fill_between(x, low, high, step="post", color=colour, alpha=0.15, lw=0)
-        style: dict[str, Any] = {"color": colour, "ls": dashes, "lw": 1.8, "label": plain(label)}
+        axes.fill_between(x, low, high, step="post", color=color, alpha=0.15, lw=0)
+        style: dict[str, Any] = {"color": color, "ls": dashes, "lw": 1.8, "label": plain(label)}
         handles += axes.step(x, [step.median for step in steps], where="post", **style)
-    _scale(axes, [time / unit for time in times], decades=2)
+    _scale_x(axes, [time / unit for time in times], decades=2)
     axes.set_xlabel(name, color=INK)
     axes.set_ylabel("best accuracy so far, on validation images", color=INK)
-    return _finish(figure, axes, handles)
+    return _finish_figure(figure, axes, handles)
 
 
 def correlation_plot(
     cheap: Sequence[tuple[str, Sequence[float]]], full: Sequence[float], title: str
 ) -> Image:
-    """Accuracies at cheap fidelities, each with its label, against those of full trainings."""
-    figure, axes = _figure(title, empty=not full)
-    axes.set_xscale("function", functions=(_stretched, _accuracy))
+    """Plot the accuracies of N networks after full trainings against those at cheap fidelities.
+
+    Arguments:
+        cheap: label and N accuracies of each cheap fidelity.
+        full: N accuracies after the full training.
+        title: one line above the plot.
+    """
+    figure, axes = _accuracy_figure(title, empty=not full)
+    axes.set_xscale("function", functions=(_log_error, _from_log_error))
     handles = []
-    for (label, values), marker, colour in zip(cheap, MARKERS, COLOURS):
-        style: dict[str, Any] = {"color": colour, "marker": marker, "ls": "", "ms": 5, "alpha": 0.8}
+    for (label, values), marker, color in zip(cheap, MARKERS, COLORS):
+        style: dict[str, Any] = {"color": color, "marker": marker, "ls": "", "ms": 5, "alpha": 0.8}
         handles += axes.plot(values, full, label=plain(label), **style)
     axes.xaxis.set_major_formatter(lambda accuracy, _: f"{100 * accuracy:g}%")
     low, high = axes.get_xlim()
@@ -159,16 +187,16 @@ def correlation_plot(
         axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.set_xlabel("accuracy at the cheap fidelity, on validation images", color=INK)
     axes.set_ylabel("accuracy after the full training", color=INK)
-    return _finish(figure, axes, handles)
+    return _finish_figure(figure, axes, handles)
 
 
-def _figure(title: str, empty: bool) -> tuple[Figure, Axes]:
-    """Accuracies on an axis that is logarithmic in the error: the best lie apart, not on a heap."""
+def _accuracy_figure(title: str, empty: bool) -> tuple[Figure, Axes]:
+    """Make a figure whose y axis is logarithmic in the error, so that good accuracies lie apart."""
     size = (max(WIDTH, text_width(title, 13) + 0.4), HEIGHT)
     figure = Figure(size, dpi=DPI, layout="constrained")
     figure.suptitle(plain(title), size=13, color=INK)
     axes = figure.subplots()
-    axes.set_yscale("function", functions=(_stretched, _accuracy))
+    axes.set_yscale("function", functions=(_log_error, _from_log_error))
     axes.tick_params(labelsize=8, colors=INK)
     axes.grid(color="#e4e4e4", lw=0.6)
     axes.set_axisbelow(True)
@@ -178,20 +206,20 @@ def _figure(title: str, empty: bool) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _stretched(accuracy: Floats) -> Floats:
-    # matplotlib also asks for places above 100%, where nothing lies
+def _log_error(accuracy: Floats) -> Floats:
+    # matplotlib also asks for values above 100%, where no point lies
     return -np.log(np.maximum(1 + LEAST_ERROR - np.asarray(accuracy), LEAST_ERROR / 2))
 
 
-def _accuracy(stretched: Floats) -> Floats:
-    return 1 + LEAST_ERROR - np.exp(-np.asarray(stretched))
+def _from_log_error(value: Floats) -> Floats:
+    return 1 + LEAST_ERROR - np.exp(-np.asarray(value))
 
 
-def _finish(figure: Figure, axes: Axes, handles: Sequence[Line2D]) -> Image:
-    """Ticks where the accuracies lie, and the legend below the axes in as many columns as fit."""
+def _finish_figure(figure: Figure, axes: Axes, handles: Sequence[Line2D]) -> Image:
+    """Set the ticks of the y axis, put the legend below the axes in columns, and render."""
     low, high = axes.get_ylim()
     ticks = [1 - error for error in ERRORS if low <= 1 - error <= high]
-    if len(ticks) > 2:  # else the range is so narrow that the axis is nearly linear
+    if len(ticks) > 2:  # in a narrower range the axis is nearly linear: default ticks
         axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_major_formatter(lambda accuracy, _: f"{100 * accuracy:g}%")
     widest = max((text_width(str(handle.get_label()), 9) for handle in handles), default=0)
@@ -201,8 +229,8 @@ def _finish(figure: Figure, axes: Axes, handles: Sequence[Line2D]) -> Image:
     return render(figure)
 
 
-def _scale(axes: Axes, values: Sequence[float], decades: int) -> None:
-    """A logarithmic x axis if the values span more than so many decades."""
+def _scale_x(axes: Axes, values: Sequence[float], decades: int) -> None:
+    """Make the x axis logarithmic if the positive values span more than `decades`."""
     positive = [value for value in values if value > 0]
     if positive and max(positive) > 10**decades * min(positive):
         axes.set_xscale("log")
@@ -211,6 +239,6 @@ def _scale(axes: Axes, values: Sequence[float], decades: int) -> None:
         axes.minorticks_off()
 
 
-def _marker(name: str, marker: str, size: float, alpha: float = 1.0) -> Line2D:
+def _legend_marker(name: str, marker: str, size: float, alpha: float = 1.0) -> Line2D:
     style: dict[str, Any] = {"mfc": PALE, "mec": INK, "mew": 0.4, "ls": "", "ms": size}
     return Line2D([], [], marker=marker, label=plain(name), alpha=alpha, **style)
