@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,14 @@ import pytest
 import torch
 from test_cli import call, killed, refuse
 
-import darts_lite.nas.select
 from darts_lite.architecture.cost import network_cost
-from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.genotype import Genotype, Source
 from darts_lite.architecture.presets import blocks
+from darts_lite.architecture.recipe import Recipe
 from darts_lite.architecture.space import SearchSpace
-from darts_lite.commands import random_baseline as baseline
-from darts_lite.commands import runs
+from darts_lite.commands import random_baseline
 from darts_lite.data import load
-from darts_lite.nas.random_networks import uniform_random
+from darts_lite.nas.random_networks import random_genotypes, uniform_random
 from darts_lite.training.options import DeriveOptions
 from darts_lite.training.task import TrainTask
 
@@ -37,16 +37,16 @@ def genotype(space: SearchSpace) -> Genotype:
     dataset = load("digits", Path("data"))
     image = (dataset.channels, *dataset.image_size)
     cost = network_cost(space, image, len(dataset.classes))
-    settings = {"dataset": "digits", "data_dir": "data", "image_size": None, "subset": 160}
+    schedules = {"lr": ((0.0, 0.1), (1.0, 0.2)), "weight_decay": ((0.0, 1e-3),)}
     return Genotype(
         space=space,
         image=image,
         classes=tuple(dataset.classes),
         parameters=cost.parameters,
         macs=cost.macs,
-        hyperparameters={"lr": ((0.0, 0.1), (1.0, 0.2)), "weight_decay": ((0.0, 1e-3),)},
+        recipe=Recipe(augment="standard", schedules=schedules),
+        source=Source(dataset="digits", subset=160),
         dataset=dict(dataset.fingerprint),
-        settings={**settings, "augment": "standard"},
     )
 
 
@@ -289,7 +289,7 @@ def test_killed_between_any_two_files_nothing_is_lost(
     LIKE.save(out / "g.json")
     monkeypatch.setattr(os, "replace", rename)
     with pytest.raises(Gone):
-        baseline.derive_random(
+        random_baseline.derive_random(
             DeriveOptions(genotype=str(out / "g.json"), epochs=1, batch_size=16), 2, say=str
         )
     monkeypatch.undo()
@@ -314,10 +314,10 @@ def test_each_has_the_budget_for_itself(out: Path, monkeypatch: pytest.MonkeyPat
         assert all(meanwhile[name] == before[name] for name in ("random", "mean", "searched"))
         return metrics
 
-    monkeypatch.setattr(runs, "derive", train)
-    options = DeriveOptions(genotype=str(out / "g.json"), out=str(out / "derive"))
+    monkeypatch.setattr(random_baseline, "derive", train)
+    options = DeriveOptions(genotype=str(out / "g.json"), out=str(out / "derive"), random=4)
     now = time.monotonic()
-    baseline.derive_random(options, 4, resume=(), started=now - 100, say=str)
+    random_baseline.derive_random(options, resume={"random"}, started=now - 100, say=str)
     first, second, third, fourth = began
     assert first == second == third == now - 100  # two were finished
     assert fourth is not None and fourth >= now
@@ -364,7 +364,7 @@ def test_bad_input_is_one_line(
 
 def test_another_genotype_or_a_torn_file_is_one_line(out: Path) -> None:
     path = out / "derive" / "random.json"
-    replace(LIKE, hyperparameters={"lr": ((0.0, 0.3),)}).save(out / "g.json")
+    replace(LIKE, recipe=Recipe(schedules={"lr": ((0.0, 0.3),)})).save(out / "g.json")
     line = refuse("derive", "--genotype", out / "g.json", "--random", 2, "--resume")
     assert "drawn for another genotype" in line
     for content, said in (("{", "no JSON"), ("{}", "start anew"), ("[]", "start anew")):
@@ -375,8 +375,9 @@ def test_another_genotype_or_a_torn_file_is_one_line(out: Path) -> None:
 
 def test_a_space_too_small_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     like = genotype(uniform_random(blocks(6, 1), torch.Generator().manual_seed(0)))
-    monkeypatch.setattr(darts_lite.nas.select, "DRAWS", 200)
     like.save(tmp_path / "g.json")
+    few = partial(random_genotypes, draws=200)
+    monkeypatch.setattr(random_baseline, "random_genotypes", few)
     line = refuse("derive", "--genotype", tmp_path / "g.json", "--random", 5, "--epochs", 1)
     assert "others within a tenth" in line and not (tmp_path / "derive").exists()
 

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import Result
@@ -17,6 +18,7 @@ from PIL import Image
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.commands.cli import main
+from darts_lite.commands.reference import reference
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--dataset", "digits", "--space", "blocks", "--cells", "3", "--channels", "4",
@@ -99,10 +101,9 @@ def test_learning_on_while_training(
     assert metrics["steps"] <= taken < metrics["steps"] + window
 
     learned, before = (Genotype.load(p) for p in (tmp_path / "d/learned.json", searched / "g.json"))
-    assert replace(learned, hyperparameters=before.hyperparameters) == before
-    assert learned.hyperparameters.keys() == before.hyperparameters.keys()
-    start = {n: s[-1][1] for n, s in before.hyperparameters.items()}
-    end = {n: s[-1][1] for n, s in learned.hyperparameters.items()}
+    assert replace(learned, recipe=before.recipe) == before
+    start, end = before.recipe.last, learned.recipe.last
+    assert start.keys() == end.keys()
     assert end["lr"] != pytest.approx(start["lr"], rel=1e-3)
     assert all(end[n] != start[n] for n in end if n.startswith("magnitude."))
     again = call("derive", "--genotype", tmp_path / "d" / "learned.json", "--epochs", 1)
@@ -142,8 +143,8 @@ def test_derive_discretises_a_search_checkpoint_when_there_is_no_genotype(
     assert result.exit_code == 0, result.output
     assert "does not exist" in result.output
     made, finished = (Genotype.load(p / "g.json") for p in (tmp_path, searched))
-    assert made.settings["finished"] is False
-    assert replace(made, settings=finished.settings) == finished
+    assert made.finished is False
+    assert replace(made, finished=True) == finished
 
 
 def test_the_cap_of_derive_is_hard(searched: Path, tmp_path: Path) -> None:
@@ -248,7 +249,7 @@ def _step(out: Path) -> int:
 
 
 def _logits(out: Path) -> dict[str, bytes]:
-    raw = _state(out)["task"]["variables"]["raw"]
+    raw = _state(out)["task"]["hyper"]["variables"]["raw"]
     return {name: value.numpy().tobytes() for name, value in raw.items()}
 
 
@@ -315,7 +316,7 @@ def test_a_warm_start_says_what_it_takes_and_is_remembered(searched: Path, tmp_p
     assert _logits(out) == _logits(plain) != _logits(searched)
     made, expected = (Genotype.load(p / "g.json") for p in (out, plain))
     assert made == expected
-    assert made.settings["warm_start"] == str(earlier)
+    assert made.search["warm_start"] == str(earlier)
 
 
 @pytest.mark.parametrize(
@@ -406,8 +407,9 @@ def _edited(**changes: object) -> object:
             "operation must be one of",
         ),
         (_edited(dataset={"name": "digits", "sha256": "0"}), "not the one"),
-        (_edited(hyperparameters={"lr": [[0.0, 0.1]]}), "weight_decay"),
-        (_edited(settings={}), "settings"),
+        (_edited(recipe={"schedules": {"lr": [[0.0, 0.1]]}}), "weight_decay"),
+        (_edited(recipe={"optimizer": {"name": "rmsprop"}}), "recipe.optimizer"),
+        (_edited(source={}), "source.dataset"),
     ],
 )  # fmt: skip
 def test_a_bad_genotype_is_one_line(
@@ -482,39 +484,30 @@ def test_an_augmentation_is_learned_and_replayed(tmp_path: Path, augment: str) -
 
 
 def test_choices_are_those_of_the_library() -> None:
-    """The command line does not import them, lest `--help` wait for torch."""
+    """The options do not import them, so that `--help` need not wait for torch."""
+    from darts_lite.architecture.presets import PRESETS
     from darts_lite.hpo.evaluator import FIDELITIES
     from darts_lite.hpo.setup import METHODS
     from darts_lite.training.problem import OPTIMIZERS
 
-    known = {"method": METHODS, "fidelity": FIDELITIES, "optimizer": tuple(OPTIMIZERS)}
+    known = {"method": METHODS, "fidelity": FIDELITIES, "optimizer": tuple(OPTIMIZERS),
+             "space": tuple(PRESETS)}  # fmt: skip
     params = [*main.commands["tune"].params, *main.commands["search"].params]
     choices = {p.name: tuple(p.type.choices) for p in params if p.name in known}  # type: ignore[attr-defined]
     assert choices == known
 
 
-def test_flags_are_what_they_were() -> None:
-    """A change of the command line is a decision, not an accident."""
-    flags = {
-        name: {o for p in command.params for o in p.opts} for name, command in main.commands.items()
-    }
-    common = {"--data-dir", "--download", "--device", "--batch-size", "--seed", "--resume",
-              "--checkpoint-seconds", "--out", "--budget-hours", "--max-params"}  # fmt: skip
-    study = {"--dataset", "--subset", "--image-size", "--space", "--cells", "--channels",
-             "--stem-stride", "--epochs", "--fidelity", "--lowest"}  # fmt: skip
-    assert {name: found - {"DIR...", "folders"} for name, found in flags.items()} == {
-        "search": common
-        | {"--dataset", "--subset", "--image-size", "--steps", "--space", "--cells", "--channels",
-           "--search-channels", "--stem-stride", "--optimizer", "--augment", "--estimator",
-           "--protect", "--warm-start"},
-        "derive": common
-        | {"--genotype", "--epochs", "--hyperparameters", "--augment", "--estimator", "--select",
-           "--random"},
-        "tune": (common - {"--batch-size"}) | study
-        | {"--method", "--trials", "--pareto", "--population", "--genotype", "--warm-start",
-           "--workers", "--storage"},
-        "correlate": (common - {"--batch-size", "--budget-hours"}) | study | {"--configurations"},
-        "report": {"--out"},
-        "augment": {"--augment", "--out", "--save", "--fraction", "--dataset", "--data-dir",
-                    "--subset", "--image-size", "--download", "--seed"},
-    }  # fmt: skip
+def test_flags_and_defaults_are_frozen() -> None:
+    """A change of the command line is a decision: then this file is written anew, by this code."""
+    lines = [
+        f"{name} {'/'.join([*option.opts, *option.secondary_opts])} {option.default!r}"
+        for name, command in main.commands.items()
+        for option in command.params
+        if isinstance(option, click.Option)
+    ]
+    assert lines == (Path(__file__).parent / "flags.txt").read_text().splitlines()
+
+
+def test_the_reference_of_commands_is_current() -> None:
+    """docs/commands.md is written by `python -m darts_lite.commands.reference`."""
+    assert reference() == (ROOT / "docs" / "commands.md").read_text()

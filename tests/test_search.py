@@ -42,7 +42,7 @@ def advance(search: SearchTask, first: int, last: int, total: int = 40) -> None:
 
 
 def bits(search: SearchTask) -> dict[str, bytes]:
-    tensors = {**search.variables.raw, **dict(zip("wb", search.inner.params))}
+    tensors = {**search.hyper.variables.raw, **dict(zip("wb", search.inner.params))}
     return {name: t.numpy().tobytes() for name, t in tensors.items()}
 
 
@@ -69,16 +69,16 @@ def test_what_derives_from_a_search_is_trained_with_its_optimiser(
     """From where is usual with it; AdamW's first step moves every weight by the learning rate."""
     search = task(digits, optimizer=name, estimator="one_step")
     usual, before = OPTIMIZERS[name], search.inner.params
-    values = {n: float(v) for n, v in search.variables.values().items() if n in usual.start}
+    values = {n: float(v) for n, v in search.hyper.variables.values().items() if n in usual.start}
     assert values == pytest.approx(usual.start, rel=1e-4)
     search.step(0.0)
     if name == "adamw":
         moved = (search.inner.params[1] - before[1]).abs()
         expected = usual.start["lr"] * cosine(0.0)
         assert float(moved.quantile(0.9)) == pytest.approx(expected, rel=0.01)
-    genotype = search.genotype({})
+    genotype = search.genotype()
     trained = TrainTask(DeriveOptions(batch_size=16), genotype, *digits, CPU)
-    assert trained.joint.recipe == usual.recipe
+    assert trained.problem.recipe.optimizer == usual.recipe.optimizer
     assert trained.schedules["lr"][-1][1] == pytest.approx(usual.start["lr"], rel=1e-4)
 
 
@@ -121,14 +121,16 @@ def test_warm_up_moves_the_weights_only_and_then_everything_moves(
     last = int(WARM_UP * 40)
     advance(search, 0, last)
     during = bits(search)
-    assert all(during[n] == before[n] for n in search.variables.raw)
+    assert all(during[n] == before[n] for n in search.hyper.variables.raw)
     assert not torch.equal(search.inner.params[0], weights)
     advance(search, last, 40)
     after = bits(search)
-    moved = {n for n in search.variables.raw if after[n] != during[n]}
+    moved = {n for n in search.hyper.variables.raw if after[n] != during[n]}
     often = {n for n, start in search.augment.starts.items() if start == OFTEN}
-    chance = {n for n in search.variables.raw if n.split(".")[0] in ("magnitude", "probability")}
-    always = set(search.variables.raw) - chance
+    chance = {
+        n for n in search.hyper.variables.raw if n.split(".")[0] in ("magnitude", "probability")
+    }
+    always = set(search.hyper.variables.raw) - chance
     assert always | {n.replace("probability", "magnitude") for n in often} <= moved
     assert any(n.startswith("probability.") for n in moved)
 
@@ -141,16 +143,16 @@ def test_by_default_the_rate_is_found_in_the_warm_up_and_the_decay_stays(
     before, last = bits(search), int(WARM_UP * 20)
     advance(search, 0, last, 20)
     during = bits(search)
-    assert {n for n in search.variables.raw if during[n] != before[n]} == {"lr"}
-    looks = search.rate_search.done
+    assert {n for n in search.hyper.variables.raw if during[n] != before[n]} == {"lr"}
+    looks = search.hyper.finder.done
     assert looks > 0
     advance(search, last, 20, 20)
     after = bits(search)
-    moved = {n for n in search.variables.raw if after[n] != during[n]}
-    rates = {n for n in search.variables.raw if n.startswith("probability.")}
-    assert set(search.variables.raw) - moved - rates == {"lr", "weight_decay"}
+    moved = {n for n in search.hyper.variables.raw if after[n] != during[n]}
+    rates = {n for n in search.hyper.variables.raw if n.startswith("probability.")}
+    assert set(search.hyper.variables.raw) - moved - rates == {"lr", "weight_decay"}
     assert moved & rates  # of the coins that were turned
-    assert search.rate_search.done == looks
+    assert search.hyper.finder.done == looks
 
 
 @pytest.mark.filterwarnings("ignore:ConjugateGradient", "ignore:Neumann")
@@ -167,18 +169,18 @@ def test_every_estimator_learns_an_architecture(digits: tuple[Dataset, Splits], 
         return
     search = task(digits, estimator=text, batch_size=8)
     before, weights = bits(search), search.inner.params[0].clone()
-    search.steps = 6  # the third of three steps is one that learns the magnitudes
+    search.hyper.steps = 6  # the third of three steps is one that learns the magnitudes
     first = int(WARM_UP * 40)
     advance(search, first, first + 3)
     after = bits(search)
-    moved = {n for n in search.variables.raw if after[n] != before[n]}
-    assert {n for n in search.variables.raw if n.startswith("alpha.")} <= moved
+    moved = {n for n in search.hyper.variables.raw if after[n] != before[n]}
+    assert {n for n in search.hyper.variables.raw if n.startswith("alpha.")} <= moved
     often = {n for n, start in search.augment.starts.items() if start == OFTEN}
     assert {n.replace("probability", "magnitude") for n in often} <= moved
     assert any(n.startswith("probability.") for n in moved)  # of the coins that were turned
     assert "weight_decay" not in moved
     assert not torch.equal(search.inner.params[0], weights)
-    assert all(v.isfinite().all() for v in search.variables.raw.values())
+    assert all(v.isfinite().all() for v in search.hyper.variables.raw.values())
 
 
 @pytest.mark.parametrize(
@@ -193,12 +195,12 @@ def test_it_learns_and_says_what_it_learned(
     values = search.report()
     assert values["skipped_hypergradients"] == 0
     assert values["learned/lr"] != pytest.approx(OPTIMIZERS["sgd"].start["lr"], rel=1e-3)
-    found = search.genotype({"dataset": "digits"})
+    found = search.genotype()
     found.save(tmp_path / "g.json")
     assert Genotype.load(tmp_path / "g.json") == found
     assert found.parameters <= 3000
-    assert found.hyperparameters["magnitude.rotate"][0] == (0.0, pytest.approx(0.05))
-    assert {*OPTIMIZERS["sgd"].start} < {*found.hyperparameters}
+    assert found.recipe.schedules["magnitude.rotate"][0] == (0.0, pytest.approx(0.05))
+    assert {*OPTIMIZERS["sgd"].start} < {*found.recipe.schedules}
 
 
 def test_training_reduces_the_loss(digits: tuple[Dataset, Splits]) -> None:
@@ -223,7 +225,7 @@ def test_collapse_is_warned_of(
     digits: tuple[Dataset, Splits], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     search = task(digits)
-    for name, raw in search.variables.raw.items():
+    for name, raw in search.hyper.variables.raw.items():
         if name.endswith(".operation"):
             raw[:, 3] = 10.0
     search.fraction = 0.6
@@ -252,7 +254,7 @@ def test_the_default_width_is_the_widest_that_fits_on_average() -> None:
         table = CostTable(search_space, (1, 8, 8), 10)
         return float(table.expected(relax(search_space, zeros))[0])
 
-    width = default_channels("cells", 7, (1, 8, 8), 10, 100_000)
+    width = default_channels(cells, (1, 8, 8), 10, 100_000)
     assert average(width) <= 100_000 < average(width + 2)
 
 

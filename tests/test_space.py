@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from spaces import random_member
 
-from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.genotype import Genotype, Source
+from darts_lite.architecture.operations import check
 from darts_lite.architecture.presets import OPERATIONS, PRESETS, blocks, cells
+from darts_lite.architecture.recipe import AdamW, Recipe, Sgd
 from darts_lite.architecture.space import Cell, Edge, Operation, SearchSpace
 from darts_lite.errors import UserError
 from darts_lite.files import write_json
@@ -23,9 +25,15 @@ def genotype(preset: str = "cells", seed: int = 0, **changes: Any) -> Genotype:
         "classes": ("Kätzchen", 'a "dog"', "bird\n"),
         "parameters": 123,
         "macs": 4567,
-        "hyperparameters": {"lr": ((0.0, 0.1), (0.5, 1 / 3), (0.5, 0.01), (1.0, 1e-30))},
+        "recipe": Recipe(
+            optimizer=AdamW(beta2=0.98),
+            augment='Kätzchen "1"',
+            schedules={"lr": ((0.0, 0.1), (0.5, 1 / 3), (0.5, 0.01), (1.0, 1e-30))},
+        ),
+        "source": Source(dataset="folder:Ü", subset=7),
         "dataset": {"name": "digits", "images": 1797, "split": [1, 2, 3]},
-        "settings": {"lr": 0.1, "steps": 10, "amp": False, "cap": None, "preset": "cells"},
+        "search": {"lr": 0.1, "steps": 10, "amp": False, "cap": None, "preset": "cells"},
+        "finished": False,
         "seed": 2**40,
         "versions": {"torch": "2"},
     }
@@ -99,9 +107,15 @@ def cell(*edges: Edge, inputs: int = 1, nodes: int = 1, keep: int = 1) -> Cell:
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: Operation("pool"), "operation must be one of conv, bottleneck, .*, got 'pool'"),
-        (lambda: Operation("conv"), r"must be \['kernel'\], got \[\]"),
-        (lambda: Operation("conv", {"kernel": (3,), "ratio": (2,)}), "got .*'kernel', 'ratio'"),
+        (
+            lambda: check(Operation("pool")),
+            "operation must be one of conv, bottleneck, .*, got 'pool'",
+        ),
+        (lambda: check(Operation("conv")), r"must be \['kernel'\], got \[\]"),
+        (
+            lambda: check(Operation("conv", {"kernel": (3,), "ratio": (2,)})),
+            "got .*'kernel', 'ratio'",
+        ),
         (lambda: Operation("conv", {"kernel": ()}), "ascending positive"),
         (lambda: Operation("conv", {"kernel": (5, 3)}), "ascending positive"),
         (lambda: Operation("conv", {"kernel": (3, 3)}), "ascending positive"),
@@ -136,9 +150,7 @@ def cell(*edges: Edge, inputs: int = 1, nodes: int = 1, keep: int = 1) -> Cell:
         (lambda: SearchSpace("x", (cell(),), ("c",), 0), "channels must be at least 1"),
         (lambda: SearchSpace("x", (cell(),), ("c",), 8, 3), "stem_stride 1 or 2"),
         (lambda: genotype(space=cells()), "one option per edge"),
-        (lambda: genotype(version=2), "version must be 1, got version 2"),
-        (lambda: genotype(hyperparameters={"lr": ()}), "schedule of 'lr' must ascend"),
-        (lambda: genotype(hyperparameters={"lr": ((1, 1), (0, 1))}), "schedule of 'lr' must asc"),
+        (lambda: genotype(version=3), "version must be 2, got version 3"),
     ],
 )
 def test_malformed_values_raise(make: Callable[[], object], message: str) -> None:
@@ -157,7 +169,7 @@ def test_json_round_trip(tmp_path: Path, preset: str, seed: int) -> None:
     saved.save(path)
     loaded = Genotype.load(path)
     assert loaded == saved
-    assert type(loaded.settings["amp"]) is bool and type(loaded.settings["steps"]) is int
+    assert type(loaded.search["amp"]) is bool and type(loaded.search["steps"]) is int
     assert [p.name for p in tmp_path.iterdir()] == ["g.json"]  # the temporary file is gone
 
 
@@ -189,7 +201,7 @@ SEVERAL = [{"name": "conv", "choices": {"kernel": [3, 5]}}]
 
 STRICT: dict[str, tuple[Callable[[Json], object], str]] = {
     "another format": (lambda d: d.update(format="other"), "format"),
-    "a later version": (lambda d: d.update(version=2), "version 2"),
+    "a later version": (lambda d: d.update(version=3), "version 3"),
     "a version of the wrong type": (lambda d: d.update(version="1"), "version"),
     "an unknown operation": (lambda d: first_operation(d).update(name="pool"), "got 'pool'"),
     "a missing field": (lambda d: d.pop("space"), "space: Field required"),
@@ -224,12 +236,12 @@ STRICT: dict[str, tuple[Callable[[Json], object], str]] = {
         "a genotype must have one option per edge",
     ),
     "an unordered schedule": (
-        lambda d: d["hyperparameters"].update(lr=[[0.5, 1.0], [0.0, 1.0]]),
+        lambda d: d["recipe"]["schedules"].update(lr=[[0.5, 1.0], [0.0, 1.0]]),
         "schedule of 'lr'",
     ),
-    "an empty schedule": (lambda d: d["hyperparameters"].update(lr=[]), "schedule of 'lr'"),
+    "an empty schedule": (lambda d: d["recipe"]["schedules"].update(lr=[]), "schedule of 'lr'"),
     "a schedule with NaN": (
-        lambda d: d["hyperparameters"].update(lr=[[0.0, float("nan")]]),
+        lambda d: d["recipe"]["schedules"].update(lr=[[0.0, float("nan")]]),
         "lr.0.1: .* finite",
     ),
 }
@@ -268,3 +280,57 @@ def test_unreadable_file_gives_one_line_error(tmp_path: Path, name: str) -> None
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     check_error(tmp_path / name, "^cannot read ")
+
+
+# --- Older files ----------------------------------------------------------------------------------
+
+
+def version_1(**changes: Any) -> Json:
+    """Return a file of format version 1, which kept everything in `settings`."""
+    now = genotype().to_json()
+    old = {n: v for n, v in now.items() if n not in ("recipe", "source", "search", "finished")}
+    settings = {
+        "dataset": "digits", "data_dir": "data", "image_size": None, "subset": 600,
+        "budget_hours": 0.1, "steps": None, "augment": "randaugment", "warm_start": None,
+        "finished": True, "space": "cells", "cells": 4, "channels": 8, "search_channels": 8,
+        "stem_stride": 2, "max_params": 3000, "batch_size": 32, "optimizer": "sgd",
+        "estimator": "one_step", "protect": True, "seed": 3,
+    }  # fmt: skip
+    schedules = now["recipe"]["schedules"]
+    return {**old, "version": 1, "hyperparameters": schedules, "settings": {**settings, **changes}}
+
+
+def read_json(document: Json) -> Genotype:
+    return Genotype.read(json.dumps(document), "g.json")
+
+
+def test_version_1_of_a_search_is_read() -> None:
+    found = read_json(version_1())
+    schedules = genotype().recipe.schedules
+    assert found.recipe == Recipe(batch_size=32, augment="randaugment", schedules=schedules)
+    assert found.source == Source(dataset="digits", subset=600)
+    assert found.finished and found.search["cells"] == 4
+    assert not read_json(version_1(finished=False)).finished
+
+
+def test_version_1_of_a_study_is_read() -> None:
+    own: Json = {"momentum": 0.5, "nesterov": False, "label_smoothing": 0.0}
+    assert read_json(version_1(**own)).recipe.optimizer == Sgd(momentum=0.5, nesterov=False)
+    assert read_json(version_1(**own)).recipe.label_smoothing == 0
+    adam = version_1(optimizer="adamw", beta1=0.8, beta2=0.9)
+    assert read_json(adam).recipe.optimizer == AdamW(beta1=0.8, beta2=0.9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "rmsprop"}, "recipe.optimizer"),
+        ({"label_smoothing": 2}, "recipe.label_smoothing"),
+        ({"batch_size": "many"}, "recipe.batch_size"),
+        ({"dataset": 3}, "source.dataset"),
+        ({"dataset": None}, "source.dataset"),
+    ],
+)
+def test_faults_of_version_1_are_one_line(changes: Json, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_json(version_1(**changes))

@@ -72,16 +72,17 @@ class Genotype:
 
     def __post_init__(self) -> None:
         if self.version != FORMAT_VERSION:
-            raise ValueError(
-                f"format version {self.version}, this darts_lite reads version {FORMAT_VERSION}"
-            )
+            raise ValueError(f"format version must be {FORMAT_VERSION}, got version {self.version}")
         for _, edge in self.space.edges:
             for operation in edge.operations:
                 check(operation)
         if not self.space.is_discrete:
-            raise ValueError("a genotype has one option per edge")
+            raise ValueError("a genotype must have one option per edge")
         if min(self.image) < 1 or len(self.classes) < 2:
-            raise ValueError("a genotype needs images of some size and two classes")
+            raise ValueError(
+                "a genotype must have an image of at least 1 pixel and at least 2 classes, "
+                f"got {self.image} and {len(self.classes)}"
+            )
 
     def save(self, path: Path) -> None:
         """Write JSON under a temporary name, then rename."""
@@ -106,7 +107,7 @@ class Genotype:
             return _ADAPTER.validate_json(_current(content))
         except ValidationError as error:
             raise UserError(
-                f"{source} is no genotype of this version: {first_fault(error)}; "
+                f"{source} must be a genotype of this version: {first_fault(error)}; "
                 "make it again with `search` or `derive`"
             ) from None
 
@@ -123,7 +124,7 @@ def _current(content: str | bytes) -> str | bytes:
         old = json.loads(content)
         version = old["version"]
         settings, schedules = dict(old["settings"]), old["hyperparameters"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return content
     if version != 1:
         return content

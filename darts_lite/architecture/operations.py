@@ -65,11 +65,12 @@ def check(operation: Operation) -> None:
     """Raise `ValueError` unless an operation is a registered one with the choices of its record."""
     if operation.name not in CANDIDATES:
         known = ", ".join(CANDIDATES)
-        raise ValueError(f"unknown operation {operation.name!r}; known: {known}")
+        raise ValueError(f"operation must be one of {known}, got {operation.name!r}")
     choices = list(CANDIDATES[operation.name].sizes)
     if list(operation.choices) != choices:
         raise ValueError(
-            f"operation {operation.name!r} has the choices {choices}, not {list(operation.choices)}"
+            f"the choices of operation {operation.name!r} must be {choices}, "
+            f"got {list(operation.choices)}"
         )
 
 

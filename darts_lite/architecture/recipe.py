@@ -76,7 +76,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, knots in self.schedules.items():
             if not knots or any(a[0] > b[0] for a, b in itertools.pairwise(knots)):
-                raise ValueError(f"the schedule of {name!r} must ascend in the budget fraction")
+                raise ValueError(
+                    f"the schedule of {name!r} must ascend in the budget fraction, got {knots}"
+                )
 
     @property
     def last(self) -> dict[str, float]:

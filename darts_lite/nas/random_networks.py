@@ -38,15 +38,20 @@ def uniform_random(space: SearchSpace, generator: torch.Generator) -> SearchSpac
 
 
 def random_genotypes(
-    like: Genotype, count: int, max_parameters: int | None = None
+    like: Genotype, count: int, limit: int | None = None, draws: int = DRAWS
 ) -> list[Genotype]:
-    """Random genotypes of the size class of `like`, to be trained by the same recipe.
+    """Return random genotypes of the size class of a genotype, to be trained by the same recipe.
 
     Genotype i is drawn uniformly from the space of `like` by a generator of seed i, until its
-    parameters are within a tenth of those of `like` and at most `max_parameters`, and it differs
-    from `like` and from those before it: so the first ones are the same whatever `count`.
+    parameters are within a tenth of those of `like` and at most `limit`, and it differs from `like`
+    and from the genotypes before it. So the first ones are the same whatever `count`.
 
-    Raises: `UserError` if `DRAWS` draws do not find one.
+    Arguments:
+        like: the genotype whose size is compared.
+        count: number of genotypes.
+        limit: parameter limit; None for none.
+        draws: draws for one genotype before giving up.
+    Raises: `UserError` if `draws` draws do not find one.
     """
     space, image, classes = _whole(like.space), like.image, len(like.classes)
     table = CostTable(space, image, classes)
@@ -59,18 +64,18 @@ def random_genotypes(
     taken, found = [like.space], []
     for seed in range(count):
         generator = torch.Generator().manual_seed(seed)
-        for _ in range(DRAWS):
+        for _ in range(draws):
             drawn = uniform_random(space, generator)
             cost = table.constant
             for cell, edge in drawn.edges:
                 cost += costs[cell.name, edge]
-            fits = max_parameters is None or cost.parameters <= max_parameters
+            fits = limit is None or cost.parameters <= limit
             alike = abs(cost.parameters / like.parameters - 1) <= SIZE_CLASS
             if fits and alike and drawn not in taken:
                 break
         else:
             raise UserError(
-                f"{DRAWS} random networks of the space {space.preset} at {space.channels} channels "
+                f"{draws} random networks of the space {space.preset} at {space.channels} channels "
                 f"hold only {seed} others within a tenth of {like.parameters} parameters: "
                 + (f"use --random {seed}" if seed else "search again with other --channels")
             )

@@ -10,10 +10,10 @@ import torch
 from darts_lite.architecture.cost import CostTable, network_cost
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import blocks, cells
+from darts_lite.architecture.recipe import Recipe
 from darts_lite.architecture.space import SearchSpace
 from darts_lite.architecture.weights import Weights
 from darts_lite.errors import UserError
-from darts_lite.nas import select as derive
 from darts_lite.nas.random_networks import random_genotypes, uniform_random
 from darts_lite.nas.relaxation import logit_shapes, option_scores, relax
 from darts_lite.nas.select import knapsack
@@ -122,8 +122,7 @@ def genotype(space: SearchSpace) -> Genotype:
         classes=tuple("0123456789"),
         parameters=cost.parameters,
         macs=cost.macs,
-        hyperparameters={"lr": ((0.0, 0.1),), "weight_decay": ((0.0, 1e-3),)},
-        settings={"dataset": "digits"},
+        recipe=Recipe(schedules={"lr": ((0.0, 0.1),), "weight_decay": ((0.0, 1e-3),)}),
         seed=7,
     )
 
@@ -166,19 +165,17 @@ def class_of(like: Genotype, whole: SearchSpace, cap: int | None = None) -> set[
 
 
 @pytest.mark.parametrize("capped", [False, True])
-def test_random_genotypes_are_distinct_and_reach_the_whole_class(
-    capped: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(derive, "DRAWS", 3000)  # of 169 members
+def test_random_genotypes_are_distinct_and_reach_the_whole_class(capped: bool) -> None:
+    draws = 3000  # of 169 members
     space = blocks(6, 2)
     like = member(space)
     cap = like.parameters if capped else None
     others = class_of(like, space, cap)
     assert 5 < len(others) < 100
-    found = random_genotypes(like, len(others), cap)
+    found = random_genotypes(like, len(others), cap, draws)
     assert {genotype.space for genotype in found} == others
     with pytest.raises(UserError, match=f"use --random {len(others)}$"):
-        random_genotypes(like, len(others) + 1, cap)
+        random_genotypes(like, len(others) + 1, cap, draws)
 
 
 def test_random_genotypes_prefer_no_part_of_the_class() -> None:
@@ -197,14 +194,13 @@ def test_random_genotypes_prefer_no_part_of_the_class() -> None:
         assert sum(drawn) / len(drawn) == pytest.approx(share, abs=four), (block, trait)
 
 
-def test_where_no_other_is_alike_there_is_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_other_is_alike_there_is_a_remedy() -> None:
     """The smallest network of a large space: one draw in a hundred thousand."""
     space = cells(8)
     costs = CostTable(space, IMAGE, CLASSES)
     smallest = knapsack(space, random_weights(space, 0), costs, 12_698)
-    monkeypatch.setattr(derive, "DRAWS", 300)
     with pytest.raises(UserError, match="search again with other --channels"):
-        random_genotypes(genotype(smallest), 1)
+        random_genotypes(genotype(smallest), 1, draws=300)
 
 
 def test_a_space_that_is_no_preset_has_no_random_genotypes() -> None:

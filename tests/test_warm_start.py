@@ -16,12 +16,14 @@ from torch.testing import assert_close
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import blocks, cells
+from darts_lite.architecture.recipe import AdamW, Recipe, Sgd
 from darts_lite.architecture.space import Cell, Edge, Operation, SearchSpace
 from darts_lite.augment import Learned
 from darts_lite.data import Dataset, Images, Splits, split
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import LearningRateFinder
 from darts_lite.nas.options import SearchOptions
+from darts_lite.nas.problem import logit_specs
 from darts_lite.nas.relaxation import logit_shapes, relax
 from darts_lite.nas.task import INHERITED_WARM_UP, WARM_UP, SearchTask
 from darts_lite.nas.warm_start import Warm, compare, prior, read, starts
@@ -155,7 +157,8 @@ def normal_only() -> Genotype:
 
 def learned(optimizer: str = "sgd", **ends: float) -> Genotype:
     schedules = {name.replace("_of_", "."): ((0.0, 0.3), (1.0, end)) for name, end in ends.items()}
-    return replace(chain(SKIP), hyperparameters=schedules, settings={"optimizer": optimizer})
+    kind = {"sgd": Sgd(), "adamw": AdamW()}[optimizer]
+    return replace(chain(SKIP), recipe=Recipe(optimizer=kind, schedules=schedules))
 
 
 def test_the_ends_of_schedules_are_averaged() -> None:
@@ -187,7 +190,7 @@ def test_outer_variables_take_what_they_know() -> None:
     alpha = {"block1.operation": torch.tensor([[1.0, 2.0, 3.0, 4.0]])}
     from darts_lite.augment import Augmentation
 
-    values = outer_variables(Augmentation(policy), space, start, alpha).values()
+    values = outer_variables(Augmentation(policy), start, first=logit_specs(space, alpha)).values()
     assert_close(values["lr"], torch.tensor(0.3))
     assert_close(values["magnitude.rotate"], torch.tensor(0.4))
     assert "magnitude.unheard_of" not in values
@@ -207,10 +210,7 @@ def options(**changes: Any) -> SearchOptions:
 
 
 def task(data: tuple[Dataset, Splits], warm: Warm | None = None, **changes: Any) -> SearchTask:
-    said = asdict(options(**changes))
-    names = set(SearchOptions.__dataclass_fields__)
-    config = SearchOptions(**{n: v for n, v in said.items() if n in names})
-    return SearchTask(config, *data, CPU, *([] if warm is None else [warm]))
+    return SearchTask(options(**changes), *data, CPU, *([] if warm is None else [warm]))
 
 
 @pytest.fixture(scope="module")
@@ -225,10 +225,10 @@ def test_a_search_begins_where_it_should(
     digits: tuple[Dataset, Splits], earlier: SearchTask
 ) -> None:
     """In memory, without files: choices, hyperparameters and weights."""
-    found = earlier.genotype({})
+    found = earlier.genotype()
     warm = Warm(prior(earlier.space, [found]), starts([found]), earlier.inner.params)
     search = task(digits, warm)
-    then, now = earlier.variables.values(), search.variables.values()
+    then, now = earlier.hyper.variables.values(), search.hyper.variables.values()
     for name in now:
         if not name.startswith("alpha."):
             assert_close(now[name].clamp(0, 0.97), then[name].clamp(0, 0.97), rtol=1e-3, atol=0.03)
@@ -258,11 +258,11 @@ def test_what_a_warm_start_spares(digits: tuple[Dataset, Splits], earlier: Searc
         ),
     ):
         search = task(digits, warm)
-        assert (search.warm_up, search.rate_search.done) == (warm_up, known)
+        assert (search.hyper.begin, search.hyper.finder.done) == (warm_up, known)
         search.fraction = 0.1
-        before = search.variables.raw["alpha.block1.operation"].clone()
+        before = search.hyper.variables.raw["alpha.block1.operation"].clone()
         search.step(0.12)
-        moved = not torch.equal(search.variables.raw["alpha.block1.operation"], before)
+        moved = not torch.equal(search.hyper.variables.raw["alpha.block1.operation"], before)
         assert moved == (warm_up < 0.12)
 
 
@@ -274,9 +274,9 @@ def test_the_outer_variables_have_the_whole_of_their_travel(
     inherits: bool,
 ) -> None:
     search = task(digits, Warm({}, {}, earlier.inner.params if inherits else None))
-    search.rate_search.done = LearningRateFinder.looks
+    search.hyper.finder.done = LearningRateFinder.looks
     progress: list[float] = []
-    monkeypatch.setattr(search.variables, "update", lambda _, part: progress.append(part))
+    monkeypatch.setattr(search.hyper.variables, "update", lambda _, part: progress.append(part))
     for i in range(11):
         search.step(i / 10)
     assert sum(progress) == pytest.approx(1)
@@ -285,7 +285,7 @@ def test_the_outer_variables_have_the_whole_of_their_travel(
 def test_it_resumes_without_what_it_started_from(
     digits: tuple[Dataset, Splits], earlier: SearchTask, tmp_path: Path
 ) -> None:
-    found = earlier.genotype({})
+    found = earlier.genotype()
     warm = Warm(prior(earlier.space, [found]), starts([found]), earlier.inner.params)
     whole, part, again = task(digits, warm), task(digits, warm), task(digits)
     for search in (whole, part):
@@ -297,8 +297,8 @@ def test_it_resumes_without_what_it_started_from(
         for i in range(2, 5):
             search.step(i / 20)
     assert torch.equal(whole.inner.params[0], again.inner.params[0])
-    for name, raw in whole.variables.raw.items():
-        assert torch.equal(raw, again.variables.raw[name]), name
+    for name, raw in whole.hyper.variables.raw.items():
+        assert torch.equal(raw, again.hyper.variables.raw[name]), name
 
 
 def test_weights_of_another_size_are_an_error(digits: tuple[Dataset, Splits]) -> None:
@@ -314,8 +314,7 @@ def write(
 ) -> Path:
     """What a search leaves in its folder."""
     (out / "search").mkdir(parents=True)
-    settings = {name: getattr(said, name) for name in ("dataset", "subset")}
-    search.genotype(settings).save(out / "g.json")
+    search.genotype().save(out / "g.json")
     config = {"options": asdict(said), "data": dict(search.dataset.fingerprint), "threads": 1}
     path = out / "search" / "checkpoint.pt"
     checkpoint.save(path, "search", config, {"task": search.state_dict()})
@@ -362,10 +361,10 @@ def test_what_is_taken_from_a_folder(
     lines: list[str] = []
     space = task((dataset, split(dataset, subset=400)), **changes).space
     for path in (out, out / "g.json"):
-        warm = read([str(path)], asdict(now), space, dataset, lines.append)
+        warm = read([str(path)], now, space, dataset, lines.append)
         assert (warm.params is not None) == ("weights taken" in said)
-        assert set(warm.starts) == set(earlier.variables.raw) - {
-            name for name in earlier.variables.raw if name.startswith("alpha.")
+        assert set(warm.starts) == set(earlier.hyper.variables.raw) - {
+            name for name in earlier.hyper.variables.raw if name.startswith("alpha.")
         }
         known = any(value.any() for value in warm.alpha.values())
         assert known == (now.space == "blocks")
@@ -383,7 +382,7 @@ def test_weights_come_from_the_first_path_that_has_them(
     (first / "search" / "checkpoint.pt").unlink()
     lines: list[str] = []
     paths = [str(p) for p in (first, second, third)]
-    warm = read(paths, asdict(options()), other.space, digits[0], lines.append)
+    warm = read(paths, options(), other.space, digits[0], lines.append)
     assert warm.params is not None and torch.equal(warm.params[0], earlier.inner.params[0])
     said = ["weights not taken: there is no", "weights taken", "all cells known"]
     assert [s in line for s, line in zip(said, lines)] == [True] * 3
@@ -400,7 +399,7 @@ def test_a_damaged_checkpoint_is_an_error(
     torch.save(content, path)
     for what in ("made by another version", "no readable checkpoint"):
         with pytest.raises(UserError, match=what):
-            read([str(out)], asdict(options()), earlier.space, digits[0], print)
+            read([str(out)], options(), earlier.space, digits[0], print)
         path.write_bytes(path.read_bytes()[:2000])
 
 
@@ -433,7 +432,7 @@ def test_the_time_saved(
     """What counts is the accuracy at the earlier one's end, and when each had it first."""
     out = write(tmp_path / "out", earlier, options(), BEFORE)
     mine = metrics(tmp_path / "new", *({"seconds": s, "accuracy/mixed": a} for s, a in rows))
-    found = compare(str(out), mine, asdict(options()), digits[0])
+    found = compare(str(out), mine, options(), digits[0])
     if said is None:
         assert found is None
         return
@@ -452,9 +451,9 @@ def test_what_can_be_compared(
     """The same data or more, measured by the clock; another split is named as such."""
     part = fewer(digits[0], 1500)
     mine = metrics(tmp_path / "new", {"seconds": 5.0, "accuracy/mixed": 0.9})
-    said = asdict(options())
+    said = options()
     out = write(tmp_path / "a", earlier, options(), BEFORE)
-    assert "other validation" in str(compare(str(out), mine, {**said, "seed": 1}, digits[0]))
+    assert "other validation" in str(compare(str(out), mine, replace(said, seed=1), digits[0]))
     assert compare(str(out), mine, said, part) is None  # fewer images than then
     assert compare(str(tmp_path / "gone"), mine, said, digits[0]) is None
     metrics(out / "search", {"accuracy/mixed": 0.7})  # of an earlier version
