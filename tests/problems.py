@@ -21,10 +21,20 @@ from torch.linalg import matrix_power as power
 from torch.linalg import solve
 from torch.utils._pytree import tree_map
 
-from darts_lite.hypergradient import Bilevel, Estimator, InnerState, Lookahead
-from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.optimizers import SGD, Adam, Optimizer, OptimizerState
-from darts_lite.hypergradient.problem import Hyper, Loss, Params
+from darts_lite.hypergradient import (
+    SGD,
+    Adam,
+    Bilevel,
+    Estimator,
+    Hyper,
+    InnerState,
+    Kind,
+    Lookahead,
+    Loss,
+    Optimizer,
+    OptimizerState,
+    Params,
+)
 
 N, RATE, DECAY = 4, 0.13, 0.2
 few = hypothesis.settings(deadline=None, derandomize=True, max_examples=25, database=None)

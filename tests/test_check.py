@@ -10,16 +10,17 @@ import torch
 from problems import Case, close, decay_of_the_optimizer, network, rate
 
 from darts_lite.hypergradient import (
+    SGD,
     Estimator,
     Forward,
     Neumann,
     OneStep,
     Online,
+    Row,
+    Table,
     Unrolled,
     check_hypergradient,
 )
-from darts_lite.hypergradient.check import Row, Table
-from darts_lite.hypergradient.optimizers import SGD
 
 
 def check(case: Case, estimators: dict[str, Estimator], **knobs: Any) -> Table:
@@ -93,7 +94,7 @@ def test_what_an_estimator_does_not_cover_is_left_out() -> None:
 
 
 def test_a_window_that_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="a window of 4 steps in a horizon of 3"):
+    with pytest.raises(ValueError, match="at least the 4 steps of Unrolled, got 3"):
         check(rate(3), {"long": Unrolled(4)}, horizon=3)
 
 
@@ -136,7 +137,7 @@ def test_the_table_is_markdown() -> None:
     """Four entries of a long one."""
     rows = (row(0.123456, 0.12), row([1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0, 6.0]))
     assert str(Table(7, rows)).splitlines() == [
-        "| estimator | hyperparameter | estimate | 7 steps really | cosine | relative error |",
+        "| estimator | hyperparameter | estimate | truth over 7 steps | cosine | relative error |",
         "|---|---|---|---|---|---|",
         "| name | x | 0.1235 | 0.12 | 1.000000 | 2.9e-02 |",
         "| name | x | 1, 2, 3, 4, ... | 1, 2, 3, 4, ... | 0.995859 | 1.7e-01 |",

@@ -30,22 +30,28 @@ from problems import (
 from torch import Tensor
 
 from darts_lite.hypergradient import (
+    SGD,
+    Adam,
     Bilevel,
     ConjugateGradient,
     Estimator,
     Forward,
+    Hyper,
     InnerState,
+    Kind,
+    Loss,
+    Method,
     Neumann,
     OneStep,
     Online,
+    OptimizerState,
+    Params,
     PerKind,
     Unrolled,
     UnsupportedHyperparameter,
 )
-from darts_lite.hypergradient.derivatives import Derivative, Method
-from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.optimizers import SGD, Adam, OptimizerState
-from darts_lite.hypergradient.problem import Hyper, Loss, Params, dot
+from darts_lite.hypergradient.derivatives import Derivative
+from darts_lite.hypergradient.problem import dot
 
 METHODS: tuple[Method, ...] = ("double_backward", "jvp", "finite_difference", "one_sided")
 EXACT = OneStep("double_backward", second_order=True)
@@ -256,7 +262,7 @@ def test_error_of_the_finite_difference(radius: float) -> None:
 def test_error_of_the_one_sided_difference(radius: float) -> None:
     """O(radius), with all its constants."""
     exact, first, second, third = quartic().expected.values()
-    got = quartic()(replace(CHEAP, mixed="one_sided", radius=radius)).hypergradient["h"]
+    got = quartic()(replace(CHEAP, product="one_sided", radius=radius)).hypergradient["h"]
     close(got, exact + radius * first + radius**2 * second + radius**3 * third)
 
 
@@ -771,8 +777,8 @@ def test_per_kind_refuses_to_carry_over_a_window(carrying: Estimator, long: Esti
     with pytest.raises(UnsupportedHyperparameter) as error:
         PerKind(architecture=long, loss=OneStep(), optimizer=carrying)
     assert str(error.value) == (
-        f"{name} carries tangents through every step; combine it with estimators of one step, "
-        f"not of {long.steps}"
+        f"{name} carries tangents through every step, so the other estimators must have windows "
+        f"of 1 step, got {long.steps}; use OneStep"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from estimator_tables import ALL, EXACT, METHODS, OTHER_CLOSED_FORMS, PATHS, REGISTERED, SMALL
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import (
@@ -48,86 +49,39 @@ from problems import (
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from darts_lite import hypergradient
 from darts_lite.hypergradient import (
     ESTIMATORS,
+    SGD,
+    Adam,
     Bilevel,
     ConjugateGradient,
     Estimator,
     Forward,
+    Hyper,
     InnerState,
+    Kind,
+    Loss,
+    Method,
     Neumann,
     OneStep,
     Online,
+    Optimizer,
+    OptimizerState,
+    Params,
     PerKind,
     Unrolled,
     UnsupportedHyperparameter,
     check_supported,
 )
-from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.optimizers import SGD, Adam, Optimizer, OptimizerState
-from darts_lite.hypergradient.problem import Hyper, Loss, Params
 
 KINDS: tuple[Kind, ...] = ("architecture", "loss", "optimizer")
 
 
-def second(mixed: Any, radius: float = 0.01) -> OneStep:
-    return OneStep(mixed, second_order=True, radius=radius)
+def second(product: Method, radius: float = 0.01) -> OneStep:
+    return OneStep(product, second_order=True, radius=radius)
 
 
-# exact but for rounding; the central difference is, where the training loss is quadratic in w
-EXACT: dict[str, Estimator] = {
-    "one_step_double_backward": second("double_backward"),
-    "one_step_jvp": second("jvp"),
-    "unrolled_1": Unrolled(1),
-    "unrolled_3": Unrolled(3),
-    "unrolled_jvp_2": Unrolled(2, product="jvp"),
-    "forward_1": Repeated(Forward(), 1),
-    "forward_2": Repeated(Forward(), 2),
-}
-LONG: dict[str, Estimator] = {
-    "one_step_central": second("finite_difference"),
-    "unrolled_central_3": Unrolled(3, product="finite_difference"),
-    "unrolled_5": Unrolled(5),
-    "forward_5": Repeated(Forward(), 5),
-}
-# of first order in a radius of 1e-6; Forward moves the variable too: second order in 1e-4
-SMALL: dict[str, Estimator] = {
-    "one_step_one_sided": second("one_sided", 1e-6),
-    "unrolled_one_sided_3": Unrolled(3, product="one_sided", radius=1e-6),
-    "forward_central_3": Repeated(Forward(product="finite_difference", radius=1e-4), 3),
-    "forward_one_sided_3": Repeated(Forward(product="one_sided", radius=1e-6), 3),
-}
-PATHS = {**EXACT, **LONG, **SMALL}  # they differentiate the path, whose end is not waited for
-damped: dict[str, Any] = {"damping": 20.0}  # positive definite wherever it is used here
-ALL: dict[str, Estimator] = {
-    "one_step_first_order": OneStep(),
-    "one_step_double_backward": second("double_backward"),
-    "one_step_jvp": second("jvp"),
-    "one_step_central": second("finite_difference"),
-    "one_step_one_sided": second("one_sided"),
-    "unrolled_1": Unrolled(1),
-    "unrolled_3": Unrolled(3),
-    "unrolled_jvp_2": Unrolled(2, product="jvp"),
-    "unrolled_central_3": Unrolled(3, product="finite_difference"),
-    "unrolled_one_sided_3": Unrolled(3, product="one_sided"),
-    "unrolled_annealed_3": Unrolled(3, anneal=True),
-    "forward_2": Repeated(Forward(), 2),
-    "forward_central_2": Repeated(Forward(product="finite_difference"), 2),
-    "forward_one_sided_2": Repeated(Forward(product="one_sided"), 2),
-    "forward_fading": Repeated(Forward(0.5, product="one_sided"), 2),
-    "forward_forgetful": Repeated(Forward(0.0, product="one_sided"), 2),
-    **{
-        f"{name}_{product}": estimator(3, product=product, **damped)
-        for name, estimator in (("neumann", Neumann), ("conjugate_gradient", ConjugateGradient))
-        for product in ("double_backward", "jvp", "finite_difference", "one_sided")
-    },
-    "neumann_2_steps": Neumann(steps=2, **damped),
-    "conjugate_gradient_2_steps": ConjugateGradient(steps=2, **damped),
-    "online": Repeated(Online(), 2),
-    "per_kind": PerKind(ConjugateGradient(**damped), OneStep("jvp"), Unrolled(3)),
-    "per_kind_carrying": Repeated(PerKind(OneStep(), Neumann(**damped), Forward()), 2),
-    "per_kind_online": Repeated(PerKind(second("jvp"), OneStep(), Online()), 2),
-}
 every_estimator = pytest.mark.parametrize("estimator", ALL.values(), ids=ALL)
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
@@ -144,7 +98,7 @@ def test_closed_form(problem: str, name: str) -> None:
     correct(PROBLEMS[problem](estimator.steps), estimator, tolerance, floor=1e-2)
 
 
-@pytest.mark.parametrize("product", ["double_backward", "jvp", "finite_difference", "one_sided"])
+@pytest.mark.parametrize("product", METHODS)
 def test_adam_with_curvature(product: Any) -> None:
     """P5. The differences are exact: the loss is quadratic."""
     correct(adam_with_curvature(), Unrolled(2, product=product))
@@ -633,7 +587,7 @@ def test_an_outer_loss_that_ignores_weights(name: str) -> None:
 @pytest.mark.parametrize("steps", [0, -1])
 @pytest.mark.parametrize("estimator", [Unrolled, Neumann, ConjugateGradient])
 def test_no_window(estimator: Callable[..., Estimator], steps: int) -> None:
-    with pytest.raises(ValueError, match=f"at least 1, not {steps}"):
+    with pytest.raises(ValueError, match=f"at least 1, got {steps}"):
         estimator(steps=steps)
 
 
@@ -686,15 +640,18 @@ def test_check_supported_names_only_the_culprit() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Forward(product="double_backward"), "cannot use double_backward; use jvp"),
-        (lambda: Forward(discount=1.5), r"\[0, 1\], not 1.5"),
-        (lambda: Forward(discount=-0.1), r"\[0, 1\], not -0.1"),
-        (lambda: Neumann(terms=-1), "terms must not be negative, but is -1"),
-        (lambda: Neumann(step_size=0.0), "step_size must be positive, not 0.0"),
-        (lambda: Neumann(step_size=float("nan")), "step_size must be positive, not nan"),
-        (lambda: Neumann(damping=-1.0), "damping must not be negative, but is -1.0"),
-        (lambda: ConjugateGradient(damping=-1.0), "damping must not be negative, but is -1.0"),
-        (lambda: ConjugateGradient(iterations=0), "iterations must be at least 1, not 0"),
+        (
+            lambda: Forward(product="double_backward"),
+            "got 'double_backward', which cannot; use 'jvp'",
+        ),
+        (lambda: Forward(discount=1.5), r"\[0, 1\], got 1.5"),
+        (lambda: Forward(discount=-0.1), r"\[0, 1\], got -0.1"),
+        (lambda: Neumann(terms=-1), "terms must be at least 0, got -1"),
+        (lambda: Neumann(step_size=0.0), "step_size must be above 0, got 0.0"),
+        (lambda: Neumann(step_size=float("nan")), "step_size must be above 0, got nan"),
+        (lambda: Neumann(damping=-1.0), "damping must be at least 0, got -1.0"),
+        (lambda: ConjugateGradient(damping=-1.0), "damping must be at least 0, got -1.0"),
+        (lambda: ConjugateGradient(iterations=0), "iterations must be at least 1, got 0"),
     ],
 )
 def test_knobs_out_of_range(make: Callable[[], object], message: str) -> None:
@@ -717,9 +674,28 @@ def test_an_unknown_method(estimator: Estimator) -> None:
         network(SGD()).within(estimator)(estimator)
 
 
+def test_every_public_estimator_is_registered() -> None:
+    """Except PerKind, which combines estimators."""
+    public = [getattr(hypergradient, name) for name in hypergradient.__all__]
+    found = {c for c in public if is_dataclass(c) and hasattr(c, "remedy")}
+    assert found - {PerKind} == set(ESTIMATORS.values())
+
+
+def test_every_registered_estimator_is_in_the_tables() -> None:
+    """By being registered, without an entry anywhere in the tests."""
+    for name, kind in ESTIMATORS.items():
+        assert any(isinstance(e, kind) for e in unwrapped(REGISTERED))
+        assert any(isinstance(e, kind) for e in unwrapped(PATHS)) != (name in OTHER_CLOSED_FORMS)
+    assert OTHER_CLOSED_FORMS.keys() <= ESTIMATORS.keys() and REGISTERED.keys() <= ALL.keys()
+
+
+def unwrapped(table: dict[str, Estimator]) -> list[Estimator]:
+    return [e.estimator if isinstance(e, Repeated) else e for e in table.values()]
+
+
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_estimators_of_the_registry(name: str) -> None:
-    """With their defaults, on a problem that each of them can do."""
+def test_registered_estimators_run_with_their_defaults(name: str) -> None:
+    """On a problem that the estimator supports."""
     estimator = ESTIMATORS[name]()
     case = (ridge() if "optimizer" not in estimator.supports else rate(1)).within(estimator)
     assert case(estimator).hypergradient.keys() <= case.kinds.keys() != set()

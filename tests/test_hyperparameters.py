@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from darts_lite.hypergradient.hyperparameters import (
-    LARGEST_STEP,
+from darts_lite.hypergradient import (
     Bijection,
     HyperParameters,
     HyperSpec,
@@ -18,8 +17,8 @@ from darts_lite.hypergradient.hyperparameters import (
     Log,
     LogInterval,
     Softplus,
-    select,
 )
+from darts_lite.hypergradient.hyperparameters import LARGEST_STEP, select
 
 BIJECTIONS: dict[str, tuple[Bijection, float, float]] = {
     "identity": (Identity(), -math.inf, math.inf),

@@ -15,24 +15,29 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from estimator_tables import build
 from torch import Tensor, nn, optim
 from torch.optim import lr_scheduler
 
 from darts_lite.hypergradient import (
+    ESTIMATORS,
     ConjugateGradient,
     Estimator,
     Forward,
+    HyperSpec,
+    Interval,
     Learner,
     LearningRateFinder,
+    Log,
+    LogInterval,
     Neumann,
     OneStep,
     Online,
     PerKind,
     Unrolled,
     UnsupportedHyperparameter,
+    UnsupportedOptimizer,
 )
-from darts_lite.hypergradient.hyperparameters import HyperSpec, Interval, Log, LogInterval
-from darts_lite.hypergradient.torch_optimizers import UnsupportedOptimizer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* learns the lr greedily",
@@ -205,15 +210,11 @@ def test_learned_settings_replace_those_of_the_optimizer(name: str) -> None:
 
 
 LEARNING: dict[str, Estimator] = {
-    "one_step": OneStep(second_order=True),  # three evaluations of the loss
+    **{name: build(name) for name in ESTIMATORS},
     "one_step_jvp": OneStep("jvp"),
-    "unrolled": Unrolled(3),
     "unrolled_one_sided": Unrolled(2, product="one_sided"),
-    "forward": Forward(),
     "forward_central": Forward(product="finite_difference"),
-    "online": Online(),
-    "neumann": Neumann(3, 0.01, 20.0),
-    "conjugate_gradient": ConjugateGradient(3, 0.0, 20.0, steps=2),
+    "conjugate_gradient_2_steps": ConjugateGradient(3, 0.0, 20.0, steps=2),
     "per_kind": PerKind(OneStep(), OneStep(), Forward()),
     "per_kind_windows": PerKind(OneStep(), OneStep("double_backward"), Unrolled(3)),
     "per_kind_annealed": PerKind(OneStep(), OneStep(), Unrolled(3, anneal=True)),
@@ -642,17 +643,17 @@ extra = HyperSpec("speed", torch.tensor(0.5), Interval(), "optimizer")
         (
             lambda: one([], lambda m: optim.Adam(m.parameters(), amsgrad=True)),
             UnsupportedOptimizer,
-            "Adam with amsgrad .* build it without amsgrad",
+            "amsgrad of Adam must be off, .* without amsgrad",
         ),
         (
             lambda: one([], lambda m: sgd(m, maximize=True)),
             UnsupportedOptimizer,
-            "build it without maximize",
+            "build the optimizer without maximize",
         ),
         (
             lambda: one([], lambda m: sgd(m, momentum=0.9, dampening=0.1)),
             UnsupportedOptimizer,
-            "build it without dampening",
+            "build the optimizer without dampening",
         ),
         (
             lambda: one(
@@ -664,7 +665,7 @@ extra = HyperSpec("speed", torch.tensor(0.5), Interval(), "optimizer")
                 ),
             ),
             UnsupportedOptimizer,
-            "differ in nesterov; give them one",
+            "nesterov of SGD must be the same in all .* give all groups one value",
         ),
         (
             lambda: one(
@@ -672,12 +673,12 @@ extra = HyperSpec("speed", torch.tensor(0.5), Interval(), "optimizer")
                 lambda m: optim.Adagrad([{"params": p} for p in m.parameters()]),
             ),
             UnsupportedOptimizer,
-            "one parameter group only",
+            "Adagrad must have one parameter group, got 5",
         ),
         (
             lambda: one([], lambda m: optim.NAdam(m.parameters())),
             UnsupportedOptimizer,
-            "NAdam has no derivative here; use SGD, Adam, AdamW.*RMSprop",
+            "one of SGD, Adam, AdamW, .*RMSprop, got NAdam, which has no derivative",
         ),
         (
             lambda: one(["lr"], estimator=annealing),
@@ -707,7 +708,7 @@ extra = HyperSpec("speed", torch.tensor(0.5), Interval(), "optimizer")
         (
             lambda: one(["lr"]).check(batches(2), HELD_OUT, {"long": Unrolled(3)}),
             ValueError,
-            "a window of 3 steps in a horizon of 2",
+            "at least the 3 steps of Unrolled, got 2",
         ),
     ],
 )

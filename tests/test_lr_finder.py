@@ -14,9 +14,16 @@ from problems import OPTIMIZERS, Case, close, network, normal, walk
 from torch import Tensor, nn
 
 from darts_lite.data import Dataset, Splits
-from darts_lite.hypergradient import Learner, LearningRateFinder, OneStep, Unrolled
-from darts_lite.hypergradient.hyperparameters import HyperParameters, HyperSpec, LogInterval
-from darts_lite.hypergradient.problem import Hyper
+from darts_lite.hypergradient import (
+    Hyper,
+    HyperParameters,
+    HyperSpec,
+    Learner,
+    LearningRateFinder,
+    LogInterval,
+    OneStep,
+    Unrolled,
+)
 from darts_lite.schedules import cosine
 
 WIDE = LogInterval(1e-6, 1e2)

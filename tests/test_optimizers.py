@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from darts_lite.hypergradient.optimizers import SGD, Adam, Optimizer, OptimizerState, per_tensor
+from darts_lite.hypergradient import SGD, Adam, Optimizer, OptimizerState
+from darts_lite.hypergradient.optimizers import per_tensor
 
 DECAY = (0.03, 0.0)  # of the two tensors of every problem here: the second is spared
 
@@ -151,7 +152,7 @@ def test_one_value_is_shared_by_all_tensors(name: str) -> None:
 def test_settings_of_the_wrong_length(name: str, setting: str) -> None:
     optimizer, _ = OPTIMIZERS[name]
     settings: dict[str, Any] = {"lr": 0.1, setting: [0.1, 0.1, 0.1]}
-    with pytest.raises(ValueError, match="3 values for 2 parameter tensors"):
+    with pytest.raises(ValueError, match=r"one per parameter tensor \(2\), got 3 values"):
         optimizer.update(start(), start(), optimizer.init(start()), **settings)
 
 
