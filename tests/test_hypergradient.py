@@ -1,6 +1,6 @@
 """Every estimator through one table of invariants: closed forms, networks, `higher`, misuse.
 
-What is particular to one estimator is tested in test_estimators.py and test_implicit.py.
+Properties of single estimators are tested in test_estimators.py and test_implicit.py.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_closed_form(problem: str, name: str) -> None:
-    """P1 to P4, P6 and P7, as many steps as the estimator looks."""
+    """P1 to P4, P6 and P7, over the window of the estimator."""
     estimator = PATHS[name]
     tolerance = 1e-5 if name in SMALL else 1e-9
     correct(PROBLEMS[problem](estimator.steps), estimator, tolerance, floor=1e-2)
@@ -100,7 +100,7 @@ def test_closed_form(problem: str, name: str) -> None:
 
 @pytest.mark.parametrize("product", METHODS)
 def test_adam_with_curvature(product: Any) -> None:
-    """P5. The differences are exact: the loss is quadratic."""
+    """P5. The differences are exact because the loss is quadratic."""
     correct(adam_with_curvature(), Unrolled(2, product=product))
     if product != "double_backward":
         correct(adam_with_curvature(), Repeated(Forward(product=product), 2))
@@ -204,7 +204,7 @@ def truth(optimizer: str, steps: int) -> dict[str, Tensor]:
 @every_optimizer
 @pytest.mark.parametrize("estimator", EXACT.values(), ids=EXACT)
 def test_network(name: str, estimator: Estimator) -> None:
-    """Architecture, loss, and every setting of every optimiser."""
+    """Architecture, loss, and every setting of every optimizer."""
     case = network(OPTIMIZERS[name])
     got = case(estimator).hypergradient
     assert list(got) == list(case.kinds)
@@ -216,7 +216,7 @@ def test_network(name: str, estimator: Estimator) -> None:
 @every_optimizer
 @pytest.mark.parametrize("method", ["double_backward", "jvp"])
 def test_first_order_on_a_network(name: str, method: Any) -> None:
-    """Without the mixed term of the architecture, and of nothing else."""
+    """First order leaves out the mixed term of the architecture only."""
     case = network(OPTIMIZERS[name])
     first, whole = case(OneStep(method)).hypergradient, case(second(method)).hypergradient
     close(first["alpha"], difference(case, "alpha", 1, direct=True), 1e-7)
@@ -241,7 +241,7 @@ def test_first_order_on_a_network(name: str, method: Any) -> None:
 def test_order_of_the_differences(
     name: str, make: Callable[[float], Estimator], order: int
 ) -> None:
-    """Half the radius, a quarter of the error; half of it if one-sided. It is never zero."""
+    """Half the radius gives a quarter of the error, or half if one-sided, and never zero."""
     case = network(OPTIMIZERS[name])
     radius = 1e-3 if order == 2 else 1e-5
     wide, narrow = (case(make(r)).hypergradient for r in (2 * radius, radius))
@@ -257,8 +257,8 @@ def test_order_of_the_differences(
 
 @every_optimizer
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_obvious_twin(name: str, steps: int) -> None:
-    """Plain autograd through the steps, one graph, everything kept."""
+def test_unrolled_equals_its_reference_twin(name: str, steps: int) -> None:
+    """Reference twin: plain autograd through all steps in one graph."""
     case = network(OPTIMIZERS[name])
     state = InnerState(tuple(leaf(p) for p in case.state.params), case.state.optimizer)
     for t in range(steps):
@@ -322,7 +322,7 @@ def module(nesterov: bool = False) -> Module:
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_agrees_with_higher(steps: int, nesterov: bool) -> None:
-    """Grefenstette et al. 2019: the optimiser of torch, unrolled by monkey-patching."""
+    """Grefenstette et al. 2019: the torch optimizer, unrolled by monkey-patching."""
     model, optimizer, x, y, case = module(nesterov)
     override = {n: [v] for n, v in case.hyper.items()}
     with higher.innerloop_ctx(model, optimizer, override=override) as (net, unrolled):
@@ -350,10 +350,7 @@ def of_each_kind(estimator: Estimator, optimizer: Optimizer) -> Case:
 @pytest.mark.parametrize("name", ["nesterov", "adam"])
 @every_estimator
 def test_the_state_is_that_of_plain_training(name: str, estimator: Estimator) -> None:
-    """To the bit: what an estimator looks ahead is the training itself, and no step is lost.
-
-    (Unless the window is only looked at.)
-    """
+    """Bit-identical: the window of an estimator is the training itself, unless it is annealed."""
     case = of_each_kind(estimator, OPTIMIZERS[name])
     steps = 0 if getattr(estimator, "anneal", False) else estimator.steps
     ahead, expected = case(estimator), walk(case, case.hyper, steps)
@@ -369,7 +366,7 @@ def test_the_state_is_that_of_plain_training(name: str, estimator: Estimator) ->
 
 @every_estimator
 def test_reported_losses(estimator: Estimator) -> None:
-    """The training loss of the window's first step, the validation loss after its last."""
+    """Training loss of the window's first step, and validation loss after its last step."""
     case = of_each_kind(estimator, SGD())
     ahead = case(estimator)
     inner, _ = case.problem.inner_loss(case.state.params, case.hyper, 0)
@@ -385,14 +382,14 @@ def test_reported_losses(estimator: Estimator) -> None:
 
 @every_optimizer
 def test_a_plain_step_carries_no_graph(name: str) -> None:
-    """Not even of the settings: a training would chain its whole past, and OneStep follow it."""
+    """Not even of the settings; otherwise OneStep would follow a graph of the whole training."""
     case = network(OPTIMIZERS[name])
     state, loss = case.problem.inner_step(case.state, case.hyper)
     assert not any(t.requires_grad for t in (*flat(state), loss[0]))
 
 
 @every_estimator
-def test_only_what_is_asked_for(estimator: Estimator) -> None:
+def test_only_requested_hyperparameters_are_differentiated(estimator: Estimator) -> None:
     case = of_each_kind(estimator, SGD())
     everything = case(estimator).hypergradient
     assert everything.keys() == case.kinds.keys()
@@ -403,8 +400,8 @@ def test_only_what_is_asked_for(estimator: Estimator) -> None:
 
 
 @every_estimator
-def test_nothing_is_asked_for(estimator: Estimator) -> None:
-    """A search in its warm-up learns no variable: then it is plain training."""
+def test_no_requested_hyperparameter_is_plain_training(estimator: Estimator) -> None:
+    """As in the warm-up of a search."""
     case = network(SGD())._replace(kinds={})
     ahead = case(estimator)
     assert ahead.hypergradient == {}
@@ -423,7 +420,7 @@ def snapshot(*tensors: Tensor) -> Snapshot:
 
 
 def untouched(before: Snapshot) -> None:
-    """Neither changed nor changed and put back."""
+    """Check that no tensor was written, not even temporarily."""
     for tensor, value, version, requires_grad, grad in before:
         assert torch.equal(tensor, value)
         assert tensor._version == version
@@ -436,7 +433,7 @@ def watched(case: Case) -> list[Tensor]:
 
 
 def draws() -> list[bytes]:
-    """Every source of randomness that an estimator could have advanced."""
+    """State of every random generator that an estimator could advance."""
     return [torch.get_rng_state().numpy().tobytes(), repr(random.getstate()).encode(),
             np.random.get_state()[1].tobytes()]  # fmt: skip
 
@@ -444,7 +441,7 @@ def draws() -> list[bytes]:
 @pytest.mark.parametrize("optimizer", [SGD(0.9, True), Adam(decoupled=False)], ids=["sgd", "adam"])
 @every_estimator
 def test_estimators_touch_nothing(estimator: Estimator, optimizer: Optimizer) -> None:
-    """Not the tangents that came in either."""
+    """Nor the tangents that they are given."""
     case = of_each_kind(estimator, optimizer)
     if isinstance(estimator, Repeated):
         estimator = estimator.estimator
@@ -465,7 +462,7 @@ def test_estimators_touch_nothing(estimator: Estimator, optimizer: Optimizer) ->
 
 @every_estimator
 def test_estimators_touch_no_module(estimator: Estimator) -> None:
-    """Parameters, running statistics, their counters and the optimiser of a module."""
+    """Parameters, running statistics, their counters and the optimizer of a module."""
     model, optimizer, *_, case = module()
     case = case.within(estimator)
     if not case.kinds:  # an implicit estimator: the decay is one of the loss
@@ -480,7 +477,7 @@ def test_estimators_touch_no_module(estimator: Estimator) -> None:
 
 @every_estimator
 def test_parameters_that_record_gradients(estimator: Estimator) -> None:
-    """A module's own, as they are: it makes no difference."""
+    """Parameters of a module, which record gradients, give the same result."""
     case = network(SGD()).within(estimator)
     kind: Kind = "optimizer" if "optimizer" in estimator.supports else "loss"
     case = case._replace(kinds={n: k for n, k in case.kinds.items() if k == kind})
@@ -493,7 +490,7 @@ def test_parameters_that_record_gradients(estimator: Estimator) -> None:
 @every_estimator
 @pytest.mark.parametrize("calls", range(1, 5))
 def test_a_failure_touches_nothing(estimator: Estimator, calls: int) -> None:
-    """In the middle of a finite difference, say: no weights are left perturbed."""
+    """For example in the middle of a finite difference: no weights stay perturbed."""
     case = network(SGD()).within(estimator)
     count = 0
 
@@ -521,10 +518,12 @@ def test_a_failure_touches_nothing(estimator: Estimator, calls: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("alone", [False, True])
 @every_estimator
-def test_a_variable_that_nothing_depends_on(estimator: Estimator, alone: bool, kind: Kind) -> None:
-    """An error, not a zero that nobody computed; also where no loss depends on any variable.
+def test_a_hyperparameter_without_effect_is_an_error(
+    estimator: Estimator, alone: bool, kind: Kind
+) -> None:
+    """Not a zero, also if no loss depends on any hyperparameter.
 
-    (With its kind refused that is the error: it names the variable, too.)
+    If the kind is not supported, that is the error. It names the hyperparameter too.
     """
     case = of_each_kind(estimator, SGD())
     case = case._replace(kinds={n: k for n, k in case.kinds.items() if n != "alpha"})
@@ -539,15 +538,15 @@ def test_a_variable_that_nothing_depends_on(estimator: Estimator, alone: bool, k
 
 @pytest.mark.parametrize("name", PATHS)
 def test_a_decay_of_zero_is_never_a_silent_zero(name: str) -> None:
-    """A float of zero is a shortcut; a tensor of zero is a variable."""
+    """A float 0 is a shortcut; a tensor 0 is a hyperparameter."""
     case = decay_of_the_optimizer(PATHS[name].steps, decay=0.0)
     assert case.expected["decay"].abs() > 1e-3
     correct(case, PATHS[name], 1e-5 if name in SMALL else 1e-9)
 
 
 @pytest.mark.parametrize("name", [n for n, e in ALL.items() if "optimizer" in e.supports])
-def test_a_momentum_that_is_not_an_argument(name: str) -> None:
-    """A setting that the optimiser holds is out of the functions' sight: right or an error."""
+def test_a_momentum_inside_the_optimizer_is_right_or_an_error(name: str) -> None:
+    """The pure functions do not see a setting that is an attribute of the optimizer."""
     case, estimator = network(SGD()), ALL[name]
     mu = leaf(0.8)
     held = case._replace(
@@ -577,7 +576,7 @@ def test_a_momentum_that_is_not_an_argument(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if "online" not in n])
-def test_an_outer_loss_that_ignores_weights(name: str) -> None:
+def test_an_outer_loss_without_some_weights_is_an_error(name: str) -> None:
     case = network(SGD()).within(ALL[name])
     problem = replace(case.problem, outer_loss=lambda p, h: (p[0].square().sum(), None))
     with pytest.raises(ValueError, match="every parameter tensor"):
@@ -586,7 +585,9 @@ def test_an_outer_loss_that_ignores_weights(name: str) -> None:
 
 @pytest.mark.parametrize("steps", [0, -1])
 @pytest.mark.parametrize("estimator", [Unrolled, Neumann, ConjugateGradient])
-def test_no_window(estimator: Callable[..., Estimator], steps: int) -> None:
+def test_a_window_without_steps_is_an_error(
+    estimator: Callable[..., Estimator], steps: int
+) -> None:
     with pytest.raises(ValueError, match=f"at least 1, got {steps}"):
         estimator(steps=steps)
 
@@ -601,8 +602,8 @@ def test_no_window(estimator: Callable[..., Estimator], steps: int) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_unsupported(estimator: Estimator, kind: Kind, remedy: str) -> None:
-    """At start-up, in a call, and as a part: the estimator, the variable and what to do."""
+def test_an_unsupported_kind_is_an_error(estimator: Estimator, kind: Kind, remedy: str) -> None:
+    """At start-up, in a call, and in PerKind. It names estimator, hyperparameter and remedy."""
     case, calls = network(SGD()), 0
 
     def inner(*_: Any) -> Loss:
@@ -626,7 +627,7 @@ def test_unsupported(estimator: Estimator, kind: Kind, remedy: str) -> None:
     assert kind in message and calls == 0
 
 
-def test_check_supported_names_only_the_culprit() -> None:
+def test_check_supported_names_the_unsupported_hyperparameter() -> None:
     kinds: dict[str, Kind] = {"alpha": "architecture", "lr": "optimizer"}
     check_supported(OneStep(), kinds)
     with pytest.raises(UnsupportedHyperparameter) as error:
@@ -654,7 +655,7 @@ def test_check_supported_names_only_the_culprit() -> None:
         (lambda: ConjugateGradient(iterations=0), "iterations must be at least 1, got 0"),
     ],
 )
-def test_knobs_out_of_range(make: Callable[[], object], message: str) -> None:
+def test_a_setting_out_of_its_range_is_an_error(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -669,7 +670,7 @@ def test_knobs_out_of_range(make: Callable[[], object], message: str) -> None:
     ],
     ids=lambda e: type(e).__name__,
 )
-def test_an_unknown_method(estimator: Estimator) -> None:
+def test_an_unknown_method_is_an_error(estimator: Estimator) -> None:
     with pytest.raises(ValueError, match="central"):
         network(SGD()).within(estimator)(estimator)
 
@@ -703,8 +704,8 @@ def test_registered_estimators_run_with_their_defaults(name: str) -> None:
     assert hash(estimator) == hash(ESTIMATORS[name]())  # nothing but knobs
 
 
-def test_plain_settings() -> None:
-    """Only "lr" is compulsory: the others fall back to the optimiser's own."""
+def test_only_lr_is_required_in_settings() -> None:
+    """The other settings fall back to the attributes of the optimizer."""
     case = rate(1)
     problem = replace(case.problem, settings=plain)
     state, _ = problem.inner_step(case.state, case.hyper)

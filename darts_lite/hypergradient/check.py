@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from darts_lite.hypergradient.estimators.interface import Estimator
 from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.problem import Bilevel, Estimator, Hyper, InnerState, constant
+from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, constant
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ class Derivative:
             (tuple(along), tangents(self.of), tangents(moving)),
         )[1]
         found: Partial = {n: moved[-1][n] for n in self.of}
-        # torch.func says zero where there is no dependence; autograd knows the difference
+        # torch.func returns zero if there is no dependence; autograd returns None.
         if any(not bool(moved[-1][n].any()) for n in self.of):
             _, real = self.gradient_at(self.params, self.hyper)
             found = {n: None if real[n] is None else found[n] for n in self.of}

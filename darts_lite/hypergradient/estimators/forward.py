@@ -23,23 +23,25 @@ from typing import ClassVar
 import torch
 
 from darts_lite.hypergradient.derivatives import Derivative, Method
-from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.problem import (
+from darts_lite.hypergradient.estimators.interface import (
     EVERY_KIND,
     UNKNOWN_KIND,
+    Lookahead,
+    check_supported,
+    require,
+)
+from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.hypergradient.problem import (
     Bilevel,
     Gradient,
     Hyper,
     InnerState,
-    Lookahead,
     Params,
     add,
-    check_supported,
     constant,
     dot,
     flat,
     leaves,
-    require,
     unflat,
 )
 

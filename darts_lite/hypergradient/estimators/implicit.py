@@ -19,20 +19,15 @@ import torch
 from torch import Tensor
 
 from darts_lite.hypergradient.derivatives import Derivative, Method
-from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.optimizers import Adam, per_tensor
-from darts_lite.hypergradient.problem import (
-    Bilevel,
-    Hyper,
-    InnerState,
+from darts_lite.hypergradient.estimators.interface import (
     Lookahead,
-    Loss,
-    Params,
     UnsupportedHyperparameter,
-    add,
     check_supported,
     require,
 )
+from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.hypergradient.optimizers import Adam, per_tensor
+from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, Loss, Params, add
 
 Solve = Callable[[Callable[[Params], Params], Params], tuple[Params, dict[str, Tensor]]]
 SUPPORTS: frozenset[Kind] = frozenset({"architecture", "loss"})

@@ -19,18 +19,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from darts_lite.hypergradient.derivatives import Derivative, Method
-from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.problem import (
+from darts_lite.hypergradient.estimators.interface import (
     EVERY_KIND,
     UNKNOWN_KIND,
-    Bilevel,
-    Hyper,
-    InnerState,
     Lookahead,
-    add,
     check_supported,
     require,
 )
+from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, add
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,9 @@ from typing import ClassVar
 import torch
 
 from darts_lite.hypergradient.estimators.forward import update_tangent
+from darts_lite.hypergradient.estimators.interface import Lookahead, check_supported, require
 from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.problem import (
-    Bilevel,
-    Hyper,
-    InnerState,
-    Lookahead,
-    check_supported,
-    dot,
-    require,
-)
+from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, dot
 
 
 @dataclass(frozen=True)

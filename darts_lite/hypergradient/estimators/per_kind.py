@@ -8,21 +8,23 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.problem import (
+from darts_lite.hypergradient.estimators.interface import (
     EVERY_KIND,
     UNKNOWN_KIND,
-    Bilevel,
     Estimator,
+    Lookahead,
+    UnsupportedHyperparameter,
+    check_supported,
+)
+from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.hypergradient.problem import (
+    Bilevel,
     Gradient,
     Hyper,
     InnerState,
-    Lookahead,
     Loss,
     Params,
     Partial,
-    UnsupportedHyperparameter,
-    check_supported,
 )
 
 

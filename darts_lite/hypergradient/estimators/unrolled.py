@@ -25,21 +25,16 @@ import torch
 from torch import Tensor
 
 from darts_lite.hypergradient.derivatives import Derivative, Method
-from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.optimizers import Setting
-from darts_lite.hypergradient.problem import (
+from darts_lite.hypergradient.estimators.interface import (
     EVERY_KIND,
     UNKNOWN_KIND,
-    Bilevel,
-    Hyper,
-    InnerState,
     Lookahead,
-    Partial,
-    add,
     check_supported,
-    flat,
     require,
 )
+from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.hypergradient.optimizers import Setting
+from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, Partial, add, flat
 
 
 @dataclass(frozen=True)
