@@ -35,7 +35,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from darts_lite.augment import CLASSIC, Learned
-from darts_lite.hypergradient import ConjugateGradient, Forward, Neumann, OneStep, Online, Unrolled
+from darts_lite.hypergradient import (
+    ConjugateGradient,
+    Estimator,
+    Forward,
+    Neumann,
+    OneStep,
+    Online,
+    Unrolled,
+)
 from darts_lite.hypergradient.check import estimate
 from darts_lite.hypergradient.hyperparameters import (
     HyperParameters,
@@ -46,7 +54,7 @@ from darts_lite.hypergradient.hyperparameters import (
     Log,
 )
 from darts_lite.hypergradient.optimizers import SGD, Setting
-from darts_lite.hypergradient.problem import Bilevel, Estimator, Hyper, InnerState, Loss, Params
+from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, Loss, Params
 from darts_lite.schedules import cosine
 from darts_lite.training.memory import keep_freed_memory
 

@@ -1,4 +1,4 @@
-"""Bilevel problems with exact answers, a smooth network, and tools of the hypergradient tests.
+"""Bilevel problems with exact solutions, a smooth network, and tools of the hypergradient tests.
 
 Notation of the closed forms: outer loss ½‖w_K - c‖², r = w_K - c, inner loss ½wᵀAw - bᵀw, w* its
 minimum, δ = w_0 - w*, K steps of rate η. All in float64. P1 to P8 are the names of the derivations.
@@ -21,17 +21,27 @@ from torch.linalg import matrix_power as power
 from torch.linalg import solve
 from torch.utils._pytree import tree_map
 
-from darts_lite.hypergradient import Bilevel, Estimator, InnerState, Lookahead
-from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.optimizers import SGD, Adam, Optimizer, OptimizerState
-from darts_lite.hypergradient.problem import Hyper, Loss, Params
+from darts_lite.hypergradient import (
+    SGD,
+    Adam,
+    Bilevel,
+    Estimator,
+    Hyper,
+    InnerState,
+    Kind,
+    Lookahead,
+    Loss,
+    Optimizer,
+    OptimizerState,
+    Params,
+)
 
 N, RATE, DECAY = 4, 0.13, 0.2
 few = hypothesis.settings(deadline=None, derandomize=True, max_examples=25, database=None)
 
 
 class Case(NamedTuple):
-    """A problem, where to start, and the hypergradients that are right."""
+    """A problem, its start, and the right hypergradients."""
 
     problem: Bilevel
     state: InnerState
@@ -50,7 +60,7 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Repeated:
-    """Calls an estimator of one step `steps` times, handing on what it carries."""
+    """Call an estimator of one step `steps` times, and pass its tangents on."""
 
     estimator: Estimator
     steps: int
@@ -81,14 +91,14 @@ def leaf(value: Any) -> Tensor:
 
 
 def close(got: Tensor, expected: Tensor, tolerance: float = 1e-9, floor: float = 0.0) -> None:
-    """To `tolerance` of the largest entry, or of `floor`: derivatives may cancel to nothing."""
+    """Compare to `tolerance` of the largest entry, or of `floor` if derivatives may cancel."""
     assert got.shape == expected.shape and not got.requires_grad
     scale = max(float(expected.abs().max()), floor)
     assert (got - expected).abs().max() <= tolerance * scale
 
 
 def correct(case: Case, estimator: Estimator, tolerance: float = 1e-9, floor: float = 0.0) -> None:
-    """Whether the estimator finds what the case expects, and only that."""
+    """Check that the estimator finds the expected hypergradients, and no others."""
     got = case(estimator).hypergradient
     assert got.keys() == case.expected.keys()
     for name, expected in case.expected.items():
@@ -100,7 +110,7 @@ def flat(state: InnerState) -> list[Tensor]:
 
 
 def walk(case: Case, hyper: Hyper, steps: int) -> InnerState:
-    """`steps` plain training steps, written out: nothing of the package but the update rule."""
+    """Take `steps` plain training steps by hand; only the update rule is the library's."""
     params, memory = case.state.params, case.state.optimizer
     settings = case.problem.settings({n: h.detach() for n, h in hyper.items()})
     for t in range(steps):
@@ -111,7 +121,7 @@ def walk(case: Case, hyper: Hyper, steps: int) -> InnerState:
 
 
 def counted(problem: Bilevel) -> tuple[Bilevel, Counter[str]]:
-    """The same problem, and how often its losses are evaluated."""
+    """Return the same problem, and a counter of its loss evaluations."""
     calls: Counter[str] = Counter()
 
     def inner(params: Params, hyper: Hyper, t: int) -> Loss:
@@ -126,7 +136,7 @@ def counted(problem: Bilevel) -> tuple[Bilevel, Counter[str]]:
 
 
 def jacobians(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
-    """Dense derivatives of a tuple in the first two arguments, by row.
+    """Return dense derivatives of a tuple in the first two arguments, by row.
 
     (Reverse over reverse; torch leaves a graph behind BatchNorm's second derivative.)
     """
@@ -162,7 +172,7 @@ class Quadratic(NamedTuple):
 
 
 def quadratic(spectrum: list[float], seed: int = 0) -> Quadratic:
-    """A has the given eigenvalues; everything else is random."""
+    """Return a random quadratic whose A has the given eigenvalues."""
     n = len(spectrum)
     basis = torch.linalg.qr(normal(n, n, seed=seed)).Q
     A = basis @ torch.diag(torch.tensor(spectrum, dtype=torch.float64)) @ basis.T
@@ -191,7 +201,7 @@ def plain(hyper: Hyper) -> dict[str, Any]:
 
 
 def rate(steps: int, q: Quadratic = QUADRATIC, lr: float = RATE) -> Case:
-    """P1, of the logarithm of the rate."""
+    """P1, in the logarithm of the learning rate."""
     step = q.eye - lr * q.A
     delta = q.start - q.best
     r = q.best + power(step, steps) @ delta - q.c
@@ -206,7 +216,7 @@ def rate(steps: int, q: Quadratic = QUADRATIC, lr: float = RATE) -> Case:
 
 
 def schedule(steps: int) -> Case:
-    """P1, a rate for each step: an optimiser of rate 1, and the rates scale the training loss."""
+    """P1, one rate per step: the optimizer has lr 1, and the rates scale the training loss."""
     q, rates = QUADRATIC, torch.tensor([0.13, 0.05, 0.21, 0.08, 0.11][:steps], dtype=torch.float64)
     factors = [q.eye - r * q.A for r in rates]
     delta = q.start - q.best
@@ -233,7 +243,7 @@ def schedule(steps: int) -> Case:
 
 
 def _decayed(steps: int, q: Quadratic, decay: float) -> tuple[Tensor, Tensor]:
-    """P2: the derivatives in the decay, and (P1 with its matrix) in the rate."""
+    """P2: the derivatives in the weight decay and, by P1 with its matrix, in the lr."""
     M = q.A + decay * q.eye
     step = q.eye - RATE * M
     best = solve(M, q.b)
@@ -261,7 +271,7 @@ def decay_of_the_optimizer(steps: int, decay: float = DECAY) -> Case:
 
 
 def decay_in_the_loss(steps: int, decay: float = DECAY) -> Case:
-    """The same number from the mixed second derivative: another path, another kind."""
+    """P2 as a hyperparameter of the loss, by the mixed second derivative."""
 
     def inner(params: Params, hyper: Hyper, t: int) -> Loss:
         value, report = QUADRATIC.inner(params, hyper, t)
@@ -277,7 +287,7 @@ def decay_in_the_loss(steps: int, decay: float = DECAY) -> Case:
 
 
 def decay_that_spares(steps: int) -> Case:
-    """P2 with two tensors, coupled by A, of which the second is spared."""
+    """P2 with two tensors, coupled by A; the second has no weight decay."""
     q, split = QUADRATIC, 3
     spared = torch.diag(torch.tensor([1.0] * split + [0.0] * (N - split), dtype=torch.float64))
     M = q.A + DECAY * spared
@@ -311,7 +321,7 @@ def momentum(
     nesterov: bool = False,
     moving: bool = True,
 ) -> Case:
-    """P3 in as many dimensions as there are: s = (u, v), s_K = T^K s_0."""
+    """P3 in several dimensions: s = (u, v), s_K = T^K s_0."""
     A, eye, none = q.A, q.eye, 0 * q.A
     if nesterov:
         T = block([[eye - lr * (1 + mu) * A, -lr * mu**2 * eye], [A, mu * eye]])
@@ -344,7 +354,7 @@ def momentum(
 
 
 def adam(steps: int, decay: float = 0.3) -> Case:
-    """P4: an inner loss gᵀw. The betas cancel out of the bias-corrected moments of a constant."""
+    """P4: inner loss gᵀw. The bias-corrected moments of a constant do not depend on the betas."""
     g, lr, eps, c, w0 = normal(N, seed=6), 0.05, 1e-3, QUADRATIC.c, QUADRATIC.start
     s, q, k = g / (g.abs() + eps), 1 - lr * decay, steps
     slope = k * q ** (k - 1)
@@ -382,7 +392,7 @@ def adam(steps: int, decay: float = 0.3) -> Case:
 
 
 def adam_with_curvature(steps: int = 2) -> Case:
-    """P5, two steps on Σ a u²/2: the second gradient depends on the first step's rate."""
+    """P5, two steps on Σ a u²/2: the second gradient depends on the lr of the first step."""
     assert steps == 2
     a, u0 = torch.tensor([1.7, 0.4], dtype=torch.float64), torch.tensor([0.6, -1.1]).double()
     lr, b1, b2, eps = 0.11, 0.8, 0.95, 1e-2
@@ -415,7 +425,7 @@ def groups(
     rates: tuple[float, ...] = (0.13, 0.05, 0.2),
     split: int = 0,
 ) -> Case:
-    """P6: a rate for every parameter tensor; A couples them."""
+    """P6: one lr per parameter tensor; A couples them."""
     sizes = [2, 1, 1] if not split else [split, len(q.A) - split]
     selectors = []
     for i in range(len(sizes)):
@@ -440,7 +450,7 @@ def groups(
 
 
 def augmentation(steps: int) -> Case:
-    """P7: inputs X + mR; the derivative of w_k is carried along."""
+    """P7: inputs X + mR, with the derivative of w_k in forward mode."""
     n, m = 12, 0.3
     X, R, y = normal(n, N, seed=6), normal(n, N, seed=7), normal(n, seed=8)
     Xv, yv = normal(9, N, seed=9), normal(9, seed=10)
@@ -505,7 +515,7 @@ def ridge(
     in_settings: bool = False,
     lr: float = RATE,
 ) -> Case:
-    """P8: decay e^ρ/2 |w|², in the loss or as the optimiser's; it begins at the minimum.
+    """P8: weight decay e^ρ/2 |w|², in the loss or in the optimizer; it starts at the minimum.
 
     Expected: the exact dL/dρ = -e^ρ vᵀ H⁻¹ w*.
     """
@@ -531,7 +541,7 @@ def ridge(
 
 
 def settled(q: Quadratic, rho: float) -> tuple[Tensor, Tensor]:
-    """H and w* of `ridge`."""
+    """Return H and w* of `ridge`."""
     H = q.A + math.exp(rho) * q.eye
     return H, solve(H, q.b)
 
@@ -542,7 +552,7 @@ def settled(q: Quadratic, rho: float) -> tuple[Tensor, Tensor]:
 def network(optimizer: Optimizer, steps: int = 6, eps: float = 1e-5) -> Case:
     """Two layers, SiLU and tanh mixed by `alpha`, train-mode BatchNorm, another batch each step.
 
-    Every setting of the optimiser is a variable, and its moments are not zero. `eps` is that of
+    Every setting of the optimizer is learned, and its moments are not zero. `eps` belongs to
     BatchNorm.
     """
     inputs, hidden, classes, batch = 5, 6, 3, 8

@@ -1,4 +1,4 @@
-"""The checker itself: whose steps it compares, what it leaves out, and how it prints."""
+"""The checker itself: which steps it compares, what it leaves out, and how it prints."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import torch
 from problems import Case, close, decay_of_the_optimizer, network, rate
 
 from darts_lite.hypergradient import (
+    SGD,
     Estimator,
     Forward,
     Neumann,
     OneStep,
     Online,
+    Row,
+    Table,
     Unrolled,
     check_hypergradient,
 )
-from darts_lite.hypergradient.check import Row, Table
-from darts_lite.hypergradient.optimizers import SGD
 
 
 def check(case: Case, estimators: dict[str, Estimator], **knobs: Any) -> Table:
@@ -29,7 +30,7 @@ def check(case: Case, estimators: dict[str, Estimator], **knobs: Any) -> Table:
 
 
 @pytest.mark.parametrize("horizon", [1, 3])
-def test_the_truth_is_that_of_the_closed_form(horizon: int) -> None:
+def test_the_truth_equals_the_closed_form(horizon: int) -> None:
     case = decay_of_the_optimizer(horizon)
     table = check(case, {"unrolled": Unrolled(horizon)}, horizon=horizon)
     assert [(r.estimator, r.name) for r in table.rows] == [("unrolled", n) for n in case.kinds]
@@ -39,8 +40,8 @@ def test_the_truth_is_that_of_the_closed_form(horizon: int) -> None:
         assert row.error < 1e-6 and row.cosine == pytest.approx(1.0)
 
 
-def test_every_entry_of_every_variable() -> None:
-    """A network, with variables of every kind and shape; and what an error looks like."""
+def test_every_entry_of_every_hyperparameter() -> None:
+    """A network with hyperparameters of every kind and shape, and a wrong estimator."""
     case = network(SGD(0.9))
     exact = OneStep("double_backward", second_order=True)
     table = check(case, {"exact": exact, "first order": OneStep("double_backward")})
@@ -52,7 +53,7 @@ def test_every_entry_of_every_variable() -> None:
 
 
 def test_a_shorter_window_sees_the_last_steps() -> None:
-    """As it would in training: so it does not see what the first steps did to the weights."""
+    """As in training, so it does not see the effect of the first steps on the weights."""
     case, horizon = network(SGD(0.9)), 3
     table = check(case, {"last": Unrolled(1), "all": Unrolled(horizon)}, horizon=horizon)
     state = case.state
@@ -79,8 +80,8 @@ def test_tangents_are_carried_over_the_whole_horizon(horizon: int) -> None:
     assert max(errors["forgetful"]) < 1e-6 if horizon == 1 else min(errors["forgetful"]) > 1e-3
 
 
-def test_what_an_estimator_does_not_cover_is_left_out() -> None:
-    """Neither refused nor zero; and Online has nothing to say after one step."""
+def test_unsupported_hyperparameters_are_left_out() -> None:
+    """Neither an error nor zero; and Online has no estimate after one step."""
     case = network(SGD(0.9))
     names = {kind: {n for n, k in case.kinds.items() if k == kind} for kind in case.kinds.values()}
     estimators: dict[str, Estimator] = {"implicit": Neumann(2, 0.04, 20.0), "online": Online()}
@@ -92,12 +93,12 @@ def test_what_an_estimator_does_not_cover_is_left_out() -> None:
     assert {r.estimator for r in check(case, estimators, horizon=1).rows} == {"implicit"}
 
 
-def test_a_window_that_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="a window of 4 steps in a horizon of 3"):
+def test_a_window_longer_than_the_horizon_is_an_error() -> None:
+    with pytest.raises(ValueError, match="at least the 4 steps of Unrolled, got 3"):
         check(rate(3), {"long": Unrolled(4)}, horizon=3)
 
 
-def test_nothing_is_moved() -> None:
+def test_nothing_is_changed() -> None:
     case = network(SGD(0.9))
     tensors = [*case.state.params, *case.state.optimizer.moments[0], *case.hyper.values()]
     before = [(t.detach().clone(), t._version) for t in tensors]
@@ -127,16 +128,16 @@ def test_error_and_cosine(estimate: Any, truth: Any, error: float, cosine: float
     assert row(estimate, truth).cosine == pytest.approx(cosine)
 
 
-def test_a_truth_of_zero_and_a_nan_are_no_agreement() -> None:
+def test_a_truth_of_zero_or_nan_is_no_agreement() -> None:
     assert row([1e-3], [0.0]).error > 1e100
     assert math.isnan(row([math.nan], [1.0]).error)
 
 
 def test_the_table_is_markdown() -> None:
-    """Four entries of a long one."""
+    """A long tensor shows four entries."""
     rows = (row(0.123456, 0.12), row([1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0, 6.0]))
     assert str(Table(7, rows)).splitlines() == [
-        "| estimator | hyperparameter | estimate | 7 steps really | cosine | relative error |",
+        "| estimator | hyperparameter | estimate | truth over 7 steps | cosine | relative error |",
         "|---|---|---|---|---|---|",
         "| name | x | 0.1235 | 0.12 | 1.000000 | 2.9e-02 |",
         "| name | x | 1, 2, 3, 4, ... | 1, 2, 3, 4, ... | 0.995859 | 1.7e-01 |",
@@ -145,7 +146,7 @@ def test_the_table_is_markdown() -> None:
 
 @pytest.mark.parametrize("width", [1e-2, 1e-3])
 def test_the_width_of_the_differences(width: float) -> None:
-    """Their error is of second order in it."""
+    """The error of the differences is of second order in the width."""
     case = rate(3)
     errors = [
         float((r.truth - case.expected["log_lr"]).abs())

@@ -1,4 +1,4 @@
-"""What is particular to one estimator: second-order products, OneStep, Forward, Online, PerKind."""
+"""Properties of single estimators, and the second-order products that they share."""
 
 from __future__ import annotations
 
@@ -30,22 +30,28 @@ from problems import (
 from torch import Tensor
 
 from darts_lite.hypergradient import (
+    SGD,
+    Adam,
     Bilevel,
     ConjugateGradient,
     Estimator,
     Forward,
+    Hyper,
     InnerState,
+    Kind,
+    Loss,
+    Method,
     Neumann,
     OneStep,
     Online,
+    OptimizerState,
+    Params,
     PerKind,
     Unrolled,
     UnsupportedHyperparameter,
 )
-from darts_lite.hypergradient.derivatives import Derivative, Method
-from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.optimizers import SGD, Adam, OptimizerState
-from darts_lite.hypergradient.problem import Hyper, Loss, Params, dot
+from darts_lite.hypergradient.derivatives import Derivative
+from darts_lite.hypergradient.problem import dot
 
 METHODS: tuple[Method, ...] = ("double_backward", "jvp", "finite_difference", "one_sided")
 EXACT = OneStep("double_backward", second_order=True)
@@ -60,7 +66,7 @@ VARIABLES = ("alpha", "smoothing", "magnitude")
 
 @cache
 def hessian() -> tuple[Case, Params, dict[str, Tensor], Sequence[Params], Sequence[Hyper]]:
-    """The network, a direction, and its dense second derivatives: d²L/dw² and d²L/dhyper dw."""
+    """Network, direction, and dense second derivatives d²L/dw² and d²L/dhyper dw."""
     case = network(SGD())
     hyper = {n: case.hyper[n].detach() for n in VARIABLES}
     along = tuple(normal(*p.shape, seed=40) for p in case.state.params)
@@ -74,7 +80,7 @@ def hessian() -> tuple[Case, Params, dict[str, Tensor], Sequence[Params], Sequen
 
 
 def applied(rows: Sequence[Params], along: Params) -> Params:
-    """A matrix of blocks times a vector of blocks."""
+    """Multiply a matrix of blocks by a vector of blocks."""
     return tuple(
         torch.stack([torch.tensordot(b, a, a.dim()) for b, a in zip(row, along)]).sum(0)
         for row in rows
@@ -117,7 +123,7 @@ def test_hessian_products(method: Method, weights: bool, of: tuple[str, ...]) ->
 @pytest.mark.parametrize("names", [("smoothing",), VARIABLES])
 @pytest.mark.parametrize("still", [False, True])
 def test_tangent_of_the_gradient(method: Method, names: tuple[str, ...], still: bool) -> None:
-    """With a variable that moves: H dw + d²L/dw dhyper . dhyper; the gradient at hand is used."""
+    """H dw + d²L/dw dhyper . dhyper, computed with the known gradient."""
     case, along, moving, ww, wh = hessian()
     if still:
         along = tuple(torch.zeros_like(a) for a in along)
@@ -132,7 +138,7 @@ def test_tangent_of_the_gradient(method: Method, names: tuple[str, ...], still: 
     assert calls["inner"] == (2 if method == "finite_difference" else 1)
 
 
-def test_double_backward_cannot_move_a_variable() -> None:
+def test_double_backward_with_a_direction_in_hyper_is_an_error() -> None:
     case, along, moving, *_ = hessian()
     with pytest.raises(ValueError, match="use jvp"):
         derivative(case).along(along, moving, method="double_backward", radius=1e-4)
@@ -149,7 +155,7 @@ def toy(loss: Callable[[Tensor, Tensor], Tensor], h: Any = 0.5) -> Derivative:
 
 @every_method
 def test_none_is_not_zero(method: Method) -> None:
-    """Exactly zero at this point is a value; no dependence is None."""
+    """A derivative that is zero at this point is a value; no dependence is None."""
     product = toy(lambda w, h: (h**2 * w).sum() + w.pow(4).sum(), 0.0)
     for weights in (True, False):
         one = replace(product, weights=weights)
@@ -161,7 +167,7 @@ def test_none_is_not_zero(method: Method) -> None:
 @every_method
 @pytest.mark.parametrize("of", [("h",), ("other",), ("h", "other")])
 def test_a_linear_loss(method: Method, of: tuple[str, ...]) -> None:
-    """Its gradient is a constant in w, which autograd has no graph of: zero, and None if unused."""
+    """The gradient is constant in w and has no graph: zero, or None without dependence."""
     product = replace(toy(lambda w, h: (h * w).sum()), of=of)
     (curved,), mixed = product.along((normal(3, seed=1),), method=method, radius=1e-3)
     assert torch.equal(curved, torch.zeros(3, dtype=torch.float64))
@@ -173,8 +179,8 @@ def test_a_linear_loss(method: Method, of: tuple[str, ...]) -> None:
 
 
 @every_method
-def test_a_part_that_the_training_does_not_see(method: Method) -> None:
-    """L = f(w) + g(h): there is nothing to learn, so either no value or a true zero."""
+def test_an_additive_hyperparameter_has_no_mixed_derivative(method: Method) -> None:
+    """L = f(w) + g(h): None or zero."""
     _, mixed = toy(lambda w, h: w.pow(4).sum() + h**2).along(
         (normal(3, seed=1),), method=method, radius=1e-3
     )
@@ -183,8 +189,8 @@ def test_a_part_that_the_training_does_not_see(method: Method) -> None:
 
 @every_method
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_no_direction(method: Method, dtype: torch.dtype) -> None:
-    """The radius is divided by a norm of zero, and the derivative is zero."""
+def test_the_derivative_along_zero_is_zero(method: Method, dtype: torch.dtype) -> None:
+    """Although the radius is divided by the norm of the direction."""
     w, h = normal(3).to(dtype), leaf(0.5).detach().to(dtype)
     product = Derivative(
         lambda params, hyper: ((hyper["h"] * params[0] ** 4).sum(), None), (w,), {"h": h}, ("h",)
@@ -196,7 +202,7 @@ def test_no_direction(method: Method, dtype: torch.dtype) -> None:
 @every_method
 @pytest.mark.parametrize("length", [1e-30, 1e-15, 1e15])
 def test_a_direction_of_any_length(method: Method, length: float) -> None:
-    """In float32, whose squares of lengths below 1e-19 underflow: near the end of a schedule."""
+    """Also in float32, where squares below 1e-38 underflow, as near the end of a schedule."""
     w, u = normal(3).float(), normal(3, seed=1).float()
     product = Derivative(
         lambda params, hyper: ((hyper["h"] * params[0] ** 4).sum(), None),
@@ -215,7 +221,7 @@ def test_a_direction_of_any_length(method: Method, length: float) -> None:
 
 
 def quartic(rate: float = RATE) -> Case:
-    """Inner loss h Σw⁴/4: differences along u err by a polynomial in the radius over |u|.
+    """Inner loss h Σw⁴/4: the error along u is a polynomial in the radius divided by |u|.
 
     Expected: the exact derivative, and the coefficients of that polynomial.
     """
@@ -245,7 +251,7 @@ def quartic(rate: float = RATE) -> Case:
 
 @pytest.mark.parametrize("radius", [1.0, 0.1, 0.01, 0.001])
 def test_error_of_the_finite_difference(radius: float) -> None:
-    """O(radius²), with its constant."""
+    """Error O(radius²), with its constant."""
     case = quartic()
     close(case(EXACT).hypergradient["h"], case.expected["h"])
     got = case(replace(CHEAP, radius=radius)).hypergradient["h"]
@@ -254,15 +260,15 @@ def test_error_of_the_finite_difference(radius: float) -> None:
 
 @pytest.mark.parametrize("radius", [1.0, 0.1, 0.01, 0.001])
 def test_error_of_the_one_sided_difference(radius: float) -> None:
-    """O(radius), with all its constants."""
+    """Error O(radius), with all constants."""
     exact, first, second, third = quartic().expected.values()
-    got = quartic()(replace(CHEAP, mixed="one_sided", radius=radius)).hypergradient["h"]
+    got = quartic()(replace(CHEAP, product="one_sided", radius=radius)).hypergradient["h"]
     close(got, exact + radius * first + radius**2 * second + radius**3 * third)
 
 
 @pytest.mark.parametrize("make", [quartic, lambda: network(SGD(0.9, True))])
 def test_second_order_term_does_not_scale_with_the_radius(make: Callable[[], Case]) -> None:
-    """`(p - n) / 2.*eps` multiplies by the radius, and the term vanishes with it."""
+    """A known mistake: `(p - n) / 2.*eps` multiplies by the radius, and the term vanishes."""
     case = make()
     exact = case(EXACT).hypergradient
     first = case(replace(EXACT, second_order=False)).hypergradient
@@ -278,14 +284,14 @@ def test_second_order_term_does_not_scale_with_the_radius(make: Callable[[], Cas
 
 @every_method
 def test_second_order_term_scales_with_the_rate(method: Method) -> None:
-    """To first order in a small rate it is proportional to it."""
+    """The term is proportional to a small learning rate, to first order."""
     one, two = (quartic(r)(OneStep(method)).hypergradient["h"] for r in (1e-6, 2e-6))
     assert (two / one).item() == pytest.approx(2, rel=1e-3)
 
 
 @every_method
 def test_validation_at_its_minimum(method: Method) -> None:
-    """A direction of zero in a whole estimate."""
+    """The direction of the mixed term is zero there."""
     case = quartic()
     ahead = walk(case, case.hyper, 1).params
     problem = replace(
@@ -319,8 +325,10 @@ ANY: tuple[Kind, ...] = ("architecture", "loss", "optimizer")
         (ConjugateGradient(3, 0.0, 20.0, steps=4), ("loss",), 4 + 3 + 1),
     ],
 )
-def test_evaluations(estimator: Estimator, kinds: tuple[Kind, ...], inner: int) -> None:
-    """Training losses as promised, and one validation loss."""
+def test_number_of_loss_evaluations(
+    estimator: Estimator, kinds: tuple[Kind, ...], inner: int
+) -> None:
+    """Documented number of training losses, and one validation loss."""
     case = network(SGD())
     problem, calls = counted(case.problem)
     case = case._replace(problem=problem, kinds={n: k for n, k in case.kinds.items() if k in kinds})
@@ -331,8 +339,8 @@ def test_evaluations(estimator: Estimator, kinds: tuple[Kind, ...], inner: int) 
 @pytest.mark.parametrize(
     ("product", "each"), [("jvp", 1), ("finite_difference", 2), ("one_sided", 1)]
 )
-def test_evaluations_of_forward(product: Any, each: int) -> None:
-    """One derivative of the training gradient a scalar, where it moves."""
+def test_number_of_loss_evaluations_of_forward(product: Any, each: int) -> None:
+    """One derivative of the training gradient per scalar with a tangent."""
     case = network(SGD())
     problem, calls = counted(case.problem)
     case = case._replace(problem=problem)
@@ -346,7 +354,7 @@ def test_evaluations_of_forward(product: Any, each: int) -> None:
     assert calls == {"inner": 1 + each * scalars, "outer": 1}
 
 
-def test_online_costs_nothing() -> None:
+def test_online_needs_no_extra_evaluation() -> None:
     case = network(SGD())
     problem, calls = counted(case.problem)
     case = case._replace(problem=problem).within(Online())
@@ -354,8 +362,8 @@ def test_online_costs_nothing() -> None:
     assert calls == {"inner": 3}
 
 
-def test_online_asks_once_whether_anything_depends_on_a_variable() -> None:
-    """At its first step; that costs an update of its own."""
+def test_online_checks_the_dependence_at_its_first_step_only() -> None:
+    """The check costs one update."""
     case = network(SGD()).within(Online())
     updates = []
     for steps in (1, 2, 3):
@@ -378,7 +386,7 @@ def test_online_asks_once_whether_anything_depends_on_a_variable() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("shared", [True, False])
 def test_annealed_closed_form(steps: int, shared: bool) -> None:
-    """P1 of a schedule: every rate is a share 1 - t/K of the one that is learned."""
+    """P1 of a schedule: the lr of step t is (1 - t/K) times the learned lr."""
     q, shares = QUADRATIC, [1 - t / steps for t in range(steps)]
     factors = [q.eye - RATE * share * q.A for share in shares]
     delta = q.start - q.best
@@ -410,8 +418,8 @@ def test_annealed_closed_form(steps: int, shared: bool) -> None:
 
 @pytest.mark.parametrize("product", METHODS[:2])
 @pytest.mark.parametrize("name", ["nesterov", "adamw"])
-def test_annealed_has_an_obvious_twin(name: str, product: Method) -> None:
-    """Every variable, through a graph of all steps; the training does not move."""
+def test_annealed_equals_its_reference_twin(name: str, product: Method) -> None:
+    """Plain autograd through all steps, for every hyperparameter; no step is taken."""
     case = network(OPTIMIZERS[name])
     state = InnerState(tuple(leaf(p) for p in case.state.params), case.state.optimizer)
     for t in range(4):
@@ -430,8 +438,8 @@ def test_annealed_has_an_obvious_twin(name: str, product: Method) -> None:
     assert ahead.state is case.state
 
 
-def test_annealed_is_plain_in_the_first_step() -> None:
-    """Whose rate is the whole one."""
+def test_annealed_over_one_step_is_plain() -> None:
+    """The first step has the whole lr."""
     case = network(SGD())
     plain = case(Unrolled(1)).hypergradient
     for name, got in case(Unrolled(1, anneal=True)).hypergradient.items():
@@ -443,7 +451,7 @@ def test_annealed_is_plain_in_the_first_step() -> None:
 
 @pytest.mark.parametrize("discount", [0.0, 0.6, 1.0])
 @pytest.mark.parametrize("name", ["nesterov", "adamw"])
-def test_forward_has_an_obvious_twin(name: str, discount: float) -> None:
+def test_forward_equals_its_reference_twin(name: str, discount: float) -> None:
     """Z <- discount (d step/ds) Z + d step/dhyper with dense Jacobians of the whole step."""
     case = network(OPTIMIZERS[name])
     case = case._replace(kinds={n: k for n, k in case.kinds.items() if n != "magnitude"})
@@ -492,16 +500,16 @@ def test_forward_has_an_obvious_twin(name: str, discount: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["nesterov", "adamw"])
-def test_forward_with_all_its_memory_is_unrolled(name: str) -> None:
-    """Forward and reverse mode of one product of Jacobians."""
+def test_forward_with_discount_one_equals_unrolled(name: str) -> None:
+    """Forward and reverse mode of the same product of Jacobians."""
     case = network(OPTIMIZERS[name])
     reverse = case(Unrolled(3)).hypergradient
     for variable, got in case(Repeated(Forward(), 3)).hypergradient.items():
         close(got, reverse[variable])
 
 
-def test_forward_without_memory_is_one_step() -> None:
-    """A discount of 0, whatever was carried; then every step's estimate is that step's."""
+def test_forward_with_discount_zero_equals_one_step() -> None:
+    """Whatever tangents are carried."""
     case = network(SGD())
     first = case(Forward())
     rest = case._replace(problem=case.problem.after(1), state=first.state)
@@ -512,8 +520,8 @@ def test_forward_without_memory_is_one_step() -> None:
         assert (value - one[name]).norm() > 1e-3 * one[name].norm()
 
 
-def test_forward_takes_up_a_new_variable() -> None:
-    """Its tangent begins at zero, and the others go on."""
+def test_forward_accepts_a_new_hyperparameter() -> None:
+    """The new tangent starts at zero, and the other tangents continue."""
     case = network(SGD())
     lr = case._replace(kinds={"log_lr": "optimizer"})
     ahead = lr(Forward())
@@ -529,7 +537,7 @@ def test_forward_takes_up_a_new_variable() -> None:
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
 def test_forward_recovers_from_an_overflow(bad: float) -> None:
-    """The step's own estimate is no number; its tangent begins anew, and no other is touched."""
+    """The estimate is not finite; the tangent restarts, and the other tangents continue."""
     case = network(SGD()).within(Online())
     state = case(Forward()).state
     broken = {**state.carried, "log_lr": tuple(z * bad for z in state.carried["log_lr"])}
@@ -544,7 +552,7 @@ def test_forward_recovers_from_an_overflow(bad: float) -> None:
     close(after(Forward()).hypergradient["log_lr"], own)
 
 
-def test_forward_drops_what_is_no_longer_asked_for() -> None:
+def test_forward_drops_tangents_that_are_not_requested() -> None:
     case = network(SGD())
     state = case(Forward()).state
     assert set(state.carried) == set(case.kinds)
@@ -552,8 +560,8 @@ def test_forward_drops_what_is_no_longer_asked_for() -> None:
     assert set(case(Forward()).state.carried) == {"log_lr"}
 
 
-def test_forward_keeps_a_direct_term_alone() -> None:
-    """An architecture that only the validation sees: its direct derivative, at every step."""
+def test_forward_returns_the_direct_term_without_a_tangent() -> None:
+    """For an architecture on which only the validation loss depends, at every step."""
     case = rate(1)
 
     def outer(params: Params, hyper: Hyper) -> Loss:
@@ -572,7 +580,7 @@ def test_forward_keeps_a_direct_term_alone() -> None:
 
 
 def online(rule: Any, hyper: dict[str, float], moments: tuple[Tensor, ...], step: int) -> Case:
-    """A quadratic whose batches differ, from the middle of a training."""
+    """A quadratic with different batches, from the middle of a training."""
     shifts = normal(3, 4, seed=50)
 
     def inner(params: Params, hyper: Hyper, t: int) -> Loss:
@@ -590,7 +598,7 @@ def online(rule: Any, hyper: dict[str, float], moments: tuple[Tensor, ...], step
 def follow(
     case: Case, rows: Callable[[Tensor, Tensor, list[Tensor], int], dict[str, Tensor]]
 ) -> None:
-    """Three steps of Online; `rows(w, g, moments, step)` is d update/dhyper by hand."""
+    """Check three steps of Online; `rows(w, g, moments, step)` is d update/dhyper by hand."""
     state, before = case.state, None
     for t in range(3):
         ahead = Online()(case.problem.after(t), state, case.hyper, case.kinds)
@@ -609,7 +617,7 @@ def follow(
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_online_by_hand(nesterov: bool) -> None:
-    """grad L(w_t, batch t) . d update_{t-1}/dhyper, the velocity held fixed."""
+    """grad L(w_t, batch t) . d update_{t-1}/dhyper, with a fixed velocity."""
     lr, decay, mu = 0.1, 0.05, 0.7
 
     def rows(w: Tensor, g: Tensor, moments: list[Tensor], step: int) -> dict[str, Tensor]:
@@ -649,8 +657,8 @@ def test_online_by_hand_with_adamw() -> None:
     follow(online(Adam(eps=eps), hyper, moments, 3), rows)
 
 
-def test_online_of_groups() -> None:
-    """One value a group: the dot product of its own tensor."""
+def test_online_with_one_lr_per_group() -> None:
+    """The dot product of the group's tensors."""
     case = network(SGD(0.9))
     problem = replace(case.problem, settings=lambda hyper: {"lr": hyper["rates"].unbind()})
     case = Case(problem, case.state, {**case.hyper, "rates": leaf([0.1, 0.2, 0.3])}, {})
@@ -688,7 +696,7 @@ MIXTURES: dict[str, tuple[PerKind, int]] = {  # and how many training losses it 
 
 @pytest.mark.parametrize("steps", [2, 3])
 def test_per_kind_with_an_annealed_window(steps: int) -> None:
-    """It shares no step with the training: its rates are others."""
+    """It shares no step with the training, because its lr differs."""
     case = network(SGD())
     part = Unrolled(steps, anneal=True)
     expected = case.within(Online())(part)
@@ -699,8 +707,8 @@ def test_per_kind_with_an_annealed_window(steps: int) -> None:
 
 @pytest.mark.parametrize("optimizer", [SGD(0.9), Adam(decoupled=False)], ids=["sgd", "adam"])
 @pytest.mark.parametrize("name", MIXTURES)
-def test_per_kind_is_its_parts(name: str, optimizer: Any) -> None:
-    """To the bit: the numbers of each part alone, at the end of the longest window."""
+def test_per_kind_equals_its_estimators(name: str, optimizer: Any) -> None:
+    """Bit-identical to each estimator alone, at the end of the longest window."""
     estimator, _ = MIXTURES[name]
     case = network(optimizer)
     ahead = case(estimator)
@@ -728,7 +736,7 @@ def test_per_kind_is_its_parts(name: str, optimizer: Any) -> None:
 
 @pytest.mark.parametrize("name", MIXTURES)
 def test_per_kind_shares_its_passes(name: str) -> None:
-    """Every training step and the validation loss once, and at most what each part adds."""
+    """Every training step and the validation loss once, plus what each estimator adds."""
     estimator, expected = MIXTURES[name]
     case = network(SGD())
     problem, calls = counted(case.problem)
@@ -738,7 +746,7 @@ def test_per_kind_shares_its_passes(name: str) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_one_sided_differences_start_from_the_training_gradient(steps: int) -> None:
-    """One gradient a step beside the training's, in weights and variables at once."""
+    """One more gradient per step, in weights and hyperparameters at once."""
     case = network(SGD())
     problem, calls = counted(case.problem)
     case = case._replace(problem=problem)
@@ -748,8 +756,8 @@ def test_one_sided_differences_start_from_the_training_gradient(steps: int) -> N
 
 
 @pytest.mark.parametrize("carrying", [Forward(), Forward(0.5), Online()])
-def test_per_kind_hands_on_what_is_carried(carrying: Estimator) -> None:
-    """And only to its owner: the others' variables have no tangents."""
+def test_per_kind_passes_tangents_on(carrying: Estimator) -> None:
+    """Only to the estimator that carries them."""
     case = network(SGD())
     mixture = Repeated(PerKind(EXACT, OneStep(), carrying), 3)
     ahead = case(mixture)
@@ -766,18 +774,18 @@ def test_per_kind_hands_on_what_is_carried(carrying: Estimator) -> None:
 @pytest.mark.parametrize("carrying", [Forward(), Online()], ids=["Forward", "Online"])
 @pytest.mark.parametrize("long", [Unrolled(2), Neumann(steps=2), ConjugateGradient(steps=3)])
 def test_per_kind_refuses_to_carry_over_a_window(carrying: Estimator, long: Estimator) -> None:
-    """At construction; with what to do."""
+    """At construction, with the remedy."""
     name = type(carrying).__name__
     with pytest.raises(UnsupportedHyperparameter) as error:
         PerKind(architecture=long, loss=OneStep(), optimizer=carrying)
     assert str(error.value) == (
-        f"{name} carries tangents through every step; combine it with estimators of one step, "
-        f"not of {long.steps}"
+        f"{name} carries tangents through every step, so the other estimators must have windows "
+        f"of 1 step, got {long.steps}; use OneStep"
     )
 
 
-def test_per_kind_reports_the_diagnostics_of_its_parts() -> None:
-    """By the part's name: two implicit ones both have a residual."""
+def test_per_kind_reports_the_diagnostics_of_its_estimators() -> None:
+    """With the name of the estimator, since two estimators may have a residual."""
     case = ridge()
     case = case._replace(
         problem=replace(case.problem, outer_loss=_plus_alpha(case.problem.outer_loss)),
@@ -806,5 +814,5 @@ def _plus_alpha(outer: Callable[..., Loss]) -> Callable[..., Loss]:
         (PerKind(Forward(), OneStep(), OneStep()), True),
     ],
 )
-def test_per_kind_carries_if_a_part_does(estimator: PerKind, carries: bool) -> None:
+def test_per_kind_carries_if_one_estimator_does(estimator: PerKind, carries: bool) -> None:
     assert estimator.carries == carries

@@ -93,8 +93,8 @@ def test_one_for_all_is_not_put_together() -> None:
         ("optimizer=conjugate_gradient", "ConjugateGradient .* use OneStep, Unrolled or Forward"),
         ("online", "Online cannot differentiate the architecture .* use OneStep"),
         ("loss=online", "Online cannot differentiate the loss .* use OneStep"),
-        ("unrolled,optimizer=forward", "Forward carries .* estimators of one step, not of 25"),
-        ("architecture=unrolled,optimizer=online", "Online carries .* of one step, not of 25"),
+        ("unrolled,optimizer=forward", "Forward carries .* windows of 1 step, got 25"),
+        ("architecture=unrolled,optimizer=online", "Online carries .* windows of 1 step, got 25"),
     ],
 )
 def test_what_is_no_plan(text: str, said: str) -> None:

@@ -1,6 +1,6 @@
 """Every estimator through one table of invariants: closed forms, networks, `higher`, misuse.
 
-What is particular to one estimator is tested in test_estimators.py and test_implicit.py.
+Properties of single estimators are tested in test_estimators.py and test_implicit.py.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from estimator_tables import ALL, EXACT, METHODS, OTHER_CLOSED_FORMS, PATHS, REGISTERED, SMALL
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import (
@@ -48,86 +49,39 @@ from problems import (
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from darts_lite import hypergradient
 from darts_lite.hypergradient import (
     ESTIMATORS,
+    SGD,
+    Adam,
     Bilevel,
     ConjugateGradient,
     Estimator,
     Forward,
+    Hyper,
     InnerState,
+    Kind,
+    Loss,
+    Method,
     Neumann,
     OneStep,
     Online,
+    Optimizer,
+    OptimizerState,
+    Params,
     PerKind,
     Unrolled,
     UnsupportedHyperparameter,
     check_supported,
 )
-from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.optimizers import SGD, Adam, Optimizer, OptimizerState
-from darts_lite.hypergradient.problem import Hyper, Loss, Params
 
 KINDS: tuple[Kind, ...] = ("architecture", "loss", "optimizer")
 
 
-def second(mixed: Any, radius: float = 0.01) -> OneStep:
-    return OneStep(mixed, second_order=True, radius=radius)
+def second(product: Method, radius: float = 0.01) -> OneStep:
+    return OneStep(product, second_order=True, radius=radius)
 
 
-# exact but for rounding; the central difference is, where the training loss is quadratic in w
-EXACT: dict[str, Estimator] = {
-    "one_step_double_backward": second("double_backward"),
-    "one_step_jvp": second("jvp"),
-    "unrolled_1": Unrolled(1),
-    "unrolled_3": Unrolled(3),
-    "unrolled_jvp_2": Unrolled(2, product="jvp"),
-    "forward_1": Repeated(Forward(), 1),
-    "forward_2": Repeated(Forward(), 2),
-}
-LONG: dict[str, Estimator] = {
-    "one_step_central": second("finite_difference"),
-    "unrolled_central_3": Unrolled(3, product="finite_difference"),
-    "unrolled_5": Unrolled(5),
-    "forward_5": Repeated(Forward(), 5),
-}
-# of first order in a radius of 1e-6; Forward moves the variable too: second order in 1e-4
-SMALL: dict[str, Estimator] = {
-    "one_step_one_sided": second("one_sided", 1e-6),
-    "unrolled_one_sided_3": Unrolled(3, product="one_sided", radius=1e-6),
-    "forward_central_3": Repeated(Forward(product="finite_difference", radius=1e-4), 3),
-    "forward_one_sided_3": Repeated(Forward(product="one_sided", radius=1e-6), 3),
-}
-PATHS = {**EXACT, **LONG, **SMALL}  # they differentiate the path, whose end is not waited for
-damped: dict[str, Any] = {"damping": 20.0}  # positive definite wherever it is used here
-ALL: dict[str, Estimator] = {
-    "one_step_first_order": OneStep(),
-    "one_step_double_backward": second("double_backward"),
-    "one_step_jvp": second("jvp"),
-    "one_step_central": second("finite_difference"),
-    "one_step_one_sided": second("one_sided"),
-    "unrolled_1": Unrolled(1),
-    "unrolled_3": Unrolled(3),
-    "unrolled_jvp_2": Unrolled(2, product="jvp"),
-    "unrolled_central_3": Unrolled(3, product="finite_difference"),
-    "unrolled_one_sided_3": Unrolled(3, product="one_sided"),
-    "unrolled_annealed_3": Unrolled(3, anneal=True),
-    "forward_2": Repeated(Forward(), 2),
-    "forward_central_2": Repeated(Forward(product="finite_difference"), 2),
-    "forward_one_sided_2": Repeated(Forward(product="one_sided"), 2),
-    "forward_fading": Repeated(Forward(0.5, product="one_sided"), 2),
-    "forward_forgetful": Repeated(Forward(0.0, product="one_sided"), 2),
-    **{
-        f"{name}_{product}": estimator(3, product=product, **damped)
-        for name, estimator in (("neumann", Neumann), ("conjugate_gradient", ConjugateGradient))
-        for product in ("double_backward", "jvp", "finite_difference", "one_sided")
-    },
-    "neumann_2_steps": Neumann(steps=2, **damped),
-    "conjugate_gradient_2_steps": ConjugateGradient(steps=2, **damped),
-    "online": Repeated(Online(), 2),
-    "per_kind": PerKind(ConjugateGradient(**damped), OneStep("jvp"), Unrolled(3)),
-    "per_kind_carrying": Repeated(PerKind(OneStep(), Neumann(**damped), Forward()), 2),
-    "per_kind_online": Repeated(PerKind(second("jvp"), OneStep(), Online()), 2),
-}
 every_estimator = pytest.mark.parametrize("estimator", ALL.values(), ids=ALL)
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
@@ -138,15 +92,15 @@ every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_closed_form(problem: str, name: str) -> None:
-    """P1 to P4, P6 and P7, as many steps as the estimator looks."""
+    """P1 to P4, P6 and P7, over the window of the estimator."""
     estimator = PATHS[name]
     tolerance = 1e-5 if name in SMALL else 1e-9
     correct(PROBLEMS[problem](estimator.steps), estimator, tolerance, floor=1e-2)
 
 
-@pytest.mark.parametrize("product", ["double_backward", "jvp", "finite_difference", "one_sided"])
+@pytest.mark.parametrize("product", METHODS)
 def test_adam_with_curvature(product: Any) -> None:
-    """P5. The differences are exact: the loss is quadratic."""
+    """P5. The differences are exact because the loss is quadratic."""
     correct(adam_with_curvature(), Unrolled(2, product=product))
     if product != "double_backward":
         correct(adam_with_curvature(), Repeated(Forward(product=product), 2))
@@ -250,7 +204,7 @@ def truth(optimizer: str, steps: int) -> dict[str, Tensor]:
 @every_optimizer
 @pytest.mark.parametrize("estimator", EXACT.values(), ids=EXACT)
 def test_network(name: str, estimator: Estimator) -> None:
-    """Architecture, loss, and every setting of every optimiser."""
+    """Architecture, loss, and every setting of every optimizer."""
     case = network(OPTIMIZERS[name])
     got = case(estimator).hypergradient
     assert list(got) == list(case.kinds)
@@ -262,7 +216,7 @@ def test_network(name: str, estimator: Estimator) -> None:
 @every_optimizer
 @pytest.mark.parametrize("method", ["double_backward", "jvp"])
 def test_first_order_on_a_network(name: str, method: Any) -> None:
-    """Without the mixed term of the architecture, and of nothing else."""
+    """First order leaves out the mixed term of the architecture only."""
     case = network(OPTIMIZERS[name])
     first, whole = case(OneStep(method)).hypergradient, case(second(method)).hypergradient
     close(first["alpha"], difference(case, "alpha", 1, direct=True), 1e-7)
@@ -287,7 +241,7 @@ def test_first_order_on_a_network(name: str, method: Any) -> None:
 def test_order_of_the_differences(
     name: str, make: Callable[[float], Estimator], order: int
 ) -> None:
-    """Half the radius, a quarter of the error; half of it if one-sided. It is never zero."""
+    """Half the radius gives a quarter of the error, or half if one-sided, and never zero."""
     case = network(OPTIMIZERS[name])
     radius = 1e-3 if order == 2 else 1e-5
     wide, narrow = (case(make(r)).hypergradient for r in (2 * radius, radius))
@@ -303,8 +257,8 @@ def test_order_of_the_differences(
 
 @every_optimizer
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_obvious_twin(name: str, steps: int) -> None:
-    """Plain autograd through the steps, one graph, everything kept."""
+def test_unrolled_equals_its_reference_twin(name: str, steps: int) -> None:
+    """Reference twin: plain autograd through all steps in one graph."""
     case = network(OPTIMIZERS[name])
     state = InnerState(tuple(leaf(p) for p in case.state.params), case.state.optimizer)
     for t in range(steps):
@@ -368,7 +322,7 @@ def module(nesterov: bool = False) -> Module:
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_agrees_with_higher(steps: int, nesterov: bool) -> None:
-    """Grefenstette et al. 2019: the optimiser of torch, unrolled by monkey-patching."""
+    """Grefenstette et al. 2019: the torch optimizer, unrolled by monkey-patching."""
     model, optimizer, x, y, case = module(nesterov)
     override = {n: [v] for n, v in case.hyper.items()}
     with higher.innerloop_ctx(model, optimizer, override=override) as (net, unrolled):
@@ -396,10 +350,7 @@ def of_each_kind(estimator: Estimator, optimizer: Optimizer) -> Case:
 @pytest.mark.parametrize("name", ["nesterov", "adam"])
 @every_estimator
 def test_the_state_is_that_of_plain_training(name: str, estimator: Estimator) -> None:
-    """To the bit: what an estimator looks ahead is the training itself, and no step is lost.
-
-    (Unless the window is only looked at.)
-    """
+    """Bit-identical: the window of an estimator is the training itself, unless it is annealed."""
     case = of_each_kind(estimator, OPTIMIZERS[name])
     steps = 0 if getattr(estimator, "anneal", False) else estimator.steps
     ahead, expected = case(estimator), walk(case, case.hyper, steps)
@@ -415,7 +366,7 @@ def test_the_state_is_that_of_plain_training(name: str, estimator: Estimator) ->
 
 @every_estimator
 def test_reported_losses(estimator: Estimator) -> None:
-    """The training loss of the window's first step, the validation loss after its last."""
+    """Training loss of the window's first step, and validation loss after its last step."""
     case = of_each_kind(estimator, SGD())
     ahead = case(estimator)
     inner, _ = case.problem.inner_loss(case.state.params, case.hyper, 0)
@@ -431,14 +382,14 @@ def test_reported_losses(estimator: Estimator) -> None:
 
 @every_optimizer
 def test_a_plain_step_carries_no_graph(name: str) -> None:
-    """Not even of the settings: a training would chain its whole past, and OneStep follow it."""
+    """Not even of the settings; otherwise OneStep would follow a graph of the whole training."""
     case = network(OPTIMIZERS[name])
     state, loss = case.problem.inner_step(case.state, case.hyper)
     assert not any(t.requires_grad for t in (*flat(state), loss[0]))
 
 
 @every_estimator
-def test_only_what_is_asked_for(estimator: Estimator) -> None:
+def test_only_requested_hyperparameters_are_differentiated(estimator: Estimator) -> None:
     case = of_each_kind(estimator, SGD())
     everything = case(estimator).hypergradient
     assert everything.keys() == case.kinds.keys()
@@ -449,8 +400,8 @@ def test_only_what_is_asked_for(estimator: Estimator) -> None:
 
 
 @every_estimator
-def test_nothing_is_asked_for(estimator: Estimator) -> None:
-    """A search in its warm-up learns no variable: then it is plain training."""
+def test_no_requested_hyperparameter_is_plain_training(estimator: Estimator) -> None:
+    """As in the warm-up of a search."""
     case = network(SGD())._replace(kinds={})
     ahead = case(estimator)
     assert ahead.hypergradient == {}
@@ -469,7 +420,7 @@ def snapshot(*tensors: Tensor) -> Snapshot:
 
 
 def untouched(before: Snapshot) -> None:
-    """Neither changed nor changed and put back."""
+    """Check that no tensor was written, not even temporarily."""
     for tensor, value, version, requires_grad, grad in before:
         assert torch.equal(tensor, value)
         assert tensor._version == version
@@ -482,7 +433,7 @@ def watched(case: Case) -> list[Tensor]:
 
 
 def draws() -> list[bytes]:
-    """Every source of randomness that an estimator could have advanced."""
+    """State of every random generator that an estimator could advance."""
     return [torch.get_rng_state().numpy().tobytes(), repr(random.getstate()).encode(),
             np.random.get_state()[1].tobytes()]  # fmt: skip
 
@@ -490,7 +441,7 @@ def draws() -> list[bytes]:
 @pytest.mark.parametrize("optimizer", [SGD(0.9, True), Adam(decoupled=False)], ids=["sgd", "adam"])
 @every_estimator
 def test_estimators_touch_nothing(estimator: Estimator, optimizer: Optimizer) -> None:
-    """Not the tangents that came in either."""
+    """Nor the tangents that they are given."""
     case = of_each_kind(estimator, optimizer)
     if isinstance(estimator, Repeated):
         estimator = estimator.estimator
@@ -511,7 +462,7 @@ def test_estimators_touch_nothing(estimator: Estimator, optimizer: Optimizer) ->
 
 @every_estimator
 def test_estimators_touch_no_module(estimator: Estimator) -> None:
-    """Parameters, running statistics, their counters and the optimiser of a module."""
+    """Parameters, running statistics, their counters and the optimizer of a module."""
     model, optimizer, *_, case = module()
     case = case.within(estimator)
     if not case.kinds:  # an implicit estimator: the decay is one of the loss
@@ -526,7 +477,7 @@ def test_estimators_touch_no_module(estimator: Estimator) -> None:
 
 @every_estimator
 def test_parameters_that_record_gradients(estimator: Estimator) -> None:
-    """A module's own, as they are: it makes no difference."""
+    """Parameters of a module, which record gradients, give the same result."""
     case = network(SGD()).within(estimator)
     kind: Kind = "optimizer" if "optimizer" in estimator.supports else "loss"
     case = case._replace(kinds={n: k for n, k in case.kinds.items() if k == kind})
@@ -539,7 +490,7 @@ def test_parameters_that_record_gradients(estimator: Estimator) -> None:
 @every_estimator
 @pytest.mark.parametrize("calls", range(1, 5))
 def test_a_failure_touches_nothing(estimator: Estimator, calls: int) -> None:
-    """In the middle of a finite difference, say: no weights are left perturbed."""
+    """For example in the middle of a finite difference: no weights stay perturbed."""
     case = network(SGD()).within(estimator)
     count = 0
 
@@ -567,10 +518,12 @@ def test_a_failure_touches_nothing(estimator: Estimator, calls: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("alone", [False, True])
 @every_estimator
-def test_a_variable_that_nothing_depends_on(estimator: Estimator, alone: bool, kind: Kind) -> None:
-    """An error, not a zero that nobody computed; also where no loss depends on any variable.
+def test_a_hyperparameter_without_effect_is_an_error(
+    estimator: Estimator, alone: bool, kind: Kind
+) -> None:
+    """Not a zero, also if no loss depends on any hyperparameter.
 
-    (With its kind refused that is the error: it names the variable, too.)
+    If the kind is not supported, that is the error. It names the hyperparameter too.
     """
     case = of_each_kind(estimator, SGD())
     case = case._replace(kinds={n: k for n, k in case.kinds.items() if n != "alpha"})
@@ -585,15 +538,15 @@ def test_a_variable_that_nothing_depends_on(estimator: Estimator, alone: bool, k
 
 @pytest.mark.parametrize("name", PATHS)
 def test_a_decay_of_zero_is_never_a_silent_zero(name: str) -> None:
-    """A float of zero is a shortcut; a tensor of zero is a variable."""
+    """A float 0 is a shortcut; a tensor 0 is a hyperparameter."""
     case = decay_of_the_optimizer(PATHS[name].steps, decay=0.0)
     assert case.expected["decay"].abs() > 1e-3
     correct(case, PATHS[name], 1e-5 if name in SMALL else 1e-9)
 
 
 @pytest.mark.parametrize("name", [n for n, e in ALL.items() if "optimizer" in e.supports])
-def test_a_momentum_that_is_not_an_argument(name: str) -> None:
-    """A setting that the optimiser holds is out of the functions' sight: right or an error."""
+def test_a_momentum_inside_the_optimizer_is_right_or_an_error(name: str) -> None:
+    """The pure functions do not see a setting that is an attribute of the optimizer."""
     case, estimator = network(SGD()), ALL[name]
     mu = leaf(0.8)
     held = case._replace(
@@ -623,7 +576,7 @@ def test_a_momentum_that_is_not_an_argument(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if "online" not in n])
-def test_an_outer_loss_that_ignores_weights(name: str) -> None:
+def test_an_outer_loss_without_some_weights_is_an_error(name: str) -> None:
     case = network(SGD()).within(ALL[name])
     problem = replace(case.problem, outer_loss=lambda p, h: (p[0].square().sum(), None))
     with pytest.raises(ValueError, match="every parameter tensor"):
@@ -632,8 +585,10 @@ def test_an_outer_loss_that_ignores_weights(name: str) -> None:
 
 @pytest.mark.parametrize("steps", [0, -1])
 @pytest.mark.parametrize("estimator", [Unrolled, Neumann, ConjugateGradient])
-def test_no_window(estimator: Callable[..., Estimator], steps: int) -> None:
-    with pytest.raises(ValueError, match=f"at least 1, not {steps}"):
+def test_a_window_without_steps_is_an_error(
+    estimator: Callable[..., Estimator], steps: int
+) -> None:
+    with pytest.raises(ValueError, match=f"at least 1, got {steps}"):
         estimator(steps=steps)
 
 
@@ -647,8 +602,8 @@ def test_no_window(estimator: Callable[..., Estimator], steps: int) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_unsupported(estimator: Estimator, kind: Kind, remedy: str) -> None:
-    """At start-up, in a call, and as a part: the estimator, the variable and what to do."""
+def test_an_unsupported_kind_is_an_error(estimator: Estimator, kind: Kind, remedy: str) -> None:
+    """At start-up, in a call, and in PerKind. It names estimator, hyperparameter and remedy."""
     case, calls = network(SGD()), 0
 
     def inner(*_: Any) -> Loss:
@@ -672,7 +627,7 @@ def test_unsupported(estimator: Estimator, kind: Kind, remedy: str) -> None:
     assert kind in message and calls == 0
 
 
-def test_check_supported_names_only_the_culprit() -> None:
+def test_check_supported_names_the_unsupported_hyperparameter() -> None:
     kinds: dict[str, Kind] = {"alpha": "architecture", "lr": "optimizer"}
     check_supported(OneStep(), kinds)
     with pytest.raises(UnsupportedHyperparameter) as error:
@@ -686,18 +641,21 @@ def test_check_supported_names_only_the_culprit() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Forward(product="double_backward"), "cannot use double_backward; use jvp"),
-        (lambda: Forward(discount=1.5), r"\[0, 1\], not 1.5"),
-        (lambda: Forward(discount=-0.1), r"\[0, 1\], not -0.1"),
-        (lambda: Neumann(terms=-1), "terms must not be negative, but is -1"),
-        (lambda: Neumann(step_size=0.0), "step_size must be positive, not 0.0"),
-        (lambda: Neumann(step_size=float("nan")), "step_size must be positive, not nan"),
-        (lambda: Neumann(damping=-1.0), "damping must not be negative, but is -1.0"),
-        (lambda: ConjugateGradient(damping=-1.0), "damping must not be negative, but is -1.0"),
-        (lambda: ConjugateGradient(iterations=0), "iterations must be at least 1, not 0"),
+        (
+            lambda: Forward(product="double_backward"),
+            "got 'double_backward', which cannot; use 'jvp'",
+        ),
+        (lambda: Forward(discount=1.5), r"\[0, 1\], got 1.5"),
+        (lambda: Forward(discount=-0.1), r"\[0, 1\], got -0.1"),
+        (lambda: Neumann(terms=-1), "terms must be at least 0, got -1"),
+        (lambda: Neumann(step_size=0.0), "step_size must be above 0, got 0.0"),
+        (lambda: Neumann(step_size=float("nan")), "step_size must be above 0, got nan"),
+        (lambda: Neumann(damping=-1.0), "damping must be at least 0, got -1.0"),
+        (lambda: ConjugateGradient(damping=-1.0), "damping must be at least 0, got -1.0"),
+        (lambda: ConjugateGradient(iterations=0), "iterations must be at least 1, got 0"),
     ],
 )
-def test_knobs_out_of_range(make: Callable[[], object], message: str) -> None:
+def test_a_setting_out_of_its_range_is_an_error(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -712,14 +670,33 @@ def test_knobs_out_of_range(make: Callable[[], object], message: str) -> None:
     ],
     ids=lambda e: type(e).__name__,
 )
-def test_an_unknown_method(estimator: Estimator) -> None:
+def test_an_unknown_method_is_an_error(estimator: Estimator) -> None:
     with pytest.raises(ValueError, match="central"):
         network(SGD()).within(estimator)(estimator)
 
 
+def test_every_public_estimator_is_registered() -> None:
+    """Except PerKind, which combines estimators."""
+    public = [getattr(hypergradient, name) for name in hypergradient.__all__]
+    found = {c for c in public if is_dataclass(c) and hasattr(c, "remedy")}
+    assert found - {PerKind} == set(ESTIMATORS.values())
+
+
+def test_every_registered_estimator_is_in_the_tables() -> None:
+    """By being registered, without an entry anywhere in the tests."""
+    for name, kind in ESTIMATORS.items():
+        assert any(isinstance(e, kind) for e in unwrapped(REGISTERED))
+        assert any(isinstance(e, kind) for e in unwrapped(PATHS)) != (name in OTHER_CLOSED_FORMS)
+    assert OTHER_CLOSED_FORMS.keys() <= ESTIMATORS.keys() and REGISTERED.keys() <= ALL.keys()
+
+
+def unwrapped(table: dict[str, Estimator]) -> list[Estimator]:
+    return [e.estimator if isinstance(e, Repeated) else e for e in table.values()]
+
+
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_estimators_of_the_registry(name: str) -> None:
-    """With their defaults, on a problem that each of them can do."""
+def test_registered_estimators_run_with_their_defaults(name: str) -> None:
+    """On a problem that the estimator supports."""
     estimator = ESTIMATORS[name]()
     case = (ridge() if "optimizer" not in estimator.supports else rate(1)).within(estimator)
     assert case(estimator).hypergradient.keys() <= case.kinds.keys() != set()
@@ -727,8 +704,8 @@ def test_estimators_of_the_registry(name: str) -> None:
     assert hash(estimator) == hash(ESTIMATORS[name]())  # nothing but knobs
 
 
-def test_plain_settings() -> None:
-    """Only "lr" is compulsory: the others fall back to the optimiser's own."""
+def test_only_lr_is_required_in_settings() -> None:
+    """The other settings fall back to the attributes of the optimizer."""
     case = rate(1)
     problem = replace(case.problem, settings=plain)
     state, _ = problem.inner_step(case.state, case.hyper)

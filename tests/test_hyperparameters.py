@@ -1,4 +1,4 @@
-"""Outer variables: bijections by gradcheck, and the rules of the outer update."""
+"""Hyperparameters: bijections by gradcheck, and the rules of the outer update."""
 
 import io
 import math
@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from darts_lite.hypergradient.hyperparameters import (
-    LARGEST_STEP,
+from darts_lite.hypergradient import (
     Bijection,
     HyperParameters,
     HyperSpec,
@@ -18,8 +17,8 @@ from darts_lite.hypergradient.hyperparameters import (
     Log,
     LogInterval,
     Softplus,
-    select,
 )
+from darts_lite.hypergradient.hyperparameters import LARGEST_STEP, select
 
 BIJECTIONS: dict[str, tuple[Bijection, float, float]] = {
     "identity": (Identity(), -math.inf, math.inf),
@@ -85,7 +84,7 @@ def test_derivatives(name: str) -> None:
 @every_bijection
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_far_away_is_still_in_range(name: str, dtype: torch.dtype) -> None:
-    """Up to the rounding of the bound itself. (exp has no bound but that of the format.)"""
+    """Up to the rounding of the bound. (exp has no bound but the one of the number format.)"""
     bijection, low, high = BIJECTIONS[name]
     far = 80.0 if name == "exp" else 1e4
     value = bijection.forward(torch.tensor([-far, -40.0, 40.0, far], dtype=dtype))
@@ -111,8 +110,8 @@ def test_far_away_is_still_in_range(name: str, dtype: torch.dtype) -> None:
         (Softplus(), -1.0),
     ],
 )
-def test_a_start_at_a_bound_or_beyond_is_refused(bijection: Bijection, value: float) -> None:
-    """Its raw value is infinite or NaN: it could never move."""
+def test_a_start_at_a_bound_or_beyond_is_an_error(bijection: Bijection, value: float) -> None:
+    """The raw value would be infinite or NaN and could never change."""
     with pytest.raises(ValueError, match=r"'shift'.*strictly inside"):
         HyperParameters((HyperSpec("shift", torch.tensor(value), bijection, "loss"),))
 
@@ -210,7 +209,7 @@ def test_never_leaves_the_range(dtype: torch.dtype, sign: float) -> None:
 @pytest.mark.parametrize("steps", [1, 3, 10, 1000])
 @pytest.mark.parametrize("gradients", ["constant", "growing", "noise", "impulse"])
 def test_travel_bounds_the_movement(steps: int, gradients: str) -> None:
-    """Over a whole run (progress 1) no raw value moves by more than `travel`."""
+    """Over a whole training (progress 1) no raw value changes by more than `travel`."""
     hyper = variables(torch.float64, travel=2.5)
     before = dict(hyper.raw)
     path = {name: torch.zeros_like(raw) for name, raw in before.items()}
@@ -242,7 +241,7 @@ def test_a_jump_of_the_clock_is_capped(travel: float, step: float) -> None:
 
 
 def test_a_few_updates_cannot_decide() -> None:
-    """Five updates of a whole run move a value by five of the largest steps, not by its travel."""
+    """Five updates in a whole training are five largest steps, not the whole travel."""
     hyper = variables(torch.float64, travel=8.0)
     before = dict(hyper.raw)
     for _ in range(5):
@@ -251,8 +250,8 @@ def test_a_few_updates_cannot_decide() -> None:
         torch.testing.assert_close(raw, before[name] - 5 * LARGEST_STEP)
 
 
-def test_an_absent_variable_keeps_its_progress() -> None:
-    """Every third call with three times the progress is one call: only the mixed pass is rare."""
+def test_an_absent_hyperparameter_keeps_its_progress() -> None:
+    """An update at every third call equals one call with three times the progress."""
     often, rarely = variables(torch.float64), variables(torch.float64)
     for step in range(6):
         gradient = noise(often, step)
@@ -264,7 +263,7 @@ def test_an_absent_variable_keeps_its_progress() -> None:
         assert not torch.equal(raw, variables(torch.float64).raw[name])
 
 
-def test_an_absent_variable_stays_bit_for_bit() -> None:
+def test_an_absent_hyperparameter_stays_bit_identical() -> None:
     hyper = variables()
     before = dict(hyper.raw)
     gradient = noise(hyper, 0)
@@ -277,7 +276,7 @@ def test_an_absent_variable_stays_bit_for_bit() -> None:
 
 @BAD
 def test_a_non_finite_hypergradient_is_skipped_and_counted(bad: float) -> None:
-    """And so is one whose square overflows: the second moment would stay infinite for ever."""
+    """Also if only its square overflows: the second moment would stay infinite forever."""
     hyper = variables()
     for step in range(3):
         hyper.update(noise(hyper, step), 0.01)
@@ -310,7 +309,7 @@ def test_a_bad_first_hypergradient_does_no_harm(bad: float) -> None:
 
 
 def test_tiny_and_zero_hypergradients() -> None:
-    """Adam ignores the scale; nothing becomes NaN where there is no slope at all."""
+    """Adam ignores the scale, and a zero hypergradient gives no NaN."""
     hyper = variables(torch.float64)
     start = dict(hyper.raw)
     hyper.update({"alpha": torch.full((2, 3), 1e-8).double(), "lr": torch.zeros(()).double()}, 0.01)
@@ -342,7 +341,7 @@ def single(bijection: Bijection, start: float) -> HyperParameters:
 
 @pytest.mark.parametrize("name", POSITIVE)
 def test_multiply_scales_the_value_and_back(name: str) -> None:
-    """Inside the range it is exact; a tensor of factors is one for each entry."""
+    """Exact inside the range; a tensor has one factor per entry."""
     hyper = single(*POSITIVE[name])
     hyper.multiply("lr", 2.5)
     assert float(hyper.values()["lr"]) == pytest.approx(0.25, rel=1e-12)
@@ -357,7 +356,7 @@ def test_multiply_scales_the_value_and_back(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("factor", [1.5, 1e6, math.inf])
 def test_multiply_stays_in_the_range_and_leaves_its_ends(factor: float, dtype: torch.dtype) -> None:
-    """Up and down: at an end it waits, and the first factor back moves it."""
+    """Up and down: at an end it stays, and the first factor back moves it."""
     for forth, back in ((factor, 0.5), (1 / factor, 2.0)):
         hyper = variables(dtype)
         for _ in range(20):
@@ -383,7 +382,7 @@ def test_multiply_stays_in_the_range_and_leaves_its_ends(factor: float, dtype: t
 def test_multiply_never_moves_backwards_nor_far(
     bijection: Bijection, start: float, factor: float
 ) -> None:
-    """Wherever it begins: a small learning rate, or one that a run before drove to an end."""
+    """Wherever it starts: at a small lr, or at one that an earlier run moved to an end."""
     hyper = single(bijection, start)
     hyper.multiply("lr", factor)
     value = float(hyper.values()["lr"])
@@ -396,7 +395,7 @@ def test_multiply_never_moves_backwards_nor_far(
 
 @pytest.mark.parametrize("through_file", [False, True])
 def test_resumes_bit_exactly(through_file: bool) -> None:
-    """Including waiting progress, counts and skips."""
+    """Including waiting progress, counts and skipped updates."""
     hyper = variables()
     for step in range(5):
         gradient = noise(hyper, step)
@@ -422,7 +421,7 @@ def test_resumes_bit_exactly(through_file: bool) -> None:
 
 
 def test_a_state_is_a_snapshot() -> None:
-    """What is kept as the best so far does not move with the run, nor with a run resumed of it."""
+    """A later update, also of a resumed training, does not change it."""
     hyper, resumed = variables(), variables()
     hyper.update(noise(hyper, 0), 0.01)
     state = hyper.state_dict()

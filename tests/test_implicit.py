@@ -1,6 +1,6 @@
-"""Implicit differentiation: ridge regression, networks at their minimum, and how it fails.
+"""Implicit differentiation: ridge regression, networks at their minimum, and failures.
 
-H x = v by hand is `torch.linalg.solve` with a dense Hessian.
+The reference for H x = v is `torch.linalg.solve` with a dense Hessian.
 """
 
 from __future__ import annotations
@@ -41,16 +41,20 @@ from torch.linalg import matrix_power as power
 from torch.linalg import solve
 
 from darts_lite.hypergradient import (
+    SGD,
+    Adam,
     Bilevel,
     ConjugateGradient,
+    Hyper,
+    Loss,
+    Method,
     Neumann,
     OneStep,
+    Params,
     Unrolled,
     UnsupportedHyperparameter,
 )
-from darts_lite.hypergradient.derivatives import Method
-from darts_lite.hypergradient.optimizers import SGD, Adam
-from darts_lite.hypergradient.problem import Hyper, Loss, Params
+from darts_lite.hypergradient.estimators.neumann import automatic_step_size
 
 METHODS: tuple[Method, ...] = ("double_backward", "jvp", "finite_difference", "one_sided")
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -73,7 +77,7 @@ def series(q: Quadratic, rho: float, a: float, terms: int, damping: float = 0.0)
 @pytest.mark.parametrize("in_settings", [False, True], ids=["in_the_loss", "of_the_optimizer"])
 @pytest.mark.parametrize("terms", [0, 1, 5, 12])
 def test_neumann_on_ridge(method: Method, in_settings: bool, terms: int) -> None:
-    """P8. A coupled decay is part of the training loss, wherever it is applied."""
+    """P8. A coupled weight decay is part of the training loss, wherever it is applied."""
     case = ridge(in_settings=in_settings)
     radius = 1e-7 if method == "one_sided" else 0.01
     got = case(Neumann(terms, 0.3, product=method, radius=radius)).hypergradient["rho"]
@@ -83,7 +87,7 @@ def test_neumann_on_ridge(method: Method, in_settings: bool, terms: int) -> None
 @every_method
 @pytest.mark.parametrize("in_settings", [False, True], ids=["in_the_loss", "of_the_optimizer"])
 def test_conjugate_gradients_on_ridge(method: Method, in_settings: bool) -> None:
-    """P8, in as many products as there are dimensions."""
+    """P8, exact after as many products as dimensions."""
     radius = 1e-7 if method == "one_sided" else 0.01
     estimator = ConjugateGradient(4, 0.0, product=method, radius=radius)
     correct(ridge(in_settings=in_settings), estimator, 1e-6 if method == "one_sided" else 1e-9)
@@ -92,7 +96,7 @@ def test_conjugate_gradients_on_ridge(method: Method, in_settings: bool) -> None
 @pytest.mark.parametrize("in_settings", [False, True], ids=["in_the_loss", "of_the_optimizer"])
 @pytest.mark.parametrize("a", [0.05, 0.4])
 def test_one_step_on_ridge(a: float, in_settings: bool) -> None:
-    """P8, T1-T2: -a e^ρ vᵀw*, the Neumann series of no terms."""
+    """P8, T1-T2: -a e^ρ vᵀw*, the Neumann series with 0 terms."""
     case = ridge(in_settings=in_settings, lr=a)
     got = case(OneStep("double_backward")).hypergradient["rho"]
     close(got, series(QUADRATIC, RHO, a, 0))
@@ -101,15 +105,15 @@ def test_one_step_on_ridge(a: float, in_settings: bool) -> None:
 
 @pytest.mark.parametrize("terms", [1, 7])
 def test_a_series_is_an_unrolled_window_at_the_minimum(terms: int) -> None:
-    """k terms with a step size of a are k + 1 steps of rate a."""
+    """k terms with a step size of a equal k + 1 steps with a learning rate of a."""
     case = ridge(lr=0.3)
     unrolled = case(Unrolled(terms + 1)).hypergradient["rho"]
     close(case(Neumann(terms, 0.3)).hypergradient["rho"], unrolled)
 
 
 @every_method
-def test_augmentation_at_its_best(method: Method) -> None:
-    """P7 at the minimum. There the loss is quadratic in w, so one side errs with the radius."""
+def test_augmentation_at_the_minimum(method: Method) -> None:
+    """P7. The loss is quadratic in w, so only the one-sided difference has an error."""
     case = augmentation_at_its_best()
     radius = 1e-7 if method == "one_sided" else 0.01
     tolerance = 1e-5 if method == "one_sided" else 1e-9
@@ -117,7 +121,7 @@ def test_augmentation_at_its_best(method: Method) -> None:
 
 
 def test_the_architecture_keeps_its_direct_term() -> None:
-    """direct - mixed, and an architecture that only the validation sees is direct alone."""
+    """Direct minus mixed term; without a part in the training loss, the direct term only."""
     case = ridge()
     plain = case.problem.outer_loss
 
@@ -142,7 +146,7 @@ decays = st.floats(-4.0, 1.0)
 @few
 @given(quadratics(), decays, st.integers(0, 12), st.floats(0.01, 1.9), st.floats(0.0, 2.0))
 def test_random_series(q: Quadratic, rho: float, terms: int, share: float, damping: float) -> None:
-    """A step size up to the limit of 2 over the largest curvature; damping is added to H."""
+    """Step size up to its limit, 2 / (largest curvature of H + damping)."""
     a = share / float(torch.linalg.eigvalsh(settled(q, rho)[0])[-1] + damping)
     got = ridge(q, rho)(Neumann(terms, a, damping)).hypergradient["rho"]
     close(got, series(q, rho, a, terms, damping), floor=1.0)
@@ -151,7 +155,7 @@ def test_random_series(q: Quadratic, rho: float, terms: int, share: float, dampi
 @few
 @given(quadratics(), decays, st.integers(0, 12))
 def test_random_automatic_step_size(q: Quadratic, rho: float, terms: int) -> None:
-    """Whatever it is, the number is its series' and the residual is told, and not above 1."""
+    """The result is the series of the reported step size; the residual is at most 1."""
     ahead = ridge(q, rho)(Neumann(terms))
     a, residual = (float(ahead.diagnostics[n]) for n in ("step_size", "residual"))
     close(ahead.hypergradient["rho"], series(q, rho, a, terms), 1e-5, floor=1.0)
@@ -165,7 +169,7 @@ def test_random_automatic_step_size(q: Quadratic, rho: float, terms: int) -> Non
 @few
 @given(quadratics(), decays)
 def test_random_automatic_step_size_converges(q: Quadratic, rho: float) -> None:
-    """Below the limit of stability, above a sixteenth of the best, and as fast as it should."""
+    """Below the limit of stability, above a sixteenth of the best, and convergent as expected."""
     H, best = settled(q, rho)
     v = best - q.c
     eigenvalues, basis = torch.linalg.eigh(H)
@@ -181,7 +185,7 @@ def test_random_automatic_step_size_converges(q: Quadratic, rho: float) -> None:
 @few
 @given(quadratics(), decays, st.floats(0.0, 2.0))
 def test_random_conjugate_gradients(q: Quadratic, rho: float, damping: float) -> None:
-    """Exact in as many products as dimensions."""
+    """Exact after as many products as dimensions."""
     H, best = settled(q, rho)
     exact = -math.exp(rho) * (best - q.c) @ solve(H + damping * q.eye, best)
     estimator = ConjugateGradient(len(H), 0.0, damping)
@@ -191,7 +195,7 @@ def test_random_conjugate_gradients(q: Quadratic, rho: float, damping: float) ->
 @few
 @given(quadratics(), st.integers(1, 8), st.floats(0.0, 0.5), st.floats(0.0, 2.0))
 def test_random_residuals(q: Quadratic, iterations: int, tolerance: float, damping: float) -> None:
-    """What conjugate gradients say of their residual and count is true; they stop in time."""
+    """The reported residual and number of iterations are true, and the iteration stops in time."""
     H, products = q.A + damping * q.eye, 0
 
     def curved(x: Params) -> Params:
@@ -215,11 +219,11 @@ def test_random_residuals(q: Quadratic, iterations: int, tolerance: float, dampi
     st.lists(st.floats(0.1, 3.0), min_size=0, max_size=4), st.floats(-3.0, -0.5), st.integers(0, 99)
 )
 def test_random_saddles(positive: list[float], negative: float, seed: int) -> None:
-    """Where the loss curves down there is no minimum: not a number, and a warning."""
+    """Negative curvature means no minimum: NaN and a warning."""
     q = quadratic([*positive, negative], seed)
     _, basis = torch.linalg.eigh(q.A)
     assume(bool((basis[:, 0] @ q.c).abs() > 1e-2))  # the validation gradient meets it
-    with pytest.warns(RuntimeWarning, match="curves down"):
+    with pytest.warns(RuntimeWarning, match="negative curvature"):
         (x,), told = Neumann(terms=400).solve(lambda x: (q.A @ x[0],), (q.c,))
     assert x.isnan().all() and not told["residual"] <= 1
 
@@ -238,7 +242,7 @@ def vector(*values: float) -> Params:
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
 @pytest.mark.parametrize("iterations", [1, 20])
 def test_identity(iterations: int, scale: float) -> None:
-    """Exact at once: a solver that returns before it stores what converged finds zero."""
+    """Exact after one iteration. A known mistake is to return before storing the solution."""
     v = (normal(5),)
     (x,), told = ConjugateGradient(iterations).solve(lambda x: (scale * x[0],), v)
     close(x, v[0] / scale, 1e-14)
@@ -255,7 +259,7 @@ def test_as_many_iterations_as_eigenvalues(distinct: int) -> None:
 
 
 def test_several_tensors_are_one_vector() -> None:
-    """The inner products run over all of them."""
+    """Inner products are over all tensors."""
     q = quadratic([0.5, 1.0, 2.0, 4.0, 3.0])
 
     def curved(x: Params) -> Params:
@@ -272,7 +276,7 @@ def test_several_tensors_are_one_vector() -> None:
 @pytest.mark.parametrize("estimator", [EVERY, Neumann()], ids=["conjugate_gradient", "neumann"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_nothing_to_solve(estimator: Any, dtype: torch.dtype) -> None:
-    """v = 0: the quotients are 0/0, the answer is 0."""
+    """v = 0: the quotients are 0/0, the solution is 0."""
     v = (torch.zeros(3, dtype=dtype),)
     (x,), told = estimator.solve(lambda x: (2 * x[0],), v)
     assert torch.equal(x, v[0]) and told["residual"] == 0
@@ -286,14 +290,14 @@ def test_nothing_to_solve(estimator: Any, dtype: torch.dtype) -> None:
 
 
 def test_nothing_but_negative_curvature() -> None:
-    with pytest.warns(RuntimeWarning, match=r"give damping larger than its most negative"):
+    with pytest.warns(RuntimeWarning, match=r"give damping larger than the most negative"):
         (x,), told = EVERY.solve(matrix(2.0, -1.0), vector(0.0, 1.0))
     assert x.isnan().all()
     assert told["negative_curvature"] == 1 and told["iterations"] == 0 and told["residual"] == 1
 
 
 def test_negative_curvature_later() -> None:
-    """Steihaug: what was found before stays, x = v'v/v'Hv v = 5/7 v; then it curves down."""
+    """Steihaug 1983: the solution so far is kept, x = v'v/v'Hv v = 5/7 v."""
     curved, v = matrix(2.0, -1.0), vector(2.0, 1.0)
     (x,), told = EVERY.solve(curved, v)
     close(x, 5 / 7 * v[0])
@@ -304,7 +308,7 @@ def test_negative_curvature_later() -> None:
 
 @pytest.mark.parametrize("estimator", [ConjugateGradient(4, 0.0, 1.5), Neumann(300, 0.2, 1.5)])
 def test_damping_lifts_a_saddle(estimator: Any) -> None:
-    """(H + damping) x = v in the solver, and H alone nowhere else."""
+    """The damping is in (H + damping) x = v and nowhere else."""
     q = quadratic([-1.0, 0.5, 2.0])
     best = q.best
     case = Case(
@@ -327,7 +331,7 @@ def test_damping_lifts_a_saddle(estimator: Any) -> None:
 
 @pytest.mark.parametrize("terms", [5, 50])
 def test_a_step_size_that_is_too_large(terms: int) -> None:
-    """It is the caller's, so it is not halved: not a number, and what to do."""
+    """A given step size is not halved: NaN, and a warning with the remedy."""
     problem, calls = counted(ridge().problem)
     case = ridge()._replace(problem=problem)
     with pytest.warns(RuntimeWarning, match=r"diverged \(residual .*step_size is too large"):
@@ -338,9 +342,9 @@ def test_a_step_size_that_is_too_large(terms: int) -> None:
 
 
 def test_the_halving_of_an_automatic_step_size() -> None:
-    """v has next to nothing of the largest curvature, so power iterations do not find it."""
+    """v has almost no part in the largest curvature, so power iterations miss it."""
     curved, v = matrix(1.0, 20.0), vector(1.0, 1e-12)
-    a = Neumann._automatic(curved, v)
+    a = automatic_step_size(curved, v)
     assert a > 2 / 20.0
     (x,), told = Neumann(terms=300).solve(curved, v)
     assert float(told["step_size"]) < 2 / 20.0
@@ -350,7 +354,7 @@ def test_the_halving_of_an_automatic_step_size() -> None:
 @pytest.mark.parametrize("estimator", [Neumann(), ConjugateGradient()])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_validation_gradient_that_is_not_finite(estimator: Any, bad: float) -> None:
-    """Not a number goes in, so no number comes out: a caller skips the step and counts it."""
+    """The hypergradient is not finite either, so the caller skips and counts it."""
     case = ridge()
     problem = replace(case.problem, outer_loss=lambda p, h: (p[0].sum() * bad, None))
     with warnings.catch_warnings():
@@ -374,7 +378,7 @@ KINDS = {"alpha": "architecture", "smoothing": "loss", "magnitude": "loss", "log
 
 @cache
 def dense(optimizer: Any, steps: int, eps: float = 1e-5) -> tuple[Tensor, Tensor, Any, Any]:
-    """H of the last batch's loss with decay, v, d²L/dw dhyper and the direct derivatives."""
+    """H of the last batch's loss with weight decay, v, d²L/dw dhyper, direct derivatives."""
     case = network(optimizer, eps=eps)
     state = walk(case, case.hyper, steps)
     hyper = {n: h.detach() for n, h in case.hyper.items()}
@@ -402,8 +406,10 @@ def dense(optimizer: Any, steps: int, eps: float = 1e-5) -> tuple[Tensor, Tensor
 @pytest.mark.parametrize("optimizer", [SGD(0.9), Adam(decoupled=False)], ids=["sgd", "adam"])
 @pytest.mark.parametrize("method", METHODS[:2])
 @pytest.mark.parametrize("name", ["neumann", "conjugate_gradient"])
-def test_network_has_an_obvious_twin(name: str, method: Method, optimizer: Any, steps: int) -> None:
-    """Dense matrices of the window's last batch, at its end; train-mode BatchNorm."""
+def test_network_equals_its_reference_twin(
+    name: str, method: Method, optimizer: Any, steps: int
+) -> None:
+    """Dense matrices of the window's last batch; train-mode BatchNorm."""
     H, v, mixed, direct = dense(optimizer, steps)
     eye = torch.eye(len(H), dtype=H.dtype)
     H = H + DAMPING * eye
@@ -426,7 +432,7 @@ def test_network_has_an_obvious_twin(name: str, method: Method, optimizer: Any, 
 @pytest.mark.parametrize(("method", "order"), [("finite_difference", 2), ("one_sided", 1)])
 @pytest.mark.parametrize("name", ["neumann", "conjugate_gradient"])
 def test_order_of_the_differences(name: str, method: Method, order: int) -> None:
-    """Half the radius, a quarter or half of the error."""
+    """With half the radius: a quarter of the error, or half if one-sided."""
     case = network(SGD(0.9))._replace(kinds=KINDS)  # type: ignore[arg-type]
     knobs: dict[str, Any] = {"damping": DAMPING}
     knobs |= {"terms": 3, "step_size": 0.04} if name == "neumann" else {"iterations": 3}
@@ -486,7 +492,7 @@ def trained(optimizer: Any, moved: tuple[str, int, float] | None = None) -> tupl
 
 @pytest.mark.parametrize("name", KINDS)
 def test_network_at_its_minimum(name: str) -> None:
-    """Central differences of the whole training: it is done again for every moved variable."""
+    """Central differences of the whole training, repeated for every changed value."""
     optimizer = SGD(0.0)
     case, _ = trained(optimizer)
     case = case._replace(kinds=KINDS)  # type: ignore[arg-type]
@@ -504,8 +510,10 @@ def test_network_at_its_minimum(name: str) -> None:
 @every_method
 @pytest.mark.parametrize("make", [Neumann, ConjugateGradient])
 @pytest.mark.parametrize("setting", ["log_lr", "momentum"])
-def test_a_setting_that_is_called_a_loss(make: Any, setting: str, method: Method) -> None:
-    """The optimum depends on neither rate nor momentum: an error, not zeros."""
+def test_an_optimizer_setting_of_kind_loss_is_an_error(
+    make: Any, setting: str, method: Method
+) -> None:
+    """The minimum depends neither on lr nor on momentum: an error, not zeros."""
     case = network(SGD())._replace(kinds={setting: "loss"})
     with pytest.raises(UnsupportedHyperparameter, match=f"'{setting}'"):
         case(make(product=method, damping=DAMPING))
@@ -513,8 +521,8 @@ def test_a_setting_that_is_called_a_loss(make: Any, setting: str, method: Method
 
 @pytest.mark.parametrize("make", [Neumann, ConjugateGradient])
 @pytest.mark.parametrize("decay", [0.1, (0.1, 0.0, 0.0), torch.tensor(0.1)])
-def test_decoupled_decay(make: Any, decay: Any) -> None:
-    """AdamW does not settle at the training loss's minimum, nor at a decayed one's."""
+def test_decoupled_weight_decay_is_an_error(make: Any, decay: Any) -> None:
+    """AdamW settles neither at the minimum of the training loss nor of a decayed loss."""
     case = network(Adam())._replace(kinds={"smoothing": "loss"})
 
     def settings(hyper: Hyper) -> dict[str, Any]:
@@ -526,8 +534,7 @@ def test_decoupled_decay(make: Any, decay: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [Neumann, ConjugateGradient])
-def test_decoupled_without_decay(make: Any) -> None:
-    """AdamW with none is Adam."""
+def test_adamw_without_weight_decay_equals_adam(make: Any) -> None:
     case = network(Adam())._replace(kinds={"smoothing": "loss"})
     case = case._replace(
         problem=replace(case.problem, settings=lambda h: {"lr": 0.1, "weight_decay": 0.0})

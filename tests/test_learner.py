@@ -1,7 +1,7 @@
-"""Learned hyperparameters in a loop of one's own: torch's training to the bit, and what it learns.
+"""Learner: its training equals torch's own training, and its hypergradients are right.
 
-The model has what makes a loss no pure function: BatchNorm's running statistics and Dropout's
-draws. Torch's own loop is the reference twin.
+The model has BatchNorm and Dropout, so its loss is not a pure function by itself. Torch's own
+training loop is the reference twin.
 """
 
 from __future__ import annotations
@@ -15,24 +15,29 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from estimator_tables import build
 from torch import Tensor, nn, optim
 from torch.optim import lr_scheduler
 
 from darts_lite.hypergradient import (
+    ESTIMATORS,
     ConjugateGradient,
     Estimator,
     Forward,
+    HyperSpec,
+    Interval,
     Learner,
     LearningRateFinder,
+    Log,
+    LogInterval,
     Neumann,
     OneStep,
     Online,
     PerKind,
     Unrolled,
     UnsupportedHyperparameter,
+    UnsupportedOptimizer,
 )
-from darts_lite.hypergradient.hyperparameters import HyperSpec, Interval, Log, LogInterval
-from darts_lite.hypergradient.torch_optimizers import UnsupportedOptimizer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* learns the lr greedily",
@@ -45,7 +50,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Rule(NamedTuple):
-    """A torch optimiser, its arguments, and how closely its twin follows."""
+    """A torch optimizer, its arguments, and the tolerance of the comparison."""
 
     kind: type[optim.Optimizer]
     arguments: dict[str, Any]
@@ -96,7 +101,7 @@ def batches(count: int, seed: int = 0) -> list[Batch]:
 
 
 def window(found: list[Any]) -> Any:
-    """What an estimator of so many steps is given."""
+    """The argument of `Learner.step` for this number of batches."""
     return found if len(found) > 1 else found[0]
 
 
@@ -105,7 +110,7 @@ TENTH = torch.tensor(0.1, dtype=torch.float64)
 
 
 def loss(model: Callable[..., Tensor], batch: Batch, learned: Mapping[str, Tensor]) -> Tensor:
-    """Cross-entropy, with a learned label smoothing if there is one."""
+    """Cross-entropy, with label smoothing if it is learned."""
     x, y = batch
     log = model(x).log_softmax(1)
     smooth = learned.get("smoothing", torch.zeros((), dtype=x.dtype))
@@ -113,7 +118,7 @@ def loss(model: Callable[..., Tensor], batch: Batch, learned: Mapping[str, Tenso
 
 
 def spec(name: str, value: Any) -> HyperSpec:
-    """In float64, which a learner of names is not."""
+    """HyperSpec in float64; a setting that is learned by name is in float32."""
     start = torch.as_tensor(value, dtype=torch.float64)
     if name in ("lr", "weight_decay"):
         return HyperSpec(name, start, LogInterval(1e-6, 1e2), "optimizer")
@@ -130,7 +135,7 @@ def made(name: str) -> tuple[nn.Sequential, optim.Optimizer]:
 
 
 def specs_of(name: str) -> list[HyperSpec]:
-    """Every setting of the optimiser at its value, and a variable of the loss."""
+    """Every setting of the optimizer at its value, and a hyperparameter of the loss."""
     rule = OPTIMIZERS[name]
     betas = rule.arguments.get("betas", (0.9, 0.999))
     values = {**rule.arguments, "beta1": betas[0], "beta2": betas[1], "smoothing": 0.1}
@@ -146,7 +151,7 @@ def torch_step(model: nn.Module, optimizer: optim.Optimizer, batch: Batch, **lea
 
 
 def everything(model: nn.Module, optimizer: optim.Optimizer) -> dict[str, Tensor]:
-    """All that a training carries from step to step."""
+    """Everything that a training passes from step to step."""
     found = {**model.state_dict(), "random": torch.get_rng_state()}
     for n, p in model.named_parameters():
         state = optimizer.state[p].items()
@@ -165,8 +170,8 @@ def agree(got: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: 
 
 @every_optimizer
 @pytest.mark.parametrize("own", [(), (1, 3), (0, 1, 4)], ids=["never", "between", "first"])
-def test_plain_steps_are_those_of_torch(name: str, own: tuple[int, ...]) -> None:
-    """Parameters, statistics, the optimiser's state and the random state; `own`: whose steps."""
+def test_plain_steps_equal_steps_of_torch(name: str, own: tuple[int, ...]) -> None:
+    """Also if some steps, `own`, are torch's: parameters, buffers, optimizer and random state."""
     data, ends = batches(6), []
     for learning in (False, True):
         model, optimizer = made(name)
@@ -183,7 +188,7 @@ def test_plain_steps_are_those_of_torch(name: str, own: tuple[int, ...]) -> None
 
 @every_optimizer
 def test_learned_settings_replace_those_of_the_optimizer(name: str) -> None:
-    """A learner that starts where the groups are changes nothing, at first."""
+    """Settings of the parameter groups are not used."""
     ends = []
     for specs in ([], specs_of(name)):
         model, optimizer = made(name)
@@ -205,15 +210,11 @@ def test_learned_settings_replace_those_of_the_optimizer(name: str) -> None:
 
 
 LEARNING: dict[str, Estimator] = {
-    "one_step": OneStep(second_order=True),  # three evaluations of the loss
+    **{name: build(name) for name in ESTIMATORS},
     "one_step_jvp": OneStep("jvp"),
-    "unrolled": Unrolled(3),
     "unrolled_one_sided": Unrolled(2, product="one_sided"),
-    "forward": Forward(),
     "forward_central": Forward(product="finite_difference"),
-    "online": Online(),
-    "neumann": Neumann(3, 0.01, 20.0),
-    "conjugate_gradient": ConjugateGradient(3, 0.0, 20.0, steps=2),
+    "conjugate_gradient_2_steps": ConjugateGradient(3, 0.0, 20.0, steps=2),
     "per_kind": PerKind(OneStep(), OneStep(), Forward()),
     "per_kind_windows": PerKind(OneStep(), OneStep("double_backward"), Unrolled(3)),
     "per_kind_annealed": PerKind(OneStep(), OneStep(), Unrolled(3, anneal=True)),
@@ -222,7 +223,7 @@ every_estimator = pytest.mark.parametrize("estimator", LEARNING.values(), ids=LE
 
 
 def learner_with(estimator: Estimator, total: int = 100) -> tuple[Learner, optim.Optimizer]:
-    """SGD, with what the estimator can learn of rate and label smoothing."""
+    """SGD with lr and label smoothing, as far as the estimator supports them."""
     model = network()
     optimizer = sgd(model, momentum=0.9)
     specs = [s for s in (spec("lr", 0.1), spec("smoothing", 0.1)) if s.kind in estimator.supports]
@@ -231,7 +232,7 @@ def learner_with(estimator: Estimator, total: int = 100) -> tuple[Learner, optim
 
 @every_estimator
 def test_a_learning_step_is_a_training_step(estimator: Estimator) -> None:
-    """Statistics move once a step, however often the loss is evaluated; the values afterwards."""
+    """Buffers change once per step, however often the loss is evaluated."""
     learner, optimizer = learner_with(estimator)
     data = batches(estimator.steps)
     torch.manual_seed(1)
@@ -248,8 +249,8 @@ def test_a_learning_step_is_a_training_step(estimator: Estimator) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_a_window_moves_the_values_by_its_share_of_the_training(steps: int) -> None:
-    """Adam's first step is the sign: `travel` times the steps of the window over all."""
+def test_a_window_counts_as_its_share_of_the_training(steps: int) -> None:
+    """The first Adam step is `travel` times the share of the window in all steps."""
     learner, _ = learner_with(Unrolled(steps), total=50)
     before = dict(learner.variables.raw)
     learner.step(window(batches(steps)), HELD_OUT)
@@ -257,11 +258,11 @@ def test_a_window_moves_the_values_by_its_share_of_the_training(steps: int) -> N
         assert float((raw - before[name]).abs()) == pytest.approx(4.0 * steps / 50)
 
 
-# --- Nothing moves that should not -------------------------------------------------------------
+# --- What must not change ----------------------------------------------------------------------
 
 
 def test_plain_steps_between_two_hypergradients_count() -> None:
-    """Learning at every fourth step, a value travels as far as learning at each."""
+    """Learned at every fourth step, a value travels as far as learned at each step."""
     moved = []
     for every in (1, 4):
         torch.manual_seed(0)
@@ -283,8 +284,8 @@ def test_plain_steps_between_two_hypergradients_count() -> None:
 
 
 @every_estimator
-def test_looking_moves_nothing(estimator: Estimator) -> None:
-    """`hypergradient` and `check`: model, optimiser, tangents, values and draws, to the bit."""
+def test_hypergradient_and_check_change_nothing(estimator: Estimator) -> None:
+    """Model, optimizer, tangents, values and random state stay bit-identical."""
     learner, optimizer = learner_with(estimator)
     data = batches(2 * estimator.steps)
     torch.manual_seed(1)
@@ -307,8 +308,8 @@ def test_looking_moves_nothing(estimator: Estimator) -> None:
     assert bool(own["carried"]) == estimator.carries
 
 
-def test_a_look_moves_the_rate_only_and_takes_it_without_its_schedule() -> None:
-    """By the search's own rule; the schedule is put back, also after a failure."""
+def test_a_look_changes_only_lr_and_ignores_its_schedule() -> None:
+    """The schedule is restored, also after an error."""
     ends = []
     for factor in (1.0, 0.01):
         learner, optimizer = learner_with(OneStep())
@@ -346,8 +347,8 @@ def test_a_frozen_parameter_stays(held: bool) -> None:
     assert not torch.equal(after["4.weight"], before["4.weight"])
 
 
-def test_evaluation_mode_is_the_callers() -> None:
-    """Statistics of a model in `eval()` stay where they are, and dropout draws nothing."""
+def test_a_model_in_evaluation_mode_stays_in_it() -> None:
+    """BatchNorm statistics do not change, and dropout draws nothing."""
     learner, optimizer = learner_with(OneStep())
     learner.model.eval()
     before = everything(learner.model, optimizer)
@@ -363,7 +364,7 @@ def test_evaluation_mode_is_the_callers() -> None:
 
 @every_optimizer
 def test_the_derivative_of_every_setting(name: str) -> None:
-    """Against central differences of the real training, dropout included, amid a training."""
+    """Against central differences in the middle of a training with dropout."""
     model, optimizer = made(name)
     learner = Learner(model, optimizer, loss, specs_of(name), 100, Unrolled(3))
     torch.manual_seed(2)
@@ -377,7 +378,7 @@ def test_the_derivative_of_every_setting(name: str) -> None:
         assert row.error < 1e-6, f"{row.estimator} {row.name}"
 
 
-def test_the_held_out_loss_may_be_another() -> None:
+def test_the_validation_loss_may_differ() -> None:
     model = network()
     arguments = model, sgd(model), loss, [spec("lr", 0.1)], 100, OneStep()
     plain = Learner(*arguments).hypergradient(batches(1)[0], HELD_OUT)["lr"]
@@ -386,8 +387,8 @@ def test_the_held_out_loss_may_be_another() -> None:
 
 
 @pytest.mark.parametrize("estimator", [Forward(), Online()], ids=["forward", "online"])
-def test_a_check_begins_where_it_is_asked(estimator: Estimator) -> None:
-    """Its truth knows nothing of the tangents of earlier steps, so no estimate may."""
+def test_a_check_ignores_earlier_tangents(estimator: Estimator) -> None:
+    """The central differences start now, so the estimates must too."""
     learner, _ = learner_with(estimator)
     data = batches(6)
     for batch in data[:3]:
@@ -400,7 +401,7 @@ def test_a_check_begins_where_it_is_asked(estimator: Estimator) -> None:
 
 
 def two_groups(model: nn.Sequential, *rates: float, **arguments: Any) -> optim.Optimizer:
-    """The first layer, which decays, and the rest."""
+    """One group for the first layer, with weight decay, and one for the rest."""
     first, rest = list(model[0].parameters()), [*model[1].parameters(), *model[4].parameters()]
     groups = [{"params": first, "weight_decay": 0.1}, {"params": rest}]
     for group, rate in zip(groups, rates):
@@ -412,7 +413,7 @@ def two_groups(model: nn.Sequential, *rates: float, **arguments: Any) -> optim.O
     "specs", [[], [spec("lr", [0.2, 0.01])], [spec("momentum", [0.9, 0.9])]], ids=lambda s: len(s)
 )
 def test_groups_have_their_own_settings(specs: list[HyperSpec]) -> None:
-    """Learned, one value each; and kept where nothing is learned."""
+    """One learned value per group, and the group's own value otherwise."""
     ends = []
     for learning in (False, True):
         model = network()
@@ -425,8 +426,7 @@ def test_groups_have_their_own_settings(specs: list[HyperSpec]) -> None:
     agree(ends[1], ends[0], 1e-10)
 
 
-def test_a_shared_rate_is_the_sum_of_its_groups() -> None:
-    """The derivative of one value in all groups, and of one in each."""
+def test_the_derivative_of_a_shared_lr_is_the_sum_over_groups() -> None:
     found = []
     for start in (0.1, [0.1, 0.1]):
         model = network()
@@ -449,8 +449,8 @@ SCHEDULES: dict[str, Callable[[optim.Optimizer], Any]] = {
 
 @pytest.mark.parametrize("factor", [1.0, 0.4])
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_schedule_multiplies_the_learned_rate(schedule: str, factor: float) -> None:
-    """Group by group, and what has been learned is one more factor."""
+def test_a_schedule_multiplies_the_learned_lr(schedule: str, factor: float) -> None:
+    """Per group, and in addition to what has been learned."""
     ends = []
     for learning in (False, True):
         model = network()
@@ -481,8 +481,8 @@ def test_a_scheduler_does_not_complain() -> None:
 
 
 @pytest.mark.parametrize("estimator", [OneStep(), Unrolled(5), Forward(1.0), Online()])
-def test_a_rate_that_is_far_too_low_is_learned(estimator: Estimator) -> None:
-    """A regression whose best constant rate is 30 times that of the start."""
+def test_an_lr_that_is_far_too_low_rises(estimator: Estimator) -> None:
+    """A regression whose best constant lr is 30 times the start."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(256, 8, generator=generator)
     y = x @ torch.randn(8, 1, generator=generator)
@@ -506,7 +506,7 @@ def test_a_rate_that_is_far_too_low_is_learned(estimator: Estimator) -> None:
 
 
 def saved(learner: Learner, optimizer: optim.Optimizer) -> dict[str, Any]:
-    """Through a file, as a user would."""
+    """Save to a file and load it, as a user does."""
     buffer = io.BytesIO()
     state = {
         "learner": learner.state_dict(),
@@ -526,7 +526,7 @@ def restored(state: dict[str, Any], learner: Learner) -> None:
 
 
 @every_estimator
-def test_it_resumes_to_the_same_bits(estimator: Estimator) -> None:
+def test_a_resumed_training_is_bit_identical(estimator: Estimator) -> None:
     data = batches(6 * estimator.steps)
     steps = estimator.steps
     windows = [window(data[i : i + steps]) for i in range(0, len(data), steps)]
@@ -555,8 +555,8 @@ def test_it_resumes_to_the_same_bits(estimator: Estimator) -> None:
         True,
     ],
 )
-def test_it_resumes_amid_a_schedule(late: bool) -> None:
-    """Whether the learner is made before or after the optimiser's state is loaded."""
+def test_a_training_resumes_in_the_middle_of_a_schedule(late: bool) -> None:
+    """Whether the learner is created before or after the optimizer's state is loaded."""
     data, ends, state = batches(6), [], {}
     for resuming in (False, True):
         model = network()
@@ -584,7 +584,7 @@ def test_it_resumes_amid_a_schedule(late: bool) -> None:
     agree(ends[1], ends[0], 0.0)
 
 
-# --- What is refused, and what is warned of ----------------------------------------------------
+# --- Errors and warnings -------------------------------------------------------------------------
 
 
 def one(
@@ -642,17 +642,17 @@ extra = HyperSpec("speed", torch.tensor(0.5), Interval(), "optimizer")
         (
             lambda: one([], lambda m: optim.Adam(m.parameters(), amsgrad=True)),
             UnsupportedOptimizer,
-            "Adam with amsgrad .* build it without amsgrad",
+            "amsgrad of Adam must be off, .* without amsgrad",
         ),
         (
             lambda: one([], lambda m: sgd(m, maximize=True)),
             UnsupportedOptimizer,
-            "build it without maximize",
+            "build the optimizer without maximize",
         ),
         (
             lambda: one([], lambda m: sgd(m, momentum=0.9, dampening=0.1)),
             UnsupportedOptimizer,
-            "build it without dampening",
+            "build the optimizer without dampening",
         ),
         (
             lambda: one(
@@ -664,7 +664,7 @@ extra = HyperSpec("speed", torch.tensor(0.5), Interval(), "optimizer")
                 ),
             ),
             UnsupportedOptimizer,
-            "differ in nesterov; give them one",
+            "nesterov of SGD must be the same in all .* give all groups one value",
         ),
         (
             lambda: one(
@@ -672,12 +672,12 @@ extra = HyperSpec("speed", torch.tensor(0.5), Interval(), "optimizer")
                 lambda m: optim.Adagrad([{"params": p} for p in m.parameters()]),
             ),
             UnsupportedOptimizer,
-            "one parameter group only",
+            "Adagrad must have one parameter group, got 5",
         ),
         (
             lambda: one([], lambda m: optim.NAdam(m.parameters())),
             UnsupportedOptimizer,
-            "NAdam has no derivative here; use SGD, Adam, AdamW.*RMSprop",
+            "one of SGD, Adam, AdamW, .*RMSprop, got NAdam, which has no derivative",
         ),
         (
             lambda: one(["lr"], estimator=annealing),
@@ -707,11 +707,11 @@ extra = HyperSpec("speed", torch.tensor(0.5), Interval(), "optimizer")
         (
             lambda: one(["lr"]).check(batches(2), HELD_OUT, {"long": Unrolled(3)}),
             ValueError,
-            "a window of 3 steps in a horizon of 2",
+            "at least the 3 steps of Unrolled, got 2",
         ),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_error_messages_name_the_remedy(
     make: Callable[[], object], error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):
@@ -720,28 +720,28 @@ def test_what_cannot_be_done_is_said(
 
 @pytest.mark.parametrize("kind", [optim.ASGD, optim.Rprop])
 @pytest.mark.filterwarnings("ignore:Differentiable Rprop")
-def test_rules_without_a_derivative(kind: type[optim.Optimizer]) -> None:
-    """ASGD keeps numbers in its state that are not carried, Rprop takes the gradient's sign."""
+def test_optimizers_without_a_derivative_are_an_error(kind: type[optim.Optimizer]) -> None:
+    """The state of ASGD holds Python numbers, and Rprop uses the sign of the gradient."""
     with pytest.raises(UnsupportedOptimizer, match=kind.__name__):
         one([], lambda m: kind(m.parameters()))  # type: ignore[call-arg]
 
 
 def test_rmsprop_does_not_warn() -> None:
-    """Its derivatives are checked above."""
+    """A test above checks its derivatives."""
     learner = one([], lambda m: optim.RMSprop(m.parameters()))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         learner.step(batches(1)[0])
 
 
-def test_a_group_whose_rate_is_zero() -> None:
-    """There is nothing for a schedule's factor to be relative to."""
+def test_a_group_with_lr_zero_is_an_error() -> None:
+    """The factor of a schedule is relative to it."""
     with pytest.raises(ValueError, match="lr of every parameter group must be above 0"):
         one([spec("lr", 0.1)], lambda m: sgd(m, 0.0)).step(batches(1)[0])
 
 
 def test_a_batch_of_a_data_loader_is_one_batch() -> None:
-    """Which yields lists; so where the estimator looks one step ahead, a list is no window."""
+    """Torch's loader yields lists, so for an estimator of one step a list is no window."""
     x, y = batches(1)[0]
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 4)
     learner = one(["lr"])
@@ -751,7 +751,7 @@ def test_a_batch_of_a_data_loader_is_one_batch() -> None:
 
 
 class Counting(nn.Module):
-    """A buffer that is replaced instead of written to."""
+    """A module that replaces its buffer instead of writing into it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -763,7 +763,7 @@ class Counting(nn.Module):
         return self.layer(x)
 
 
-def test_a_buffer_that_is_replaced() -> None:
+def test_a_replaced_buffer_is_kept() -> None:
     model = Counting()
     learner = Learner(model, sgd(model), loss, ["lr"], 100)
     for batch in batches(2):
@@ -772,7 +772,7 @@ def test_a_buffer_that_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("estimator", [OneStep(), Online(), Forward(0.0)])
-def test_a_greedy_estimator_is_warned_of(estimator: Estimator) -> None:
+def test_a_greedy_estimator_gives_a_warning(estimator: Estimator) -> None:
     """At start-up, with the remedy."""
     with pytest.warns(UserWarning, match=r"learns the lr greedily.*Unrolled\(anneal=True\)"):
         one(["lr"], estimator=estimator)
@@ -784,7 +784,7 @@ def test_a_greedy_estimator_is_warned_of(estimator: Estimator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("learn", "estimator", "normalised"),
+    ("learn", "estimator", "normalized"),
     [
         (["lr", "weight_decay"], Forward(1.0), True),
         (["lr", "weight_decay"], Unrolled(5), True),
@@ -793,10 +793,10 @@ def test_a_greedy_estimator_is_warned_of(estimator: Estimator) -> None:
         (["lr"], PerKind(OneStep(), OneStep(), Forward()), True),
     ],
 )
-def test_what_is_sound_is_not_warned_of(
-    learn: list[Any], estimator: Estimator, normalised: bool
+def test_a_suitable_estimator_gives_no_warning(
+    learn: list[Any], estimator: Estimator, normalized: bool
 ) -> None:
-    model = network() if normalised else nn.Sequential(nn.Linear(5, 3)).double()
+    model = network() if normalized else nn.Sequential(nn.Linear(5, 3)).double()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Learner(model, sgd(model, weight_decay=0.1), loss, learn, 100, estimator)

@@ -1,4 +1,4 @@
-"""Finding the scale of a learning rate: when it looks, which way it moves, and where it ends."""
+"""Learning-rate finder: when it looks, how it changes the lr, and where the lr ends."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from problems import OPTIMIZERS, Case, close, network, normal, walk
 from torch import Tensor, nn
 
 from darts_lite.data import Dataset, Splits
-from darts_lite.hypergradient import Learner, LearningRateFinder, OneStep, Unrolled
-from darts_lite.hypergradient.hyperparameters import HyperParameters, HyperSpec, LogInterval
-from darts_lite.hypergradient.problem import Hyper
+from darts_lite.hypergradient import (
+    Hyper,
+    HyperParameters,
+    HyperSpec,
+    Learner,
+    LearningRateFinder,
+    LogInterval,
+    OneStep,
+    Unrolled,
+)
 from darts_lite.schedules import cosine
 
 WIDE = LogInterval(1e-6, 1e2)
@@ -31,7 +38,7 @@ def rate(start: Any = 0.1, range_: LogInterval = WIDE) -> HyperParameters:
 
 
 def annealed_end(case: Case, hyper: Hyper, steps: int) -> Tensor:
-    """The outer loss after `steps` steps, the rate of the t-th times 1 - t/steps, by hand."""
+    """Validation loss after `steps` steps by hand, with the lr of step t times 1 - t/steps."""
     state = case.state
     for t in range(steps):
 
@@ -47,7 +54,7 @@ def annealed_end(case: Case, hyper: Hyper, steps: int) -> Tensor:
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("name", ["nesterov", "adamw"])
 def test_the_annealed_window_is_right_and_takes_no_step(name: str, steps: int) -> None:
-    """Central differences of the annealed look-ahead, of every variable."""
+    """Central differences of the annealed look-ahead, for every hyperparameter."""
     case = network(OPTIMIZERS[name])
     fixed = {n: h.detach() for n, h in case.hyper.items()}
     ahead = case(Unrolled(steps, anneal=True))
@@ -65,8 +72,8 @@ def test_the_annealed_window_is_right_and_takes_no_step(name: str, steps: int) -
         close(ahead.hypergradient[variable], expected, 1e-6)
 
 
-def test_annealing_asks_for_higher_rates_than_a_plain_window() -> None:
-    """A noisy valley: at its floor the plain window only sees noise, and wants none of it."""
+def test_annealing_asks_for_a_higher_lr_than_a_plain_window() -> None:
+    """In a noisy valley the plain window sees only noise, and lowers the lr to avoid it."""
     curvature = torch.logspace(0, -2, 20, dtype=torch.float64)
     noise = normal(400, 10, 20)
 
@@ -94,7 +101,7 @@ def test_annealing_asks_for_higher_rates_than_a_plain_window() -> None:
 
 
 def looked(finder: LearningRateFinder, fractions: list[float]) -> list[float]:
-    """The fraction of each look, of a caller that looks whenever one is due."""
+    """Fractions at which a caller looks, if it looks whenever a look is due."""
     found = []
     for fraction in fractions:
         while finder.due(fraction):
@@ -114,14 +121,14 @@ def test_it_looks_before_the_first_step_and_then_evenly(
     assert found[before:] == pytest.approx(expected, abs=1e-4)
 
 
-def test_none_is_due_late() -> None:
-    """Looks count as training time: where steps are few, some are left out."""
+def test_no_look_is_due_after_share() -> None:
+    """A short training leaves some looks out, since looks count as training time."""
     assert looked(LearningRateFinder(), [0.0, 0.05, 0.11, 0.5]) == [0.0] * 6 + [0.05] * 8
     assert looked(LearningRateFinder(), [0.101]) == []
     assert len(looked(LearningRateFinder(), [0.099])) == 16
 
 
-# --- Which way it moves ------------------------------------------------------------------------
+# --- How it changes the lr ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -136,7 +143,7 @@ def test_none_is_due_late() -> None:
     ],
 )
 def test_a_look_moves_by_its_stride(gradient: float, direction: int) -> None:
-    """By less each time, whatever the magnitude."""
+    """The change shrinks from look to look, whatever the size of the hypergradient."""
     variables, finder = rate(), LearningRateFinder(looks=4, stride=0.8)
     logs = [math.log(0.1)]
     for _ in range(4):
@@ -147,7 +154,7 @@ def test_a_look_moves_by_its_stride(gradient: float, direction: int) -> None:
     assert finder.done == 4 and not finder.due(0.0)
 
 
-def test_groups_move_apart() -> None:
+def test_groups_change_independently() -> None:
     variables, finder = rate([0.1, 0.1, 0.1]), LearningRateFinder()
     finder.update(variables, {"lr": torch.tensor([1.0, -1.0, math.nan]).double()})
     low, high = 0.1 * math.exp(-0.8), 0.1 * math.exp(0.8)
@@ -157,8 +164,8 @@ def test_groups_move_apart() -> None:
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_it_stays_in_the_range(sign: float) -> None:
-    """And comes back from its end at once."""
+def test_the_lr_stays_in_its_range(sign: float) -> None:
+    """And leaves the end of the range at once."""
     variables, finder = rate(0.1, LogInterval(0.05, 0.2)), LearningRateFinder()
     for _ in range(8):
         finder.update(variables, {"lr": torch.tensor(sign).double()})
@@ -169,7 +176,7 @@ def test_it_stays_in_the_range(sign: float) -> None:
     assert moved == pytest.approx(sign * 0.8 * (1 - 8 / 16), rel=1e-6)
 
 
-def test_it_touches_no_other_variable() -> None:
+def test_no_other_hyperparameter_changes() -> None:
     other = HyperSpec("weight_decay", torch.tensor(0.1), WIDE, "optimizer")
     variables = HyperParameters((*rate().specs, other))
     before = variables.raw["weight_decay"].clone()
@@ -179,7 +186,7 @@ def test_it_touches_no_other_variable() -> None:
     assert set(finder.kinds) == {"lr"}
 
 
-def test_it_resumes() -> None:
+def test_a_resumed_finder_continues() -> None:
     whole, variables = LearningRateFinder(), rate()
     for _ in range(7):
         whole.update(variables, {"lr": torch.ones(()).double()})
@@ -196,7 +203,7 @@ def test_it_resumes() -> None:
 
 
 def found_rate(images: Tensor, labels: Tensor, start: float, seed: int, steps: int = 400) -> float:
-    """The first tenth of a training of a small network with momentum, BatchNorm and a cosine."""
+    """The lr after a tenth of a training with momentum, BatchNorm and a cosine schedule."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = nn.Sequential(
@@ -225,8 +232,8 @@ def found_rate(images: Tensor, labels: Tensor, start: float, seed: int, steps: i
 
 
 @pytest.mark.filterwarnings("ignore:.* learns the lr greedily")
-def test_every_start_ends_at_the_same_rate(digits: tuple[Dataset, Splits]) -> None:
-    """Starts of 1/30, 1 and 10 times 0.1; from ten times too high not every seed comes down."""
+def test_every_start_ends_at_a_similar_lr(digits: tuple[Dataset, Splits]) -> None:
+    """Starts of 1/30, 1 and 10 times 0.1; from the highest start not every seed comes down."""
     parts = digits[1].train, digits[1].validation
     images = torch.cat([p.pixels for p in parts]).flatten(1).float() / 255
     labels = torch.cat([p.labels for p in parts]).long()

@@ -1,4 +1,4 @@
-"""Optimisers: step for step against torch.optim, derivatives by gradcheck and closed forms."""
+"""Functional optimizers: steps against torch.optim, derivatives by gradcheck and closed forms."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from darts_lite.hypergradient.optimizers import SGD, Adam, Optimizer, OptimizerState, per_tensor
+from darts_lite.hypergradient import SGD, Adam, Optimizer, OptimizerState
+from darts_lite.hypergradient.optimizers import per_tensor
 
 DECAY = (0.03, 0.0)  # of the two tensors of every problem here: the second is spared
 
@@ -102,7 +103,7 @@ GROUPS: dict[str, tuple[Optimizer, dict[str, tuple[float, float]], Callable[[lis
 @pytest.mark.parametrize("name", GROUPS)
 @pytest.mark.parametrize("tensors", [False, True], ids=["floats", "tensors"])
 def test_every_setting_by_group(name: str, tensors: bool) -> None:
-    """As torch's parameter groups; what is given wins over the optimiser's own."""
+    """Like torch's parameter groups; a given setting replaces the optimizer's attribute."""
     ours, extra, theirs = GROUPS[name]
     settings = {"lr": (0.05, 0.02), "weight_decay": DECAY, **extra}
     reference = [p.clone().requires_grad_() for p in start()]
@@ -128,7 +129,7 @@ def test_every_setting_by_group(name: str, tensors: bool) -> None:
 
 @every_optimizer
 def test_one_value_is_shared_by_all_tensors(name: str) -> None:
-    """A number, the same number twice, and the optimiser's own are one and the same."""
+    """A number, the same number twice, and the optimizer's attribute are equivalent."""
     optimizer, _ = OPTIMIZERS[name]
     params, state = advanced(optimizer)
     own = (
@@ -151,7 +152,7 @@ def test_one_value_is_shared_by_all_tensors(name: str) -> None:
 def test_settings_of_the_wrong_length(name: str, setting: str) -> None:
     optimizer, _ = OPTIMIZERS[name]
     settings: dict[str, Any] = {"lr": 0.1, setting: [0.1, 0.1, 0.1]}
-    with pytest.raises(ValueError, match="3 values for 2 parameter tensors"):
+    with pytest.raises(ValueError, match=r"one per parameter tensor \(2\), got 3 values"):
         optimizer.update(start(), start(), optimizer.init(start()), **settings)
 
 
@@ -164,7 +165,7 @@ def test_per_tensor() -> None:
 
 @pytest.mark.parametrize("step", [1, 10, 1000])
 def test_bias_corrections_of_floats_are_exact(step: int) -> None:
-    """1 - 0.999^t in float32 is wrong by 1e-5 at the beginning; a Python float is not."""
+    """1 - 0.999^t in float32 has an error of 1e-5 at the start; a Python float has not."""
     w, g = torch.tensor([1.0]), torch.tensor([0.3])
     adam, moments = Adam(), ((torch.tensor([0.1]),), (torch.tensor([0.02]),))
     (got,), _ = adam.update((w,), (g,), OptimizerState(step - 1, moments), 1.0)
@@ -197,7 +198,7 @@ def test_float32_stays_float32(name: str) -> None:
 
 
 def settings_of(optimizer: Optimizer) -> dict[str, tuple[float, float]]:
-    """Every setting there is, of the two tensors."""
+    """Every setting, with one value per tensor."""
     extra = {"momentum": (0.7, 0.4)}
     if isinstance(optimizer, Adam):
         extra = {"beta1": (0.8, 0.7), "beta2": (0.9, 0.95)}
@@ -207,7 +208,7 @@ def settings_of(optimizer: Optimizer) -> dict[str, tuple[float, float]]:
 @every_optimizer
 @pytest.mark.parametrize("shared", [False, True])
 def test_gradcheck_of_one_update(name: str, shared: bool) -> None:
-    """In every setting (shared or by group), parameters, gradients and state; of all that moves."""
+    """In settings (shared or per group), parameters, gradients and state; of all results."""
     optimizer, _ = OPTIMIZERS[name]
     params, state = advanced(optimizer)
     count = len(params)
@@ -230,7 +231,7 @@ def test_gradcheck_of_one_update(name: str, shared: bool) -> None:
 
 @every_optimizer
 def test_gradcheck_through_three_steps(name: str) -> None:
-    """The whole trajectory, gradients included, from a fresh state."""
+    """The whole trajectory from a new state, through the gradients."""
     optimizer, _ = OPTIMIZERS[name]
     settings = settings_of(optimizer)
 
@@ -250,7 +251,7 @@ def test_gradcheck_through_three_steps(name: str) -> None:
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_zero_gradient_has_finite_derivatives(decoupled: bool, dtype: torch.dtype) -> None:
-    """The root of a zero second moment has an infinite slope of its own."""
+    """Although the root of a zero second moment has an infinite slope."""
     adam = Adam(decoupled=decoupled)
     w = (torch.ones(2, dtype=dtype),)
     g = torch.zeros(2, dtype=dtype, requires_grad=True)
@@ -262,7 +263,7 @@ def test_zero_gradient_has_finite_derivatives(decoupled: bool, dtype: torch.dtyp
 
 @pytest.mark.parametrize("optimizer", [SGD(), Adam(), Adam(decoupled=False, eps=0.1)])
 def test_weight_decay_of_zero_has_a_derivative(optimizer: Optimizer) -> None:
-    """A float 0 is a shortcut; a tensor 0 is a variable."""
+    """A float 0 is a shortcut; a tensor 0 is a hyperparameter."""
     w, g = (normal(3),), (normal(3, seed=1),)
     decay = torch.zeros((), dtype=torch.float64, requires_grad=True)
     (new,), _ = optimizer.update(w, g, optimizer.init(w), 0.1, [decay])
@@ -276,7 +277,7 @@ def test_weight_decay_of_zero_has_a_derivative(optimizer: Optimizer) -> None:
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_momentum_closed_form(nesterov: bool, steps: int) -> None:
-    """s = (u, v), s_K = B^K s_0: ds_K = sum_j B^(K-1-j) dB B^j s_0; moving at the start."""
+    """s = (u, v), s_K = B^K s_0: ds_K = sum_j B^(K-1-j) dB B^j s_0, with a start velocity."""
     a, lr, mu, u0, v0 = 1.3, 0.17, 0.6, 0.8, -0.5
     if nesterov:
         b = [[1 - lr * a * (1 + mu), -lr * mu**2], [a, mu]]
@@ -323,7 +324,7 @@ def test_momentum_by_hand() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 7])
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_adam_on_a_linear_loss(steps: int, decay: float) -> None:
-    """A constant gradient g, s = g / (|g| + eps): any number of steps, Adam and AdamW."""
+    """Constant gradient g, s = g / (|g| + eps), any number of steps, Adam and AdamW."""
     eps, lr0 = 1e-3, 0.05
     g, w0, c = normal(4), normal(4, seed=1), normal(4, seed=2)
     lr = torch.tensor(lr0, dtype=torch.float64, requires_grad=True)
@@ -353,7 +354,7 @@ def test_adam_on_a_linear_loss(steps: int, decay: float) -> None:
 
 
 def test_adam_with_curvature() -> None:
-    """Two steps on a u^2 / 2: the second gradient depends on the first step's rate."""
+    """Two steps on a u^2 / 2: the second gradient depends on the lr of the first step."""
     a, u0, lr0, b1, b2, eps = 1.7, 0.6, 0.11, 0.8, 0.95, 1e-2
     lr = torch.tensor(lr0, dtype=torch.float64, requires_grad=True)
     adam = Adam((b1, b2), eps)
@@ -376,7 +377,7 @@ def test_adam_with_curvature() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_betas_of_a_constant_gradient(steps: int) -> None:
-    """Bias correction makes the moments of a constant that constant, whatever the betas are."""
+    """Bias-corrected moments of a constant are that constant, whatever the betas are."""
     b1, b2 = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.8, 0.95))
     g, adam = normal(4), Adam()
     w: tuple[Tensor, ...] = (normal(4, seed=1),)

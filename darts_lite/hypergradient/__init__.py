@@ -9,6 +9,12 @@ from darts_lite.hypergradient.derivatives import Method
 from darts_lite.hypergradient.estimators import ESTIMATORS
 from darts_lite.hypergradient.estimators.conjugate_gradient import ConjugateGradient
 from darts_lite.hypergradient.estimators.forward import Forward
+from darts_lite.hypergradient.estimators.interface import (
+    Estimator,
+    Lookahead,
+    UnsupportedHyperparameter,
+    check_supported,
+)
 from darts_lite.hypergradient.estimators.neumann import Neumann
 from darts_lite.hypergradient.estimators.one_step import OneStep
 from darts_lite.hypergradient.estimators.online import Online
@@ -28,17 +34,7 @@ from darts_lite.hypergradient.hyperparameters import (
 from darts_lite.hypergradient.learner import Learner
 from darts_lite.hypergradient.lr_finder import LearningRateFinder
 from darts_lite.hypergradient.optimizers import SGD, Adam, Optimizer, OptimizerState, Setting
-from darts_lite.hypergradient.problem import (
-    Bilevel,
-    Estimator,
-    Hyper,
-    InnerState,
-    Lookahead,
-    Loss,
-    Params,
-    UnsupportedHyperparameter,
-    check_supported,
-)
+from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, Loss, Params
 from darts_lite.hypergradient.torch_optimizers import UnsupportedOptimizer
 
 __all__ = [

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from darts_lite.hypergradient.estimators.forward import Forward
+from darts_lite.hypergradient.estimators.interface import Estimator
 from darts_lite.hypergradient.estimators.one_step import OneStep
 from darts_lite.hypergradient.estimators.online import Online
 from darts_lite.hypergradient.estimators.per_kind import PerKind
-from darts_lite.hypergradient.problem import Estimator
 
 
 def caveats(estimator: Estimator, names: Mapping[str, str], normalized: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""Compares an estimator with central differences of the real look-ahead."""
+"""Comparison of estimators with central differences of the real look-ahead."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from darts_lite.hypergradient.estimators.interface import Estimator
 from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.problem import Bilevel, Estimator, Hyper, InnerState, constant
+from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, constant
 
 
 @dataclass(frozen=True)
 class Row:
-    """One estimator on one hyperparameter against the truth over `horizon` steps."""
+    """One estimator and one hyperparameter against the true derivative.
+
+    Arguments:
+        estimator: label of the estimator.
+        name: name of the hyperparameter.
+        estimate: hypergradient of the estimator.
+        truth: central difference of the same shape.
+    """
 
     estimator: str
     name: str
@@ -23,28 +31,33 @@ class Row:
 
     @property
     def error(self) -> float:
-        """Largest deviation over the largest entry of the truth."""
+        """Largest absolute error divided by the largest absolute entry of the truth."""
         scale = self.truth.abs().max().clamp(min=torch.finfo(self.truth.dtype).tiny)
         return float((self.estimate - self.truth).abs().max() / scale)
 
     @property
     def cosine(self) -> float:
-        """Of the two, as vectors; a sign agreement for a scalar."""
+        """Cosine of estimate and truth as vectors; for a scalar, whether the signs agree."""
         a, b = self.estimate.flatten(), self.truth.flatten()
         return float(torch.nn.functional.cosine_similarity(a, b, 0, eps=1e-300))
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that print as a table."""
+    """Rows that print as a Markdown table.
+
+    Arguments:
+        horizon: number of training steps of the truth.
+        rows: one row per estimator and hyperparameter.
+    """
 
     horizon: int
     rows: tuple[Row, ...]
 
     def __str__(self) -> str:
         lines = [
-            f"| estimator | hyperparameter | estimate | {self.horizon} steps really | cosine "
-            "| relative error |",
+            f"| estimator | hyperparameter | estimate | truth over {self.horizon} steps "
+            "| cosine | relative error |",
             "|---|---|---|---|---|---|",
         ]
         lines += [
@@ -65,17 +78,28 @@ def check_hypergradient(
     horizon: int = 1,
     width: float = 1e-4,
 ) -> Table:
-    """Estimators against (L(hyper + h) - L(hyper - h)) / 2h of `horizon` real training steps.
+    """Compare estimators with (L(hyper + h) - L(hyper - h)) / 2h of real training steps.
 
-    The window needs `horizon` batches. An estimator with a shorter window sees its last steps, as
-    it would in training; one that carries tangents is called at every step. Use float64 and a
-    smooth activation: with ReLU the difference quotient itself is noise. Every entry of every
-    hyperparameter costs two trainings of `horizon` steps.
+    - Use float64 and a smooth activation: with ReLU the difference quotient itself is noise.
+    - Every entry of every hyperparameter costs two trainings of `horizon` steps.
+    - An estimator with a shorter window sees the last steps, as it does in training. An estimator
+      that carries tangents is called at every step.
+    - A hyperparameter whose kind an estimator does not support gets no row.
 
-    Arguments: `width`, h in raw values.
+    Arguments:
+        problem: window of `horizon` steps.
+        state: state before the window.
+        hyper: raw hyperparameters, as leaves that record gradients.
+        kinds: hyperparameters to compare, with their kinds.
+        estimators: estimators by label.
+        horizon: number of training steps.
+        width: h, in units of the raw values.
+    Returns:
+        Table with one row per estimator and hyperparameter; `print` shows it.
+    Raises:
+        ValueError: the window of an estimator is longer than the horizon.
 
-    >>> from darts_lite.hypergradient import Bilevel, InnerState, OneStep
-    >>> from darts_lite.hypergradient.optimizers import SGD
+    >>> from darts_lite.hypergradient import SGD, Bilevel, InnerState, OneStep
     >>> w, sgd = (torch.tensor([2.0], dtype=torch.float64),), SGD(0.0)
     >>> lr = {"lr": torch.tensor(0.1, dtype=torch.float64, requires_grad=True)}
     >>> def loss(w, hyper, t=0): return 0.5 * w[0].square().sum(), None
@@ -97,7 +121,16 @@ def check_hypergradient(
 def lookahead_difference(
     problem: Bilevel, state: InnerState, hyper: Hyper, name: str, horizon: int, width: float
 ) -> Tensor:
-    """The truth: train `horizon` steps with the value changed, twice an entry."""
+    """Return the true derivative: train `horizon` steps twice per entry, with it changed.
+
+    Arguments:
+        problem: window of `horizon` steps.
+        state: state before the window.
+        hyper: raw hyperparameters.
+        name: hyperparameter to differentiate.
+        horizon: number of training steps.
+        width: half the distance between the two values, in units of the raw value.
+    """
     fixed = constant(hyper)
     value = fixed[name]
     result = torch.zeros_like(value)
@@ -123,9 +156,23 @@ def estimate(
     kinds: Mapping[str, Kind],
     horizon: int,
 ) -> dict[str, Tensor]:
-    """What an estimator says at the end of `horizon` steps of training."""
+    """Return the hypergradient that an estimator finds at the end of `horizon` training steps.
+
+    Arguments:
+        estimator: estimator of the hypergradient.
+        problem: window of `horizon` steps.
+        state: state before the window.
+        hyper: raw hyperparameters, as leaves that record gradients.
+        kinds: hyperparameters to differentiate, with their kinds.
+        horizon: number of training steps.
+    Raises:
+        ValueError: the window of the estimator is longer than the horizon.
+    """
     if estimator.steps > horizon:
-        raise ValueError(f"a window of {estimator.steps} steps in a horizon of {horizon}")
+        raise ValueError(
+            f"horizon must be at least the {estimator.steps} steps of {type(estimator).__name__}, "
+            f"got {horizon}; give more batches or a shorter window"
+        )
     if estimator.carries:
         found: dict[str, Tensor] = {}
         for t in range(horizon):

@@ -1,9 +1,10 @@
-"""The one second-order quantity that every estimator needs, computed in four ways.
+"""Directional derivative of a gradient, the second-order quantity of every estimator.
 
     d/de (grad_w L, grad_hyper L)(w + e dw, hyper + e dhyper)  at e = 0
 
-With dhyper = 0 it is the Hessian-vector product H dw and, the mixed derivative being symmetric,
-d/dhyper (grad_w L . dw). With a tangent (dw, dhyper) it is the tangent of the training gradient.
+- With dhyper = 0 it is the Hessian-vector product H dw and, since the mixed derivative is
+  symmetric, d/dhyper (grad_w L . dw).
+- With a tangent (dw, dhyper) it is the tangent of the training gradient.
 """
 
 from __future__ import annotations
@@ -27,22 +28,35 @@ from darts_lite.hypergradient.problem import (
 )
 
 Method = Literal["double_backward", "jvp", "finite_difference", "one_sided"]
-"""double_backward: exact, differentiates the gradient again; the variables cannot move.
-jvp: exact, forward over reverse; every operation needs a forward-mode derivative.
-finite_difference: (grad(+r) - grad(-r)) / 2r, error O(r^2); two gradients (Liu et al. 2019, eq. 8).
-one_sided: (grad(+r) - grad) / r, error O(r); one gradient beside the one that training has.
+"""How a directional derivative of the gradient is computed:
 
-The steps r are `radius` over the length of the direction. Differences are for smooth networks: in
-one with ReLU they measure its kinks."""
+- double_backward: exact, differentiates the gradient again; dhyper must be 0.
+- jvp: exact, forward over reverse mode; every operation needs a forward-mode derivative.
+- finite_difference: (grad(+r) - grad(-r)) / 2r, error O(r^2); two gradients (Liu et al. 2019,
+  equation 8).
+- one_sided: (grad(+r) - grad) / r, error O(r); one gradient beside the training gradient.
+
+The step r is `radius` divided by the length of the direction. The differences need a smooth
+network: with ReLU they measure its kinks."""
 
 
 @dataclass(frozen=True)
 class Derivative:
-    """What is differentiated, and where.
+    """A loss and the point at which its gradient is differentiated.
 
-    Arguments: `loss`, of parameters and variables; `of`, the variables in which the gradient is
-    wanted; `weights`, whether that in the parameters is; `known`, the gradient if training has it
-    already (`Bilevel.advance`).
+    Arguments:
+        loss: loss as a function of parameters and hyperparameters.
+        params: parameters.
+        hyper: raw hyperparameters.
+        of: names of the hyperparameters whose gradient is differentiated.
+        weights: whether the gradient in the parameters is differentiated.
+        known: gradient at this point, if training has computed it already (`Bilevel.advance`).
+
+    >>> w, h = (torch.tensor([1.0, 2.0]),), {"h": torch.tensor(3.0)}
+    >>> cubic = Derivative(lambda w, h: (h["h"] * w[0].pow(3).sum(), None), w, h, of=("h",))
+    >>> along = (torch.tensor([1.0, 0.0]),)
+    >>> cubic.along(along, method="jvp", radius=0.01)  # 6 h w . along, 3 w^2 . along
+    Gradient(weights=(tensor([18.,  0.]),), hyper={'h': tensor(3.)})
     """
 
     loss: Callable[[Params, Hyper], Loss]
@@ -55,26 +69,37 @@ class Derivative:
     def along(
         self, params: Params, hyper: Hyper | None = None, *, method: Method, radius: float
     ) -> Gradient:
-        """The derivative along a direction; a variable that it does not name stays.
+        """Return the derivative of the gradient along a direction.
 
-        Returns: the derivative of grad_w (empty without `weights`), and of grad_hyper, None for
-        each variable on which the loss does not depend.
+        Arguments:
+            params: direction of the parameters, one tensor per parameter.
+            hyper: direction of the hyperparameters; an absent one is held fixed.
+            method: how the derivative is computed.
+            radius: length of the step of the differences; the exact methods ignore it.
+        Returns:
+            Derivative of grad_w (empty without `weights`), and of grad_hyper; None for a
+            hyperparameter on which the loss does not depend.
+        Raises:
+            ValueError: the method is unknown, or double_backward is given a direction in `hyper`.
         """
         hyper = hyper or {}
         if method not in get_args(Method):
-            raise ValueError(f"unknown method {method!r}; known: {', '.join(get_args(Method))}")
+            raise ValueError(f"method must be one of {get_args(Method)}, got {method!r}")
         if not self.weights and not self.of:
             return Gradient(())
         if method == "double_backward":
             if hyper:
-                raise ValueError("double_backward cannot move hyperparameters; use jvp")
+                raise ValueError(
+                    "double_backward must have no direction in hyperparameters, got "
+                    f"{tuple(hyper)}; use jvp, which is exact too"
+                )
             return self._double_backward(params)
         if method == "jvp":
             return self._jvp(params, hyper)
         return self._difference(params, hyper, radius, -1 if method == "finite_difference" else 0)
 
     def _difference(self, along: Params, along_hyper: Hyper, radius: float, other: int) -> Gradient:
-        """Between one step ahead and `other` steps."""
+        """Difference quotient between +1 and `other` steps along the direction."""
         moving = (*along, *along_hyper.values())
         largest = torch.stack([m.abs().max() for m in moving]).max()
         largest = largest.clamp(min=torch.finfo(largest.dtype).tiny)
@@ -99,14 +124,14 @@ class Derivative:
         )
 
     def gradient_at(self, params: Params, hyper: Hyper) -> Gradient:
-        """First derivatives, without a graph."""
+        """Return the gradient at a point, without a graph."""
         if not self.weights and not self.of:
             return Gradient(())
         params = leaves(params) if self.weights else tuple(p.detach() for p in params)
         values = self._targets(hyper)
         loss, _ = self.loss(params, values)
         if not loss.requires_grad:
-            return Gradient((), dict.fromkeys(self.of))  # it depends on none of them
+            return Gradient((), dict.fromkeys(self.of))  # no dependence on any of them
         sources = self._sources(params, values)
         return self._split(sources, torch.autograd.grad(loss, sources, allow_unused=True))
 
@@ -117,14 +142,14 @@ class Derivative:
         pairs = [(g, a) for g, a in zip(gradient, along) if g.requires_grad]
         sources = self._sources(params, values)
         found: tuple[Tensor | None, ...] = (None,) * len(sources)
-        if pairs:  # else the gradient is a constant
+        if pairs:  # otherwise the gradient is a constant
             outputs, cotangents = zip(*pairs)
             found = torch.autograd.grad(outputs, sources, cotangents, allow_unused=True)
         return self._split(sources, found)
 
     def _jvp(self, along: Params, along_hyper: Hyper) -> Gradient:
         values = constant(self.hyper)
-        moving = tuple(n for n in along_hyper if n not in self.of)  # not differentiated in
+        moving = tuple(n for n in along_hyper if n not in self.of)  # not differentiated
 
         def loss(params: Params, wanted: Hyper, others: Hyper) -> Tensor:
             return self.loss(params, {**values, **wanted, **others})[0]
@@ -144,7 +169,7 @@ class Derivative:
             (tuple(along), tangents(self.of), tangents(moving)),
         )[1]
         found: Partial = {n: moved[-1][n] for n in self.of}
-        # torch.func says zero where there is no dependence; autograd knows the difference
+        # torch.func returns zero if there is no dependence; autograd returns None.
         if any(not bool(moved[-1][n].any()) for n in self.of):
             _, real = self.gradient_at(self.params, self.hyper)
             found = {n: None if real[n] is None else found[n] for n in self.of}

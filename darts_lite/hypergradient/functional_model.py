@@ -25,7 +25,7 @@ Batch = Any
 TrainingLoss = Callable[[Callable[..., Any], Batch, Mapping[str, Tensor]], Tensor]
 """loss(model, batch, learned) -> scalar; `learned` holds the learned values by name."""
 
-RandomState = tuple[Tensor, list[Tensor]]  # of the CPU, and of every CUDA device in use
+RandomState = tuple[Tensor, list[Tensor]]  # state of the CPU and of every CUDA device in use
 Buffers = dict[str, Tensor]
 
 
@@ -45,7 +45,7 @@ class FunctionalModel:
         self.rule = rule_of(optimizer)
         self.names = [n for n, p in model.named_parameters() if p.requires_grad]
         self.group_of = self._group_of()  # index of the parameter group, per parameter tensor
-        # A scheduler stores its start in `initial_lr`; this object may be made amid a schedule.
+        # A scheduler stores the initial lr in `initial_lr`. This object may be created later.
         self.base_lr = [float(g.get("initial_lr", g["lr"])) for g in optimizer.param_groups]
 
     def _group_of(self) -> list[int]:

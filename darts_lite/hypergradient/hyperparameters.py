@@ -36,11 +36,7 @@ class Bijection(Protocol):
 
 @dataclass(frozen=True)
 class Identity:
-    """The whole real line, as for architecture logits.
-
-    >>> Identity().forward(torch.tensor(-2.0))
-    tensor(-2.)
-    """
+    """The whole real line, as for architecture logits."""
 
     def forward(self, raw: Tensor) -> Tensor:
         return raw
@@ -98,11 +94,7 @@ class LogInterval:
 
 @dataclass(frozen=True)
 class Log:
-    """Every positive value: exp(raw).
-
-    >>> Log().forward(torch.tensor(0.0))
-    tensor(1.)
-    """
+    """Every positive value: exp(raw)."""
 
     def forward(self, raw: Tensor) -> Tensor:
         return raw.exp()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from darts_lite.hypergradient.caveats import caveats
 from darts_lite.hypergradient.check import Table, check_hypergradient
+from darts_lite.hypergradient.estimators.interface import Estimator, Lookahead, check_supported
 from darts_lite.hypergradient.estimators.one_step import OneStep
 from darts_lite.hypergradient.estimators.unrolled import Unrolled
 from darts_lite.hypergradient.functional_model import (
@@ -27,7 +28,7 @@ from darts_lite.hypergradient.hyperparameters import (
     LogInterval,
 )
 from darts_lite.hypergradient.lr_finder import LearningRateFinder
-from darts_lite.hypergradient.problem import Estimator, Lookahead, Params, check_supported
+from darts_lite.hypergradient.problem import Params
 from darts_lite.hypergradient.torch_optimizers import SETTINGS
 
 

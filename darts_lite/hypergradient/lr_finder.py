@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from darts_lite.hypergradient.estimators.interface import Estimator
 from darts_lite.hypergradient.estimators.unrolled import Unrolled
 from darts_lite.hypergradient.hyperparameters import HyperParameters, Kind
-from darts_lite.hypergradient.problem import Estimator
 
 
 @dataclass

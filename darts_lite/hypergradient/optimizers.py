@@ -1,9 +1,9 @@
-"""Optimisers as pure functions with exact derivatives in every argument.
+"""Functional optimizers: pure update rules with exact derivatives in every argument.
 
-`update(params, grads, state, ...)` gives new parameters and a new state and modifies nothing.
-Every setting may be a tensor, or a sequence of one value for each tensor of the parameters
-(groups); then the result is differentiable in it, in the gradients and in the state.
-(`torch.optim.SGD(differentiable=True)` detaches its first momentum buffer; this does not.)
+`update(params, grads, state, ...)` returns new parameters and a new state and modifies nothing.
+Every setting may be a tensor, or a sequence with one value per parameter tensor (groups). The
+result is differentiable in settings, gradients and state. (`torch.optim.SGD(differentiable=True)`
+detaches its first momentum buffer; these rules do not.)
 """
 
 from __future__ import annotations
@@ -16,11 +16,16 @@ import torch
 from torch import Tensor
 
 Scalar = float | Tensor
-Setting = Scalar | Sequence[Scalar]  # shared, or one for each tensor of the parameters
+Setting = Scalar | Sequence[Scalar]  # one value, or one value per parameter tensor
 
 
 class OptimizerState(NamedTuple):
-    """`moments[k]` holds the k-th moment of every parameter tensor; `step` counts updates."""
+    """State of an optimizer.
+
+    Arguments:
+        step: number of updates so far.
+        moments: `moments[k]` is the k-th moment, one tensor per parameter tensor.
+    """
 
     step: int
     moments: tuple[tuple[Tensor, ...], ...]
@@ -30,13 +35,17 @@ class OptimizerState(NamedTuple):
 class SGD:
     """Stochastic gradient descent with momentum, as `torch.optim.SGD` defines it.
 
-    g <- g + weight_decay w;  v <- momentum v + g;  w <- w - lr (g + momentum v if nesterov else v)
+        g <- g + weight_decay w
+        v <- momentum v + g
+        w <- w - lr (g + momentum v if nesterov else v)
+
+    Arguments:
+        momentum: momentum that is used if `update` is not given one.
+        nesterov: whether to use Nesterov momentum.
 
     >>> sgd = SGD(); w = (torch.tensor([1.0]),)
     >>> sgd.update(w, w, sgd.init(w), lr=0.1)[0]
     (tensor([0.9000]),)
-
-    Arguments: `momentum`, where `update` is not given one.
     """
 
     momentum: Scalar = 0.9
@@ -54,7 +63,16 @@ class SGD:
         weight_decay: Setting = 0.0,
         momentum: Setting | None = None,
     ) -> tuple[tuple[Tensor, ...], OptimizerState]:
-        """New parameters and the next state."""
+        """Return the new parameters and the next state.
+
+        Arguments:
+            params: parameter tensors.
+            grads: gradients, one per parameter tensor.
+            state: state before the update.
+            lr: learning rate.
+            weight_decay: weight decay.
+            momentum: momentum; default `self.momentum`.
+        """
         mu = self.momentum if momentum is None else momentum
         settings = zip(*(per_tensor(s, len(params)) for s in (lr, weight_decay, mu)))
         new, velocity = [], []
@@ -68,13 +86,22 @@ class SGD:
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma & Ba 2015), or AdamW (Loshchilov & Hutter 2019) with `decoupled` decay.
+    """Adam (Kingma & Ba 2015, algorithm 1), or AdamW (Loshchilov & Hutter 2019, algorithm 2).
 
-    m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2
-    w <- w - lr m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps)
+        m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2
+        w <- w - lr m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps)
 
-    Arguments: `betas`, where `update` is not given them. Bias corrections of Python floats are
-    Python floats: in float32 tensors they would cost 1e-5 of accuracy.
+    Bias corrections of Python floats are Python floats: as float32 tensors they would cost 1e-5 of
+    accuracy.
+
+    Arguments:
+        betas: b1 and b2 that are used if `update` is not given them.
+        eps: constant in the denominator.
+        decoupled: whether weight decay acts on the weights (AdamW) or on the gradient (Adam).
+
+    >>> adam = Adam(); w = (torch.tensor([1.0]),)
+    >>> adam.update(w, w, adam.init(w), lr=0.1)[0]
+    (tensor([0.9000]),)
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -95,7 +122,17 @@ class Adam:
         beta1: Setting | None = None,
         beta2: Setting | None = None,
     ) -> tuple[tuple[Tensor, ...], OptimizerState]:
-        """New parameters and the next state."""
+        """Return the new parameters and the next state.
+
+        Arguments:
+            params: parameter tensors.
+            grads: gradients, one per parameter tensor.
+            state: state before the update.
+            lr: learning rate.
+            weight_decay: weight decay.
+            beta1: decay rate of the first moment; default `self.betas[0]`.
+            beta2: decay rate of the second moment; default `self.betas[1]`.
+        """
         betas = (
             self.betas[0] if beta1 is None else beta1,
             self.betas[1] if beta2 is None else beta2,
@@ -110,7 +147,7 @@ class Adam:
                 g = _add_decay(g, decay, p)
             m = b1 * m + (1 - b1) * g
             v = b2 * v + (1 - b2) * g * g
-            # v + tiny keeps the derivative of the root finite where a gradient is exactly zero
+            # v + tiny keeps the derivative of the root finite if a gradient is exactly zero.
             root = (v / (1 - b2**step) + torch.finfo(v.dtype).tiny).sqrt()
             new.append(p - rate * (m / (1 - b1**step)) / (root + self.eps))
             first.append(m)
@@ -119,16 +156,24 @@ class Adam:
 
 
 class Optimizer(Protocol):
-    """A pure rule; `update` takes its settings by name."""
+    """A pure update rule."""
 
-    def init(self, params: Sequence[Tensor]) -> OptimizerState: ...
+    def init(self, params: Sequence[Tensor]) -> OptimizerState:
+        """Return the state before the first update, with moments of zero."""
 
     @property
-    def update(self) -> Callable[..., tuple[tuple[Tensor, ...], OptimizerState]]: ...
+    def update(self) -> Callable[..., tuple[tuple[Tensor, ...], OptimizerState]]:
+        """The rule: `update(params, grads, state, **settings)` -> new parameters and state."""
 
 
 def per_tensor(setting: Setting, count: int) -> tuple[Scalar, ...]:
-    """One value for each of `count` tensors.
+    """Return one value per parameter tensor.
+
+    Arguments:
+        setting: one shared value, or a sequence of values.
+        count: number of parameter tensors.
+    Raises:
+        ValueError: the sequence has another length.
 
     >>> per_tensor(0.1, 2)
     (0.1, 0.1)
@@ -136,7 +181,10 @@ def per_tensor(setting: Setting, count: int) -> tuple[Scalar, ...]:
     if isinstance(setting, (float, int, Tensor)):
         return (setting,) * count
     if len(setting) != count:
-        raise ValueError(f"a setting has {len(setting)} values for {count} parameter tensors")
+        raise ValueError(
+            f"a setting must have one value or one per parameter tensor ({count}), "
+            f"got {len(setting)} values"
+        )
     return tuple(setting)
 
 

@@ -1,42 +1,45 @@
-"""A bilevel problem as pure functions, and what an estimator of its hypergradient is.
+"""Bilevel problem as pure functions of parameters and raw hyperparameters.
 
     min over hyper of  outer_loss(w_K(hyper), hyper),   w_{t+1} = inner_step(w_t, hyper)
 
-Every function takes the *raw* outer variables as a dictionary; what they mean (bijections,
-softmaxes, schedules) is the problem's affair, so an estimator only differentiates. This package
-imports nothing of the networks and serves any model.
+Every function takes the raw (unconstrained) hyperparameters as a dictionary. The problem gives
+them their meaning (bijection, softmax, schedule), so an estimator only differentiates. This
+package imports nothing else of darts_lite and serves any model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from darts_lite.hypergradient.hyperparameters import Kind
 from darts_lite.hypergradient.optimizers import Optimizer, OptimizerState, Setting
 
 Params = tuple[Tensor, ...]
 Hyper = Mapping[str, Tensor]
-Loss = tuple[Tensor, Any]  # a scalar, and anything worth reporting (detached)
-Partial = Mapping[str, Tensor | None]  # derivatives by variable; None: does not depend on it
+Loss = tuple[Tensor, Any]  # a scalar loss, and anything to report (detached)
+Partial = Mapping[str, Tensor | None]  # derivatives by hyperparameter; None means no dependence
 Window = TypeVar("Window", bound="Bilevel")
 
 
 class Gradient(NamedTuple):
-    """First derivatives of a loss, or a derivative of them: in the parameters, in variables."""
+    """Derivatives of a loss in the parameters and in hyperparameters, or their derivative."""
 
     weights: Params
     hyper: Mapping[str, Tensor | None] = {}
 
 
 class InnerState(NamedTuple):
-    """Everything that the inner problem carries from step to step.
+    """Everything that the inner problem passes from step to step.
 
-    `carried` is what an estimator takes along, such as tangents dw/dhyper; a plain step drops it.
+    Arguments:
+        params: parameters, one tensor per parameter.
+        optimizer: state of the optimizer.
+        carried: tensors that an estimator passes to its next call, such as tangents dw/dhyper, by
+            hyperparameter. A plain step drops them.
     """
 
     params: Params
@@ -46,14 +49,27 @@ class InnerState(NamedTuple):
 
 @dataclass(frozen=True)
 class Bilevel:
-    """One window of a bilevel problem, its batches and random draws already bound.
+    """One window of a bilevel problem, with its batches and random draws already bound.
 
-    `inner_loss(params, hyper, t)` is the training loss of the window's t-th step and
-    `outer_loss(params, hyper)` the validation loss after the last; both give the same value
-    whenever they are called. `settings(hyper)` are the optimiser's by name, each one value or one
-    for every tensor of the parameters: {"lr": ..., "weight_decay": (..., 0.0)}. Knowing the step
-    as loss + optimiser, rather than as one opaque function, is what lets estimators share the
-    training gradient instead of differentiating through it.
+    Both losses must return the same value for the same arguments whenever they are called. The
+    step is known as loss and optimizer rather than as one opaque function, so estimators can share
+    the training gradient instead of differentiating through it.
+
+    Arguments:
+        inner_loss: `inner_loss(params, hyper, t)` is the training loss of the window's t-th step.
+        outer_loss: `outer_loss(params, hyper)` is the validation loss after the last step.
+        optimizer: update rule.
+        settings: `settings(hyper)` returns the optimizer settings by name, each one value or one
+            value per parameter tensor: {"lr": ..., "weight_decay": (..., 0.0)}.
+
+    >>> from darts_lite.hypergradient import SGD, Bilevel, InnerState, OneStep
+    >>> def loss(params, hyper, t=0): return 0.5 * params[0].square().sum(), None
+    >>> problem = Bilevel(loss, loss, SGD(0.0), lambda hyper: {"lr": hyper["lr"]})
+    >>> w = (torch.tensor([2.0]),)
+    >>> hyper = {"lr": torch.tensor(0.1, requires_grad=True)}
+    >>> ahead = OneStep()(problem, InnerState(w, SGD(0.0).init(w)), hyper, {"lr": "optimizer"})
+    >>> ahead.state.params[0], ahead.hypergradient["lr"]  # -w_1 w_0
+    (tensor([1.8000]), tensor(-3.6000))
     """
 
     inner_loss: Callable[[Params, Hyper, int], Loss]
@@ -64,7 +80,14 @@ class Bilevel:
     def inner_step(
         self, state: InnerState, hyper: Hyper, t: int = 0, *, create_graph: bool = False
     ) -> tuple[InnerState, Loss]:
-        """w_{t+1} and the loss at w_t; differentiable in everything with `create_graph`."""
+        """Take one training step; return the state after it and the loss before it.
+
+        Arguments:
+            state: state before the step.
+            hyper: raw hyperparameters.
+            t: index of the step in the window.
+            create_graph: whether the result is differentiable in the state and hyperparameters.
+        """
         if create_graph:
             loss, report = self.inner_loss(state.params, hyper, t)
             gradient = torch.autograd.grad(loss, state.params, create_graph=True)
@@ -73,7 +96,7 @@ class Bilevel:
         return new, value
 
     def update(self, state: InnerState, gradient: Params, hyper: Hyper) -> InnerState:
-        """The optimiser's rule alone; differentiable in every argument."""
+        """Apply the optimizer's update rule to a gradient; differentiable in every argument."""
         settings = self.settings(hyper)
         return InnerState(
             *self.optimizer.update(state.params, gradient, state.optimizer, **settings)
@@ -82,10 +105,15 @@ class Bilevel:
     def advance(
         self, state: InnerState, hyper: Hyper, t: int, of: tuple[str, ...] = ()
     ) -> tuple[InnerState, Gradient, Loss]:
-        """w_{t+1}, the training gradient at w_t and the loss there, all detached.
+        """Take one training step; return its state, the gradient and loss before it, detached.
 
-        Arguments: `of`, variables in which the gradient is wanted too; one pass gives both.
-        Raises: ValueError if a parameter tensor has no part in the training loss.
+        Arguments:
+            state: state before the step.
+            hyper: raw hyperparameters.
+            t: index of the step in the window.
+            of: hyperparameters in which the gradient is computed too, in the same pass.
+        Raises:
+            ValueError: the training loss does not depend on a parameter tensor.
         """
         gradient, (loss, report) = gradient_at(
             lambda p, h: self.inner_loss(p, h, t), state.params, hyper, of
@@ -97,9 +125,14 @@ class Bilevel:
     def outer_gradient(
         self, params: Params, hyper: Hyper, names: tuple[str, ...]
     ) -> tuple[Params, Partial, Loss]:
-        """v = grad_w L_outer, the direct derivatives in the named variables, and the loss.
+        """Return v = grad_w L_outer, the direct derivatives in hyperparameters, and the loss.
 
-        Raises: ValueError if a parameter tensor has no part in the outer loss.
+        Arguments:
+            params: parameters after the window.
+            hyper: raw hyperparameters.
+            names: hyperparameters to differentiate.
+        Raises:
+            ValueError: the validation loss does not depend on a parameter tensor.
         """
         (v, direct), loss = gradient_at(self.outer_loss, params, hyper, names)
         return v, direct, loss
@@ -112,10 +145,16 @@ class Bilevel:
         names: tuple[str, ...],
         along: Params,
     ) -> tuple[Params, Params, Partial]:
-        """The vector-Jacobian product of `update`: `along`' . d(params, moments)' / d(.).
+        """Return the vector-Jacobian product of `update`: `along`^T . d(params, moments)' / d(.).
 
-        Arguments: `along`, one tensor for every parameter and, if longer, every moment.
-        Returns: the derivatives in (params, moments), in the gradient, and in the variables.
+        Arguments:
+            state: state before the update.
+            gradient: training gradient, one tensor per parameter.
+            hyper: raw hyperparameters.
+            names: hyperparameters to differentiate.
+            along: cotangent, one tensor per parameter and, if it is longer, per moment.
+        Returns:
+            Derivatives in (params, moments), in the gradient, and in the hyperparameters.
         """
         old = InnerState(leaves(state.params), _leaves_of(state.optimizer))
         gradient = leaves(gradient)
@@ -131,74 +170,8 @@ class Bilevel:
         return fill[:one], fill[one:two], dict(zip(names, found[two:]))
 
     def after(self: Window, steps: int) -> Window:
-        """The same window without its first `steps` steps."""
+        """Return the window without its first `steps` steps."""
         return replace(self, inner_loss=lambda p, hyper, t: self.inner_loss(p, hyper, t + steps))
-
-
-class Lookahead(NamedTuple):
-    """What an estimator gives back: the inner problem moved on, and the hypergradient.
-
-    `outer` is None if the estimator needs no validation loss; `diagnostics` are its own figures,
-    a residual for instance.
-    """
-
-    state: InnerState  # detached
-    hypergradient: dict[str, Tensor]
-    inner: Loss  # of the first step, detached
-    outer: Loss | None  # detached
-    diagnostics: Mapping[str, Tensor] = {}
-
-
-class Estimator(Protocol):
-    """Moves the inner problem by `steps` steps and estimates dL_outer/dhyper on the way.
-
-    `supports` names the kinds of outer variables for which the estimate is defined, `remedy` what
-    to say of the others; `carries` tells whether `InnerState.carried` is used. Arguments of a
-    call: `hyper`, raw leaves that record gradients; `kinds`, those to differentiate.
-    """
-
-    remedy: ClassVar[str]
-
-    @property
-    def carries(self) -> bool: ...
-
-    @property
-    def steps(self) -> int: ...
-
-    @property
-    def supports(self) -> frozenset[Kind]: ...
-
-    def __call__(
-        self, problem: Bilevel, state: InnerState, hyper: Hyper, kinds: Mapping[str, Kind]
-    ) -> Lookahead: ...
-
-
-EVERY_KIND: frozenset[Kind] = frozenset({"architecture", "loss", "optimizer"})
-
-
-class UnsupportedHyperparameter(ValueError):
-    """An estimator was asked for a derivative that it does not define."""
-
-
-def check_supported(estimator: Estimator, kinds: Mapping[str, Kind]) -> None:
-    """Raises if an estimator does not cover one of the kinds; call it at start-up."""
-    for variable, kind in kinds.items():
-        if kind not in estimator.supports:
-            raise UnsupportedHyperparameter(
-                f"{type(estimator).__name__} cannot differentiate the {kind} hyperparameter "
-                f"{variable!r}: {estimator.remedy}"
-            )
-
-
-def require(gradients: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    """Raises if a variable has no gradient: silence would be a zero that nobody computed."""
-    for name, gradient in gradients.items():
-        if gradient is None:
-            raise UnsupportedHyperparameter(
-                f"no gradient reaches the hyperparameter {name!r}: what this estimator "
-                "differentiates does not depend on it; check its kind and the problem's functions"
-            )
-    return {name: g.detach() for name, g in gradients.items() if g is not None}
 
 
 # --- derivatives, sums, copies ------------------------------------------------------------------
@@ -207,32 +180,48 @@ def require(gradients: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
 def gradient_at(
     loss: Callable[[Params, Hyper], Loss], params: Params, hyper: Hyper, of: tuple[str, ...]
 ) -> tuple[Gradient, Loss]:
-    """A loss and its derivatives in the parameters and in the variables `of`, without a graph."""
+    """Return a loss and its derivatives in parameters and hyperparameters, without a graph.
+
+    Arguments:
+        loss: loss as a function of parameters and hyperparameters.
+        params: parameters.
+        hyper: raw hyperparameters.
+        of: hyperparameters to differentiate.
+    Raises:
+        ValueError: the loss does not depend on a parameter tensor.
+    """
     params = leaves(params)
     values = constant(hyper) | {n: hyper[n].detach().requires_grad_() for n in of}
     value, report = loss(params, values)
     found = torch.autograd.grad(value, (*params, *(values[n] for n in of)), allow_unused=True)
     weights = found[: len(params)]
     if any(part is None for part in weights):
-        raise ValueError("the loss must depend on every parameter tensor")
+        missing = [i for i, part in enumerate(weights) if part is None]
+        raise ValueError(
+            f"the loss must depend on every parameter tensor, got no gradient for {missing}; "
+            "use the tensor in the loss or freeze it"
+        )
     return Gradient(weights, dict(zip(of, found[len(params) :]))), (value.detach(), report)
 
 
 def add(*terms: Tensor | None) -> Tensor | None:
-    """The sum of the terms that exist; None if none does."""
+    """Return the sum of the terms that are not None; None if there is no such term."""
     present = [term for term in terms if term is not None]
     return sum(present[1:], present[0]) if present else None
 
 
 def dot(a: Params, b: Params) -> Tensor:
+    """Return the inner product over all tensors, a scalar."""
     return torch.stack([(x * y).sum() for x, y in zip(a, b)]).sum()
 
 
 def leaves(tensors: Params) -> Params:
+    """Return the tensors detached, as leaves that record gradients."""
     return tuple(t.detach().requires_grad_() for t in tensors)
 
 
 def constant(hyper: Hyper) -> dict[str, Tensor]:
+    """Return the hyperparameters detached."""
     return {name: value.detach() for name, value in hyper.items()}
 
 
@@ -241,19 +230,19 @@ def _leaves_of(state: OptimizerState) -> OptimizerState:
 
 
 def flat(state: InnerState) -> Params:
-    """Parameters, then the moments one after the other."""
+    """Return all tensors of a state: parameters first, then one moment after the other."""
     return (*state.params, *(t for moment in state.optimizer.moments for t in moment))
 
 
 def unflat(tensors: Params, like: InnerState) -> InnerState:
-    """The inverse of `flat`."""
+    """Return the state with the given tensors; the inverse of `flat`."""
     n = len(like.params)
     parts = [tuple(tensors[i : i + n]) for i in range(0, len(tensors), n)]
     return InnerState(parts[0], OptimizerState(like.optimizer.step, tuple(parts[1:])))
 
 
 def detach(state: InnerState) -> InnerState:
-    """The same values without history."""
+    """Return the state without its autograd graph."""
     moments = tuple(tuple(t.detach() for t in m) for m in state.optimizer.moments)
     return InnerState(
         tuple(p.detach() for p in state.params),

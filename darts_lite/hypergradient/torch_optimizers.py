@@ -1,9 +1,9 @@
-"""Torch's optimisers as pure rules with exact derivatives, so that any loop can be learned.
+"""Torch optimizers as pure update rules with exact derivatives.
 
-SGD, Adam and AdamW become ours. The others come from `higher` (Grefenstette et al. 2019), which is
-unmaintained and therefore imported here and nowhere else: its differentiable step is handed the
-gradient, so that every estimator, not only unrolling, applies. A tensor placed in a torch optimiser
-would silently receive no gradient; settings are passed as overrides.
+SGD, Adam and AdamW use the rules of `optimizers.py`. Other optimizers come from `higher`
+(Grefenstette et al. 2019), which is unmaintained and therefore imported by this module only. Its
+differentiable step is given the gradient, so every estimator applies and not only unrolling.
+Settings are passed as overrides: a tensor inside a torch optimizer would receive no gradient.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from darts_lite.hypergradient.optimizers import (
 )
 from darts_lite.hypergradient.problem import Params
 
-SETTINGS = {  # by the name of a variable: where it lies in a parameter group
+SETTINGS = {  # name of a setting -> key in a parameter group, and index if the value is a tuple
     "lr": ("lr", None),
     "weight_decay": ("weight_decay", None),
     "momentum": ("momentum", None),
@@ -36,33 +36,45 @@ SETTINGS = {  # by the name of a variable: where it lies in a parameter group
     "beta2": ("betas", 1),
 }
 
-
-# Not ASGD, which keeps numbers in its state, nor Rprop, which sees only the gradient's sign.
+# Left out: ASGD, whose state holds Python numbers, and Rprop, which uses the gradient's sign.
 FROM_HIGHER = (torch.optim.Adadelta, torch.optim.Adagrad, torch.optim.Adamax, torch.optim.RMSprop)
 
 
 class UnsupportedOptimizer(ValueError):
-    """A torch optimiser, or an option of it, whose derivative is not defined here."""
+    """A torch optimizer, or one of its options, has no derivative here."""
 
 
 class Rule(NamedTuple):
-    """A torch optimiser seen as a pure function: the rule, its state's names, its settings."""
+    """A torch optimizer as a pure function.
+
+    Arguments:
+        optimizer: update rule.
+        moments: keys of the moments in `torch_optimizer.state[p]`.
+        settings: names of the settings that may be learned.
+    """
 
     optimizer: Optimizer
-    moments: tuple[str, ...]  # of `torch_optimizer.state[p]`
-    settings: tuple[str, ...]  # that may be learned
+    moments: tuple[str, ...]
+    settings: tuple[str, ...]
 
 
 def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
-    """The pure rule of a torch optimiser.
+    """Return the pure rule of a torch optimizer.
 
-    Raises: UnsupportedOptimizer, with the remedy.
+    Arguments:
+        optimizer: torch optimizer with any parameter groups.
+    Raises:
+        UnsupportedOptimizer: the optimizer, or one of its options, has no derivative here.
+
+    >>> rule_of(torch.optim.SGD([torch.zeros(1)], lr=0.1)).settings
+    ('lr', 'weight_decay', 'momentum')
     """
     name = type(optimizer).__name__
     for option in ("maximize", "amsgrad", "dampening"):
         if any(group.get(option) for group in optimizer.param_groups):
             raise UnsupportedOptimizer(
-                f"{name} with {option} has no derivative here; build it without {option}"
+                f"{option} of {name} must be off, because it has no derivative here; "
+                f"build the optimizer without {option}"
             )
     if type(optimizer) is torch.optim.SGD:
         nesterov = bool(_shared(optimizer, "nesterov"))
@@ -77,11 +89,15 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
         )
     if type(optimizer) not in FROM_HIGHER:
         raise UnsupportedOptimizer(
-            f"{name} has no derivative here; use SGD, Adam, AdamW, "
-            f"{', '.join(t.__name__ for t in FROM_HIGHER)}"
+            "optimizer must be one of SGD, Adam, AdamW, "
+            f"{', '.join(t.__name__ for t in FROM_HIGHER)}, got {name}, which has no derivative "
+            "here; use one of these"
         )
     if len(optimizer.param_groups) > 1:
-        raise UnsupportedOptimizer(f"{name} is supported with one parameter group only")
+        raise UnsupportedOptimizer(
+            f"{name} must have one parameter group, got {len(optimizer.param_groups)}; merge them "
+            "or use SGD, Adam or AdamW"
+        )
     own = {k: v for k, v in optimizer.defaults.items() if k in _arguments(optimizer)}
     learnable = tuple(n for n, (key, _) in SETTINGS.items() if key in own)
     rule = FromHigher(type(optimizer), own)
@@ -90,10 +106,13 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
 
 @dataclass(frozen=True)
 class FromHigher:
-    """Any optimiser that `higher` knows, as a pure rule.
+    """Any optimizer that `higher` supports, as a pure rule.
 
-    Arguments: `kind`, a class of torch.optim; `defaults`, its arguments. The moments are the
-    tensors in its state, in alphabetical order.
+    The moments are the tensors in the optimizer's state, in alphabetical order.
+
+    Arguments:
+        kind: class of torch.optim.
+        defaults: arguments of the class.
     """
 
     kind: type[torch.optim.Optimizer]
@@ -101,7 +120,7 @@ class FromHigher:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the tensors that torch keeps for a parameter."""
+        """Keys of the tensors that torch keeps per parameter."""
         p = torch.zeros(1, requires_grad=True)
         p.grad = torch.zeros(1)
         probe = self.kind([p], **self.defaults)
@@ -120,16 +139,23 @@ class FromHigher:
         state: OptimizerState,
         **settings: Setting,
     ) -> tuple[tuple[Tensor, ...], OptimizerState]:
-        """New parameters and the next state."""
+        """Return the new parameters and the next state.
+
+        Arguments:
+            params: parameter tensors.
+            grads: gradients, one per parameter tensor.
+            state: state before the update.
+            settings: settings by the names in `SETTINGS`.
+        """
         blank = [torch.empty_like(p, requires_grad=True) for p in params]
-        with warnings.catch_warnings():  # of RMSprop's derivatives, which are right (tests)
+        with warnings.catch_warnings():  # `higher` warns of RMSprop; tests show it is right
             warnings.simplefilter("ignore")
             rule = higher.optim.get_diff_optim(
                 self.kind([{"params": [p]} for p in blank], **self.defaults), blank
             )
         for kept in rule.state:
             if "step" in kept[0]:
-                kept[0]["step"] = state.step  # Adagrad begins with a float32 tensor
+                kept[0]["step"] = state.step  # Adagrad starts with a float32 tensor
         groups = zip(
             rule.param_groups, params, *(per_tensor(v, len(blank)) for v in settings.values())
         )
@@ -146,7 +172,7 @@ class FromHigher:
             if state.step:
                 moments = dict(zip(self.names, (moment[i] for moment in state.moments)))
                 rule.state[i][0] = {"step": state.step, **moments}
-        # Its `step` would take the gradient of a loss by itself; only its update rule is wanted.
+        # `rule.step` would take the gradient of a loss; only the update rule is needed here.
         rule._update([[g] for g in grads])
         new = tuple(group["params"][0] for group in rule.param_groups)
         moved = tuple(tuple(rule.state[i][0][name] for i in range(len(new))) for name in self.names)
@@ -154,7 +180,15 @@ class FromHigher:
 
 
 def read_state(optimizer: torch.optim.Optimizer, params: Params, rule: Rule) -> OptimizerState:
-    """The optimiser's state as values; zeros before its first step."""
+    """Return the state of a torch optimizer as values; zeros before its first step.
+
+    Arguments:
+        optimizer: torch optimizer.
+        params: parameters, in the order of the state.
+        rule: rule of the optimizer.
+    Raises:
+        UnsupportedOptimizer: the parameters have taken different numbers of steps.
+    """
     states = [optimizer.state.get(p, {}) for p in params]
     moments = tuple(
         tuple(
@@ -165,7 +199,10 @@ def read_state(optimizer: torch.optim.Optimizer, params: Params, rule: Rule) -> 
     )
     steps = {int(s["step"]) for s in states if "step" in s}
     if len(steps) > 1:
-        raise UnsupportedOptimizer("the parameters have taken different numbers of steps")
+        raise UnsupportedOptimizer(
+            f"all parameters must have taken the same number of steps, got {sorted(steps)}; "
+            "use one optimizer for each"
+        )
     return OptimizerState(steps.pop() if steps else 0, tuple(tuple(m) for m in moments))
 
 
@@ -173,7 +210,14 @@ def read_state(optimizer: torch.optim.Optimizer, params: Params, rule: Rule) -> 
 def write_state(
     optimizer: torch.optim.Optimizer, params: Params, rule: Rule, state: OptimizerState
 ) -> None:
-    """Puts values back where torch keeps them, so that its own `step` could go on."""
+    """Write values into the state of a torch optimizer, so that its own `step` can continue.
+
+    Arguments:
+        optimizer: torch optimizer.
+        params: parameters, in the order of the state.
+        rule: rule of the optimizer.
+        state: values to write.
+    """
     for p, *moments in zip(params, *state.moments):
         kept = optimizer.state[p]
         kept.update({n: m.detach().clone() for n, m in zip(rule.moments, moments)})
@@ -187,7 +231,8 @@ def _shared(optimizer: torch.optim.Optimizer, option: str) -> Any:
     values = {group.get(option) for group in optimizer.param_groups}
     if len(values) > 1:
         raise UnsupportedOptimizer(
-            f"the parameter groups of {type(optimizer).__name__} differ in {option}; give them one"
+            f"{option} of {type(optimizer).__name__} must be the same in all parameter groups, "
+            f"got {values}; give all groups one value"
         )
     return values.pop()
 

@@ -1,7 +1,8 @@
 """Hypergradient estimators, one file each, and their registry.
 
-A new estimator is one file here, one import, and one entry of `ESTIMATORS`. The tests draw their
-tables from the registry. It must not import anything above `darts_lite.hypergradient.derivatives`.
+A new estimator is one file here, one import, and one entry of `ESTIMATORS`; the tests take their
+tables from the registry. An estimator imports only other estimators, `derivatives`, `problem`,
+`optimizers` and `hyperparameters`.
 """
 
 from darts_lite.hypergradient.estimators.conjugate_gradient import ConjugateGradient

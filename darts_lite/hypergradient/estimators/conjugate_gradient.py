@@ -1,4 +1,8 @@
-"""Implicit differentiation with conjugate gradients (Hestenes & Stiefel 1952; Pedregosa 2016)."""
+"""Conjugate-gradient estimator: implicit differentiation with an iterative solver.
+
+Solver: Hestenes & Stiefel 1952. Hypergradient: Pedregosa 2016, "Hyperparameter optimization with
+approximate gradient", algorithm 1.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,27 @@ from darts_lite.hypergradient.problem import Params, dot
 
 @dataclass(frozen=True)
 class ConjugateGradient(Implicit):
-    """Solves (H + damping) x = v to `tolerance`, in at most `iterations` products.
+    """Solve (H + damping) x = v by conjugate gradients.
 
-    Exact after as many as there are distinct eigenvalues. Where H + damping curves down, the
-    iteration stops at what it has (Steihaug 1983); if that is nothing, the hypergradient is NaN
-    and a warning says so. Diagnostics: "residual" |v - (H + damping) x| / |v|, "iterations", and
-    "negative_curvature", 1 if it was met.
+    The solution is exact after as many iterations as H has distinct eigenvalues. Where H + damping
+    has negative curvature, the iteration stops at its current solution (Steihaug 1983). If that
+    happens in the first iteration, the hypergradient is NaN and a warning says so.
+
+    Diagnostics: "residual" |v - (H + damping) x| / |v|, "iterations", and "negative_curvature",
+    which is 1 if negative curvature was met.
+
+    Arguments:
+        iterations: largest number of Hessian-vector products.
+        tolerance: residual at which the iteration stops.
+        damping: multiple of the identity that is added to the Hessian.
+        steps: number of training steps before the differentiation.
+        product: how Hessian-vector products are computed.
+        radius: step of the differences, see `Method`.
+    Raises:
+        ValueError: a setting is out of its range.
+
+    >>> ConjugateGradient().solve(lambda x: (2 * x[0],), (torch.tensor([1.0, 3.0]),))[0]
+    (tensor([0.5000, 1.5000]),)
     """
 
     iterations: int = 20
@@ -34,7 +53,9 @@ class ConjugateGradient(Implicit):
     def __post_init__(self) -> None:
         self.check()
         if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, not {self.iterations}")
+            raise ValueError(
+                f"iterations must be at least 1, got {self.iterations}; use OneStep for none"
+            )
 
     def solve(
         self, curved: Callable[[Params], Params], v: Params
@@ -45,7 +66,7 @@ class ConjugateGradient(Implicit):
         done, down = 0, False
         if not bool(length.isfinite()):
             x = failed(v)
-        # a residual of zero, v = 0 included, is the end: the quotients below would be 0/0
+        # Stop at a residual of zero (also if v = 0): the quotients below would be 0/0.
         while done < self.iterations and float(rr) > self.tolerance**2 * float(length):
             q = curved(p)
             curvature = dot(p, q)
@@ -60,8 +81,8 @@ class ConjugateGradient(Implicit):
             done += 1
         if down and done == 0:
             warnings.warn(
-                "ConjugateGradient: the training loss curves down along the validation gradient; "
-                "give damping larger than its most negative curvature",
+                "ConjugateGradient: the training loss has negative curvature along the validation "
+                "gradient; give damping larger than the most negative curvature",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -1,11 +1,17 @@
-"""Forward-mode hypergradients: tangents dw/dhyper carried from step to step, without bound.
+"""Forward-mode estimator: tangents dw/dhyper are carried from step to step.
 
     Z_{t+1} = discount (d step/ds) Z_t + d step/dhyper        dL_outer/dhyper = direct + v . Z
 
-for s = (w, moments), one tangent a scalar. A discount of 1 is real-time hypergradient learning
-(Franceschi et al. 2017, RTHO), 0 looks one step back, between lies MARTHE (Donini et al. 2020). The
-horizon is the whole training so far, in constant memory; the price is one derivative of the
-training gradient a scalar, whence few of them: a learning rate, a decay, a handful of magnitudes.
+for the state s = (w, moments), with one tangent per scalar hyperparameter (Franceschi et al. 2017,
+algorithm 2, Forward-HG).
+
+- discount 1 is real-time hyperparameter optimization (RTHO, Franceschi et al. 2017).
+- discount 0 looks one step back.
+- discounts in between are MARTHE (Donini et al. 2020).
+
+The horizon is the whole training so far, in constant memory. The cost is one derivative of the
+training gradient per scalar, so use it for few scalars: a learning rate, a weight decay, a few
+magnitudes.
 """
 
 from __future__ import annotations
@@ -17,32 +23,46 @@ from typing import ClassVar
 import torch
 
 from darts_lite.hypergradient.derivatives import Derivative, Method
+from darts_lite.hypergradient.estimators.interface import (
+    EVERY_KIND,
+    UNKNOWN_KIND,
+    Lookahead,
+    check_supported,
+    require,
+)
 from darts_lite.hypergradient.hyperparameters import Kind
 from darts_lite.hypergradient.problem import (
-    EVERY_KIND,
     Bilevel,
     Gradient,
     Hyper,
     InnerState,
-    Lookahead,
     Params,
     add,
-    check_supported,
     constant,
     dot,
     flat,
     leaves,
-    require,
     unflat,
 )
 
 
 @dataclass(frozen=True)
 class Forward:
-    """See the module. The tangents travel in `InnerState.carried`, by variable: `[n, ...]` each.
+    """Carry tangents through all training steps so far (forward mode).
 
-    Arguments: `discount` in [0, 1]; `product`, "jvp" (exact), "finite_difference" or "one_sided"
-    (a third of the cost of jvp, for smooth networks); `radius`, of the differences.
+    The tangents are in `InnerState.carried`: per hyperparameter with n scalars, one tensor of shape
+    [n, *shape] per parameter and moment. A tangent that overflows restarts at zero.
+
+    Arguments:
+        discount: factor on the tangent of the past, in [0, 1].
+        product: how the tangent of the training gradient is computed: "jvp" (exact),
+            "finite_difference" or "one_sided" (a third of the cost of jvp, for smooth networks).
+        radius: step of the differences, see `Method`.
+    Raises:
+        ValueError: a setting is out of its range.
+
+    >>> Forward(0.99, product="one_sided", radius=1e-3).carries
+    True
     """
 
     discount: float = 1.0
@@ -52,13 +72,18 @@ class Forward:
     steps: ClassVar[int] = 1
     supports: ClassVar[frozenset[Kind]] = EVERY_KIND
     carries: ClassVar[bool] = True
-    remedy: ClassVar[str] = "it is of no known kind"
+    remedy: ClassVar[str] = UNKNOWN_KIND
 
     def __post_init__(self) -> None:
         if not 0 <= self.discount <= 1:
-            raise ValueError(f"discount must lie in [0, 1], not {self.discount}")
+            raise ValueError(
+                f"discount must be in [0, 1], got {self.discount}; use 1 for the whole past"
+            )
         if self.product == "double_backward":
-            raise ValueError("Forward cannot use double_backward; use jvp, which is exact too")
+            raise ValueError(
+                "product of Forward must move hyperparameters, got 'double_backward', which "
+                "cannot; use 'jvp', which is exact too"
+            )
 
     def __call__(
         self, problem: Bilevel, state: InnerState, hyper: Hyper, kinds: Mapping[str, Kind]
@@ -90,7 +115,7 @@ class Forward:
         name: str,
         i: int,
     ) -> Params:
-        """d(params, moments)/d hyper[name][i] after the step."""
+        """Tangent d(params, moments)/d hyper[name][i] after the step."""
         unit = torch.zeros_like(hyper[name]).view(-1)
         unit[i] = 1.0
         moving = {name: unit.view_as(hyper[name])}
@@ -118,7 +143,7 @@ class Forward:
 
 
 def _finite(tangent: Params) -> Params:
-    """A tangent that overflowed begins anew; otherwise no step after it would have a gradient."""
+    """Restart a tangent that overflowed at zero; otherwise all later steps had no gradient."""
     fine = torch.stack([part.isfinite().all() for part in tangent]).all()
     return tuple(torch.where(fine, part, torch.zeros_like(part)) for part in tangent)
 
@@ -132,10 +157,20 @@ def update_tangent(
     turned: Params,
     moving: Hyper,
 ) -> Params:
-    """The tangent of the optimiser's rule in (params, moments), gradient and variables.
+    """Return the tangent of (params, moments) after the optimizer's update.
 
-    A Jacobian-vector product as the derivative of a vector-Jacobian product in its vector: the
-    rule is elementwise, so that is cheap, and it serves rules without forward-mode derivatives.
+    This Jacobian-vector product is computed as the derivative of a vector-Jacobian product in its
+    vector. The update is elementwise, so that is cheap, and it works for rules without
+    forward-mode derivatives.
+
+    Arguments:
+        problem: problem with the optimizer.
+        state: state before the update.
+        gradient: training gradient.
+        hyper: raw hyperparameters.
+        tangent: tangent of (params, moments) before the update.
+        turned: tangent of the gradient.
+        moving: tangent of the hyperparameters, by name.
     """
     sources = leaves((*flat(state), *gradient, *(hyper[n] for n in moving)))
     one, two = len(flat(state)), len(flat(state)) + len(gradient)
@@ -157,7 +192,10 @@ def update_tangent(
 def _reached(
     problem: Bilevel, state: InnerState, gradient: Params, hyper: Hyper, kinds: Mapping[str, Kind]
 ) -> dict[str, bool]:
-    """Whether a step depends on each variable; zeros would not tell. Asked when it is new."""
+    """Whether a step depends on each hyperparameter, which a zero tangent would not tell.
+
+    Only hyperparameters without a tangent are examined.
+    """
     new = tuple(n for n in kinds if n not in state.carried)
     found = dict.fromkeys(kinds, True)
     if not new:

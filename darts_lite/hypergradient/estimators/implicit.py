@@ -1,12 +1,13 @@
-"""What Neumann series and conjugate gradients share: the implicit function theorem.
+"""Implicit differentiation: the common part of the Neumann and conjugate-gradient estimators.
 
-At a minimum w*(hyper) of the training loss, with H its Hessian there,
+At a minimum w*(hyper) of the training loss with Hessian H, by the implicit function theorem,
 
     dL_outer/dhyper = direct - d/dhyper (grad_w L_train . x),    H x = v = grad_w L_outer
 
-(Lorraine, Vicol & Duvenaud 2020). The horizon is infinite and the path does not matter; so neither
-does the optimiser, whose settings have no gradient here. A coupled weight decay is part of the
-training loss: declare a variable that sets it as "loss".
+(Lorraine, Vicol & Duvenaud 2020, theorem 1). The horizon is infinite and the path to the
+minimum does not matter. So the optimizer does not matter either, and its settings have no gradient
+here. A coupled weight decay is part of the training loss: a hyperparameter that sets it must have
+the kind "loss".
 """
 
 from __future__ import annotations
@@ -18,20 +19,15 @@ import torch
 from torch import Tensor
 
 from darts_lite.hypergradient.derivatives import Derivative, Method
-from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.optimizers import Adam, per_tensor
-from darts_lite.hypergradient.problem import (
-    Bilevel,
-    Hyper,
-    InnerState,
+from darts_lite.hypergradient.estimators.interface import (
     Lookahead,
-    Loss,
-    Params,
     UnsupportedHyperparameter,
-    add,
     check_supported,
     require,
 )
+from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.hypergradient.optimizers import Adam, per_tensor
+from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, Loss, Params, add
 
 Solve = Callable[[Callable[[Params], Params], Params], tuple[Params, dict[str, Tensor]]]
 SUPPORTS: frozenset[Kind] = frozenset({"architecture", "loss"})
@@ -39,9 +35,9 @@ REMEDY = "the inner optimum does not depend on it; use OneStep, Unrolled or Forw
 
 
 class Implicit:
-    """Steps `steps` times, then differentiates as if the weights were at their minimum.
+    """Take `steps` training steps, then differentiate as if the weights were at their minimum.
 
-    A subclass says how H x = v is solved. The Hessian is that of the window's last batch.
+    A subclass defines `solve`. The Hessian is the one of the window's last batch.
     """
 
     supports: ClassVar[frozenset[Kind]] = SUPPORTS
@@ -56,15 +52,26 @@ class Implicit:
     def solve(
         self, curved: Callable[[Params], Params], v: Params
     ) -> tuple[Params, dict[str, Tensor]]:
-        """x with (H + damping) x = v, and figures that say how well."""
+        """Return x with (H + damping) x = v, and diagnostics.
+
+        Arguments:
+            curved: product of (H + damping) with a vector.
+            v: right-hand side, one tensor per parameter.
+        """
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raises: ValueError if a knob is out of its range."""
+        """Check the common settings.
+
+        Raises:
+            ValueError: a setting is out of its range.
+        """
         if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
+            raise ValueError(f"steps must be at least 1, got {self.steps}; use 1 for one step")
         if self.damping < 0:
-            raise ValueError(f"damping must not be negative, but is {self.damping}")
+            raise ValueError(
+                f"damping must be at least 0, got {self.damping}; use 0 for no damping"
+            )
 
     def __call__(
         self, problem: Bilevel, state: InnerState, hyper: Hyper, kinds: Mapping[str, Kind]
@@ -91,7 +98,7 @@ class Implicit:
 
 
 def _with_decay(problem: Bilevel, t: int) -> Callable[[Params, Hyper], Loss]:
-    """The training loss plus decay/2 |w|^2, which the optimiser adds to its gradient."""
+    """Training loss plus decay/2 |w|^2, whose gradient the optimizer adds by itself."""
 
     def loss(params: Params, hyper: Hyper) -> Loss:
         value, report = problem.inner_loss(params, hyper, t)
@@ -100,8 +107,9 @@ def _with_decay(problem: Bilevel, t: int) -> Callable[[Params, Hyper], Loss]:
             if isinstance(each, Tensor) or each != 0:
                 if isinstance(problem.optimizer, Adam) and problem.optimizer.decoupled:
                     raise UnsupportedHyperparameter(
-                        "AdamW's decay is not part of the training loss, so the weights do not "
-                        "settle at its minimum: put the decay into the inner loss"
+                        "implicit estimators cannot differentiate a training with AdamW's weight "
+                        "decay: it is not part of the training loss, so the weights do not settle "
+                        "at the minimum of that loss; put the decay into the inner loss"
                     )
                 value = value + 0.5 * each * p.square().sum()
         return value, report
@@ -114,9 +122,10 @@ def _negative(value: Tensor | None) -> Tensor | None:
 
 
 def norm(x: Params) -> Tensor:
+    """Return the Euclidean norm over all tensors, a scalar."""
     return torch.stack([part.square().sum() for part in x]).sum().sqrt()
 
 
 def failed(v: Params) -> Params:
-    """Not a number: an estimate that would be wrong is not given."""
+    """Return NaN in the shape of v, in place of an estimate that would be wrong."""
     return tuple(torch.full_like(part, float("nan")) for part in v)

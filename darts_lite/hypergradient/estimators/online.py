@@ -1,9 +1,9 @@
-"""Online hypergradient descent (Baydin et al. 2018): the classic baseline.
+"""Online estimator: hypergradient descent (Baydin et al. 2018), a baseline.
 
     dL/dhyper = grad_w L_train(w_t, batch t) . d update_{t-1}/dhyper
 
-The training gradient of the next batch takes the place of a validation gradient. That costs nothing
-but knows nothing of generalisation: it serves the optimiser's settings only.
+The training gradient of the next batch replaces the validation gradient. That costs nothing, but it
+does not measure generalization. So it supports optimizer settings only.
 """
 
 from __future__ import annotations
@@ -15,30 +15,27 @@ from typing import ClassVar
 import torch
 
 from darts_lite.hypergradient.estimators.forward import update_tangent
+from darts_lite.hypergradient.estimators.interface import Lookahead, check_supported, require
 from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.problem import (
-    Bilevel,
-    Hyper,
-    InnerState,
-    Lookahead,
-    check_supported,
-    dot,
-    require,
-)
+from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, dot
 
 
 @dataclass(frozen=True)
 class Online:
-    """See the module. The last update's derivative travels in `InnerState.carried`.
+    """Differentiate the next training loss in the settings of the last update.
 
-    The first step has no update behind it, so its hypergradient names no variable.
+    The derivative of the last update is in `InnerState.carried`. The first step has no update
+    before it, so its hypergradient is empty.
+
+    >>> sorted(Online().supports)
+    ['optimizer']
     """
 
     steps: ClassVar[int] = 1
     supports: ClassVar[frozenset[Kind]] = frozenset({"optimizer"})
     carries: ClassVar[bool] = True
     remedy: ClassVar[str] = (
-        "it follows the training loss, which only the optimiser's settings may; use OneStep, "
+        "it follows the training loss, which is right for optimizer settings only; use OneStep, "
         "Unrolled or Forward"
     )
 
@@ -53,7 +50,7 @@ class Online:
             for n in names
             if n in state.carried
         }
-        if not found:  # whether the rule depends on each variable at all: zeros would not tell
+        if not found:  # check that the rule depends on each one, which zeros would not tell
             require(problem.update_product(state, gradient, hyper, names, gradient)[2])
         still = tuple(torch.zeros_like(s) for s in (*state.params, *_moments(state)))
         turned = tuple(torch.zeros_like(g) for g in gradient)

@@ -1,4 +1,4 @@
-"""One estimator for each kind of outer variable, sharing the passes that they have in common."""
+"""Combination of estimators: one per kind of hyperparameter, with shared passes."""
 
 from __future__ import annotations
 
@@ -8,36 +8,51 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from darts_lite.hypergradient.estimators.interface import (
+    EVERY_KIND,
+    UNKNOWN_KIND,
+    Estimator,
+    Lookahead,
+    UnsupportedHyperparameter,
+    check_supported,
+)
 from darts_lite.hypergradient.hyperparameters import Kind
 from darts_lite.hypergradient.problem import (
-    EVERY_KIND,
     Bilevel,
-    Estimator,
     Gradient,
     Hyper,
     InnerState,
-    Lookahead,
     Loss,
     Params,
     Partial,
-    UnsupportedHyperparameter,
-    check_supported,
 )
 
 
 @dataclass(frozen=True)
 class PerKind:
-    """`PerKind(optimizer=Forward(), loss=OneStep(), architecture=OneStep())`.
+    """Use one estimator per kind of hyperparameter.
 
-    The window is that of the estimator with the longest; the others see its last steps. Training
-    steps and the validation gradient at its end are computed once for all.
+    The window is as long as the longest window of the estimators; the others see its last steps.
+    The training steps and the validation gradient are computed once for all estimators.
+
+    Arguments:
+        architecture: estimator for the kind "architecture".
+        loss: estimator for the kind "loss".
+        optimizer: estimator for the kind "optimizer".
+    Raises:
+        UnsupportedHyperparameter: an estimator does not support its kind, or it carries tangents
+            and another estimator takes several steps.
+
+    >>> from darts_lite.hypergradient import Forward, OneStep
+    >>> PerKind(architecture=OneStep(), loss=OneStep(), optimizer=Forward()).steps
+    1
     """
 
     architecture: Estimator
     loss: Estimator
     optimizer: Estimator
 
-    remedy: ClassVar[str] = "it is of no known kind"
+    remedy: ClassVar[str] = UNKNOWN_KIND
     supports: ClassVar[frozenset[Kind]] = EVERY_KIND
 
     def __post_init__(self) -> None:
@@ -45,8 +60,8 @@ class PerKind:
             check_supported(estimator, {kind: kind})
             if estimator.carries and self.steps > 1:
                 raise UnsupportedHyperparameter(
-                    f"{type(estimator).__name__} carries tangents through every step; combine it "
-                    f"with estimators of one step, not of {self.steps}"
+                    f"{type(estimator).__name__} carries tangents through every step, so the "
+                    f"other estimators must have windows of 1 step, got {self.steps}; use OneStep"
                 )
 
     @property
@@ -89,8 +104,8 @@ class PerKind:
         diagnostics: dict[str, Tensor] = {}
         carried: dict[str, Params] = {}
         outer = None
-        # The longest window first: it may want more of a training step than the step alone. Those
-        # that only look come last: the training's own steps must be the first of their kind.
+        # The longest window comes first: it may need more of a training step than the others.
+        # Annealed windows come last: the training's own steps must be evaluated before them.
         looks = {e: getattr(e, "anneal", False) for e in groups}
         order = sorted(groups.items(), key=lambda item: (looks[item[0]], -item[0].steps))
         for estimator, group in order:
@@ -112,7 +127,7 @@ class PerKind:
 
 @dataclass(frozen=True)
 class _Shared(Bilevel):
-    """A problem that remembers its steps and its validation gradient by the tensors they met."""
+    """A problem that stores its steps and validation gradients by the tensors they were given."""
 
     names: tuple[str, ...] = ()
     offset: int = 0
@@ -122,7 +137,8 @@ class _Shared(Bilevel):
     def advance(
         self, state: InnerState, hyper: Hyper, t: int, of: tuple[str, ...] = ()
     ) -> tuple[InnerState, Gradient, Loss]:
-        # the caller and `steps` keep these tensors alive; an annealed window has other settings
+        # The key may use `id`: the caller and `steps` keep these tensors alive. `settings` is part
+        # of the key because an annealed window has other settings.
         key = (id(state.params[0]), t + self.offset, self.settings)
         known = self.steps.get(key)
         if known is None:

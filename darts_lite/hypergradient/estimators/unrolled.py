@@ -1,18 +1,18 @@
-"""The unrolled hypergradient: exact reverse mode through K training steps.
+"""Unrolled estimator: exact reverse mode through K training steps.
 
 The adjoints a_t = dL_outer/ds_t of the states s_t = (w_t, moments) run backwards,
 
     a_K = (v, 0),   u_t = (d update/dg)^T a_{t+1},   a_t = (d update/ds)^T a_{t+1} + (H_t u_t, 0)
     dL_outer/dhyper = direct + sum_t (d update/dhyper)^T a_{t+1} + d/dhyper (grad_w L_t . u_t)
 
-(Maclaurin et al. 2015; Franceschi et al. 2017, reverse-HG). Only states and gradients, vectors of
-the parameters' size, are kept of the way forward; each step's graph is made again when its turn
-comes, so that memory is that of one graph whatever K is.
+(Maclaurin et al. 2015; Franceschi et al. 2017, algorithm 1, reverse-HG). The forward pass keeps
+only states and gradients, which are vectors of the size of the parameters. The graph of each step
+is computed again on the way back, so memory is that of one graph whatever K is.
 
-With `anneal` the learning rate falls linearly to zero over the window, and the window is only
-looked at: the state that comes back is the one that was given. Whether a higher rate would pay is
-then measured after its noise has been annealed away, as it will be at the end of the training; that
-removes most of the bias that makes short windows ask for ever lower rates (Wu et al. 2018).
+With `anneal` the learning rate falls linearly to zero over the window, and the estimator only looks
+ahead: it returns the state that it was given. A higher learning rate is then judged after its noise
+has been annealed away, as at the end of the training. That removes most of the bias by which short
+windows ask for ever lower learning rates (Wu et al. 2018).
 """
 
 from __future__ import annotations
@@ -25,29 +25,33 @@ import torch
 from torch import Tensor
 
 from darts_lite.hypergradient.derivatives import Derivative, Method
-from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.optimizers import Setting
-from darts_lite.hypergradient.problem import (
+from darts_lite.hypergradient.estimators.interface import (
     EVERY_KIND,
-    Bilevel,
-    Hyper,
-    InnerState,
+    UNKNOWN_KIND,
     Lookahead,
-    Partial,
-    add,
     check_supported,
-    flat,
     require,
 )
+from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.hypergradient.optimizers import Setting
+from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, Partial, add, flat
 
 
 @dataclass(frozen=True)
 class Unrolled:
-    """Differentiates the outer loss after `steps` inner steps, with every term.
+    """Differentiate the validation loss after `steps` training steps, with every term.
 
-    Arguments: `anneal`, see the module; `product`, how H_t u_t and the mixed term are computed
-    (see `products.Method`), exact by default: the differences take two thirds and half of the
-    time; `radius`, of the differences.
+    Arguments:
+        steps: length of the window in training steps.
+        anneal: whether the lr falls linearly to zero in the window and no step is taken.
+        product: how H_t u_t and the mixed term are computed, see `Method`. The default is exact;
+            "finite_difference" takes two thirds of its time, "one_sided" half.
+        radius: step of the differences, see `Method`.
+    Raises:
+        ValueError: `steps` is below 1.
+
+    >>> Unrolled(25, product="one_sided", radius=1e-3).steps
+    25
     """
 
     steps: int = 5
@@ -58,11 +62,11 @@ class Unrolled:
 
     supports: ClassVar[frozenset[Kind]] = EVERY_KIND
     carries: ClassVar[bool] = False
-    remedy: ClassVar[str] = "it is of no known kind"
+    remedy: ClassVar[str] = UNKNOWN_KIND
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
+            raise ValueError(f"steps must be at least 1, got {self.steps}; use 1 for one step")
 
     def __call__(
         self, problem: Bilevel, state: InnerState, hyper: Hyper, kinds: Mapping[str, Kind]
@@ -89,7 +93,7 @@ class Unrolled:
                 old.params,
                 hyper,
                 of=mixed_in,
-                weights=t > 0,  # nobody asks for the adjoint of the window's beginning
+                weights=t > 0,  # the adjoint before the window is not needed
                 known=gradient,
             )
             curved, mixed = derivative.along(u, method=self.product, radius=self.radius)
@@ -100,7 +104,7 @@ class Unrolled:
         return Lookahead(begin if self.anneal else state, require(total), first, outer)
 
     def _at(self, problem: Bilevel, t: int) -> Bilevel:
-        """The problem with the rate of the window's t-th step."""
+        """Problem with the learning rate of the window's t-th step."""
         if not self.anneal:
             return problem
         factor = 1 - t / self.steps
