@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from darts_lite.architecture.space import Genotype, cells
-from darts_lite.augment.policies.learned import OFTEN
+from darts_lite.augment.operations.record import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
 from darts_lite.nas.task import WARM_UP, SearchConfig, SearchTask, default_channels

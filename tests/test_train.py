@@ -10,7 +10,7 @@ from torch import Tensor
 from darts_lite.architecture.network import network_cost
 from darts_lite.architecture.space import Genotype, blocks
 from darts_lite.augment import RandAugment
-from darts_lite.augment.policies.learned import OFTEN
+from darts_lite.augment.operations.record import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
 from darts_lite.nas.select import uniform_random

@@ -2,8 +2,8 @@
 
 torch's `grid_sample` is fast, but before torch 2.15 it has no forward-mode derivative and no second
 derivative. `sample` computes its values and its first derivatives with torch's kernels, all others
-from gathers: the weight of each of the four neighbours of a place is a product of two linear
-functions, so the derivatives are sums over the same four neighbours.
+from gathers: the weight of each of the four neighbors of a place is a product of two linear
+functions, so the derivatives are sums over the same four neighbors.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from torch.autograd.function import FunctionCtx
 def sample(images: Tensor, grid: Tensor) -> Tensor:
     """Sample images at the places of a grid: bilinear, zero outside of the image.
 
-    Differentiable in both arguments to any order, in backward and in forward mode. At the centre of
+    Differentiable in both arguments to any order, in backward and in forward mode. At the center of
     a pixel, where a bilinear function has a kink, the derivative is the one to the right and below.
 
     Arguments:
@@ -99,7 +99,7 @@ def _neighbors(grid: Tensor, images: Tensor) -> list[_Neighbor]:
 
 
 def _axis(places: Tensor, pixels: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """The two neighbours along one side: number, weight and its derivative; zero if outside."""
+    """The two neighbors along one side: number, weight and its derivative; zero if outside."""
     places = ((places + 1) * pixels - 1) / 2  # as grid_sample computes it
     first = places.detach().floor()
     rest = places - first

@@ -1,4 +1,4 @@
-"""Neighbourhood operations: the new value of a pixel depends on those around it.
+"""Neighborhood operations: the new value of a pixel depends on those around it.
 
 Images are floating tensors `[B, C, H, W]` in [0, 1]; a magnitude is a tensor `[B]` and zero is the
 identity. All derivatives are exact.
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from darts_lite.augment.operations.clamp import clamp, clamp_straight
+from darts_lite.augment.operations.record import SELDOM, Context, Family, Operation
 
 RADIUS = 3
 """Pixels on each side that `gaussian_blur` sees."""
@@ -55,7 +56,7 @@ def gaussian_blur(images: Tensor, magnitude: Tensor) -> Tensor:
     out smaller than asked for: 1.00, 1.64, 1.84 pixels for 1, 2, 3.
 
     The derivative is exact, and zero at zero. It stays small for long: below 0.3 pixels the weights
-    of the neighbours are under 0.004.
+    of the neighbors are under 0.004.
 
     Arguments: images `[B, C, H, W]`; magnitude `[B]`. Returns: images `[B, C, H, W]`.
 
@@ -75,11 +76,36 @@ def gaussian_blur(images: Tensor, magnitude: Tensor) -> Tensor:
     return clamp_straight(planes.view(images.shape))
 
 
+def _sharpness(images: Tensor, values: Tensor, context: Context) -> Tensor:
+    return sharpness(images, values[:, 0])
+
+
+def _blur(images: Tensor, values: Tensor, context: Context) -> Tensor:
+    return gaussian_blur(images, values[:, 0])
+
+
+SHARPNESS = Family(
+    "sharpness", {"sharpness": Operation("factor minus one", 0.9, rate=SELDOM)}, _sharpness
+)
+BLUR = Family(
+    "blur",
+    {
+        "gaussian_blur": Operation(
+            "standard deviation in pixels",
+            1.5,
+            signed=False,
+            start=0.4,  # weaker blurs have next to no gradient
+            rate=SELDOM,
+        )
+    },
+    _blur,
+)
+
 # --- helpers --------------------------------------------------------------------------------------
 
 
 def _weights(deviation: Tensor) -> Tensor:
-    """Weights `[B, RADIUS + 1]` of the pixel itself, of its two neighbours, and so on."""
+    """Weights `[B, RADIUS + 1]` of the pixel itself, of its two neighbors, and so on."""
     distance = torch.arange(RADIUS + 1, dtype=deviation.dtype, device=deviation.device)
     pair = distance.clamp(max=1) * math.log(2)  # there are two of each but the first
     # Below 0.025 the exponential is zero in every dtype: so is its derivative, and nothing is NaN.

@@ -1,22 +1,32 @@
 """Geometric operations: all of them compose into one affine map and one pass over the pixels.
 
-**Pixel coordinates.** The origin is the centre of the image, x points right, y down, the unit is
-one pixel; the centre of the pixel in column j is x = j - (W - 1) / 2. A matrix is a *pull-back*: it
+**Pixel coordinates.** The origin is the center of the image, x points right, y down, the unit is
+one pixel; the center of the pixel in column j is x = j - (W - 1) / 2. A matrix is a *pull-back*: it
 sends a place (x, y, 1) of the output to the place of the input that is seen there.
 
 Everything is elementwise: autocast and TF32, which would round a matrix product, do not touch it.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from darts_lite.augment.operations.bilinear import sample
+from darts_lite.augment.operations.record import Context, Family, Operation
 
 Size = tuple[int, int]
 """Height and width of an image, in pixels."""
 
-GEOMETRIC = ("translate_x", "translate_y", "rotate", "shear_x", "shear_y", "scale")
+GEOMETRIC: dict[str, Operation] = {
+    "translate_x": Operation("fraction of the width", 0.3, shared="translate"),
+    "translate_y": Operation("fraction of the height", 0.3, shared="translate"),
+    "rotate": Operation("radians", math.radians(30)),
+    "shear_x": Operation("tangent", 0.3, shared="shear"),
+    "shear_y": Operation("tangent", 0.3, shared="shear"),
+    "scale": Operation("logarithm of the factor", math.log(1.4)),
+}
 """The columns of `affine`, in the order in which they are done."""
 
 
@@ -29,9 +39,9 @@ def affine(
 
     - translate_x, translate_y: to the right, downwards, by a fraction of the width, the height:
       x_in = x - m W;
-    - rotate: clockwise about the centre, radians: (x cos m + y sin m, -x sin m + y cos m);
+    - rotate: clockwise about the center, radians: (x cos m + y sin m, -x sin m + y cos m);
     - shear_x, shear_y: slant the columns, the rows, as PIL does: x_in = x + m y;
-    - scale: enlarge about the centre by the factor exp(m): (x, y) exp(-m).
+    - scale: enlarge about the center by the factor exp(m): (x, y) exp(-m).
 
     The first column of a pull-back is on the left: T R Sx Sy E, whose linear part is below.
 
@@ -83,8 +93,8 @@ def warp(images: Tensor, matrix: Tensor) -> Tensor:
     start = _pair(width / full_width - 1, height / full_height - 1, images)
     # An affine map is separable, f(x) + g(y), so the pixels are passed over once; grid_sample is
     # faster on planes of x and of y than on pairs.
-    columns = (matrix[:, :, :1] * _pixel_centres(width, images) + matrix[:, :, 2:]) / half + start
-    rows = matrix[:, :, 1:2] * _pixel_centres(height, images) / half
+    columns = (matrix[:, :, :1] * _pixel_centers(width, images) + matrix[:, :, 2:]) / half + start
+    rows = matrix[:, :, 1:2] * _pixel_centers(height, images) / half
     grid = columns.unsqueeze(2) + rows.unsqueeze(3)
     return sample(images, grid.permute(0, 2, 3, 1))
 
@@ -111,7 +121,15 @@ def flip_and_shift(images: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
     return moved * (inside_y.unsqueeze(2) & inside_x.unsqueeze(1)).unsqueeze(1)
 
 
-def _pixel_centres(pixels: int, like: Tensor) -> Tensor:
+def _apply(images: Tensor, values: Tensor, context: Context) -> Tensor:
+    size = (images.shape[-2], images.shape[-1])
+    return warp(images, affine(values, size, context.flip, context.shift))
+
+
+FAMILY = Family("geometric", GEOMETRIC, _apply)
+
+
+def _pixel_centers(pixels: int, like: Tensor) -> Tensor:
     return torch.arange(pixels, dtype=like.dtype, device=like.device) - (pixels - 1) / 2
 
 

@@ -26,12 +26,14 @@ Nothing waits for the device. On CUDA the gradient of a table is summed by atomi
 last digits differ from run to run.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from darts_lite.augment.operations.clamp import clamp_straight
+from darts_lite.augment.operations.record import SELDOM, Context, Family, Gradient, Operation
 
 LEVELS = 256
 """Values of an 8-bit image; level k is the value k / 255."""
@@ -175,7 +177,7 @@ def autocontrast(images: Tensor, magnitude: Tensor) -> Table:
 
 
 def equalize(images: Tensor, magnitude: Tensor) -> Table:
-    """Blend with PIL's equalised histogram, each channel: x + m (equalised - x).
+    """Blend with PIL's equalized histogram, each channel: x + m (equalized - x).
 
     PIL counts in steps of 1/255 of the pixels, rounded down to whole pixels, and does nothing if
     that is none: images of less than 256 pixels stay as they are.
@@ -193,9 +195,58 @@ def equalize(images: Tensor, magnitude: Tensor) -> Table:
     below = counts.cumsum(2) - counts
     step = ((below * counts.clamp(max=1)).amax(2, keepdim=True) / 255).floor()
     share = _column(magnitude) * step.clamp(max=1) / 255
-    equalised = ((below + step / 2) / step.clamp(min=1)).floor().clamp(max=255)
-    return Table(torch.ones_like(share), (equalised - _levels(images)) * share)
+    equalized = ((below + step / 2) / step.clamp(min=1)).floor().clamp(max=255)
+    return Table(torch.ones_like(share), (equalized - _levels(images)) * share)
 
+
+# --- the family -----------------------------------------------------------------------------------
+
+
+def _point(
+    unit: str, reach: float = 1.0, image: Gradient = "exact", value: Gradient = "exact"
+) -> Operation:
+    return Operation(unit, reach, False, image, value, rate=SELDOM)
+
+
+POINT: dict[str, tuple[Operation, Callable[[Tensor, Tensor], Table]]] = {
+    "autocontrast": (_point("share of the result"), autocontrast),
+    "equalize": (_point("share of the result", image="straight-through"), equalize),
+    "solarize": (_point("one minus the threshold", value="relaxed"), solarize),
+    "posterize": (
+        _point("eighths of the bits", 0.5, image="straight-through", value="relaxed"),
+        posterize,
+    ),
+    "invert": (_point("share of the result"), invert),
+}
+"""Record and function of each, in the order in which they are done."""
+
+
+def _apply(images: Tensor, values: Tensor, context: Context) -> Tensor:
+    return lookup(images, _table(images, values, context))
+
+
+def _table(images: Tensor, values: Tensor, context: Context) -> Table:
+    """Return all point operations in one table; statistics are of the images that come in."""
+    names = list(POINT)
+    if context.counts:  # one operation for each image, the images in the order of the operations
+        each = list(context.counts.values())
+        size = (-1, images.shape[1], LEVELS)
+        tables = [
+            POINT[name][1](some, v[:, names.index(name)])
+            for name, some, v in zip(context.counts, images.split(each), values.split(each))
+        ]
+        slopes, offsets = ([p.expand(size) for p in parts] for parts in zip(*tables))
+        return Table(torch.cat(slopes), torch.cat(offsets))
+    table = identity(images)
+    for name, rows in context.points.items():
+        column = values[:, names.index(name)].index_select(0, rows)
+        old = Table(*(part.index_select(0, rows) for part in table))
+        new = compose(old, POINT[name][1](images.index_select(0, rows), column))
+        table = Table(*(a.index_copy(0, rows, b) for a, b in zip(table, new)))
+    return table
+
+
+FAMILY = Family("lookup", {name: operation for name, (operation, _) in POINT.items()}, _apply)
 
 # --- helpers --------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from darts_lite.augment.operations.clamp import clamp
+from darts_lite.augment.operations.record import SELDOM, Context, Family, Operation, rows_of
 
 BANK = 1 << 18
 """Size of the bank: a window begins at one of 0, ..., BANK - 1."""
@@ -38,8 +39,8 @@ def gaussian_noise(images: Tensor, magnitude: Tensor, start: Tensor) -> Tensor:
     Arguments: images `[B, C, H, W]`; magnitude `[B]`, in units of the image; start `[B]`, whole
     numbers, 0 <= start < BANK. Returns: images `[B, C, H, W]`.
 
-    >>> grey = torch.full((1, 1, 64, 64), 0.5)
-    >>> noisy = gaussian_noise(grey, torch.tensor([0.1]), torch.tensor([1000]))
+    >>> gray = torch.full((1, 1, 64, 64), 0.5)
+    >>> noisy = gaussian_noise(gray, torch.tensor([0.1]), torch.tensor([1000]))
     >>> round(noisy.std().item(), 2)
     0.1
     """
@@ -49,6 +50,16 @@ def gaussian_noise(images: Tensor, magnitude: Tensor, start: Tensor) -> Tensor:
     noise = windows.index_select(0, start).view(images.shape)
     return clamp(torch.addcmul(images, noise, magnitude.view(-1, 1, 1, 1)))
 
+
+def _apply(images: Tensor, values: Tensor, context: Context) -> Tensor:
+    return gaussian_noise(images, values[:, 0], rows_of(context.start, context.rows))
+
+
+FAMILY = Family(
+    "noise",
+    {"gaussian_noise": Operation("standard deviation", 0.2, signed=False, rate=SELDOM)},
+    _apply,
+)
 
 # --- helpers --------------------------------------------------------------------------------------
 
