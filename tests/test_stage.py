@@ -701,8 +701,8 @@ def test_what_is_made_once_outlives_the_transform_in_which_it_was_made():
         lambda: torch.func.vmap(loss)(values.expand(2, -1, -1)),
         lambda: torch.inference_mode()(loss)(values),
     ):
-        noise._bank.cache_clear()
-        filters._basis.cache_clear()
+        noise.bank.cache_clear()
+        filters.blur_basis.cache_clear()
         transform()
         assert torch.equal(torch.func.grad(loss)(values), expected)
 

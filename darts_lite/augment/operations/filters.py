@@ -115,11 +115,11 @@ def _weights(deviation: Tensor) -> Tensor:
 
 def _change(weights: Tensor, pixels: int) -> Tensor:
     """What a blur along one axis changes: its matrix `[B, pixels, pixels]`, less the identity."""
-    return (weights @ _basis(pixels, weights.device, weights.dtype)).view(-1, pixels, pixels)
+    return (weights @ blur_basis(pixels, weights.device, weights.dtype)).view(-1, pixels, pixels)
 
 
 @lru_cache(maxsize=16)
-def _basis(pixels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def blur_basis(pixels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Row i of `[RADIUS + 1, pixels²]`: the mean of both moves by i pixels, less the identity."""
 
     def make() -> Tensor:

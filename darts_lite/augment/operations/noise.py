@@ -46,7 +46,7 @@ def gaussian_noise(images: Tensor, magnitude: Tensor, start: Tensor) -> Tensor:
     """
     size = images.shape[1:].numel()
     turns = 1 + -(-size // BANK)  # so long that no window ends outside
-    windows = _bank(turns, images.device, images.dtype).unfold(0, size, 1)
+    windows = bank(turns, images.device, images.dtype).unfold(0, size, 1)
     noise = windows.index_select(0, start).view(images.shape)
     return clamp(torch.addcmul(images, noise, magnitude.view(-1, 1, 1, 1)))
 
@@ -65,7 +65,7 @@ FAMILY = Family(
 
 
 @lru_cache(maxsize=16)
-def _bank(turns: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def bank(turns: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The bank, `turns` times in a row; the same numbers on every device and for every dtype."""
 
     def make() -> Tensor:
