@@ -20,8 +20,9 @@ def examples(page: str) -> list[str]:
 
 def test_it_loads_no_other_room():
     code = (
-        "import sys, darts_lite.augment; "
-        "print(*{n.split('.')[1] for n in sys.modules if n.startswith('darts_lite.')})"
+        "import sys, darts_lite; before = set(sys.modules); import darts_lite.augment; "
+        "new = [n for n in sys.modules if n.startswith('darts_lite.') and n not in before]; "
+        "print(*{n.split('.')[1] for n in new})"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

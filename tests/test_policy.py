@@ -701,25 +701,21 @@ def test_constant_operations_do_not_learn():
 
 
 def test_names_starts_and_order():
-    gray = (
-        "translate", "rotate", "shear", "scale", "brightness", "contrast", "autocontrast",
-        "equalize", "solarize", "posterize", "invert", "sharpness", "gaussian_blur",
-        "gaussian_noise", "cutout",
-    )  # fmt: skip
-    color = (*gray[:6], "saturation", *gray[6:])
-    often = {"translate", "rotate", "shear", "scale", "brightness", "contrast", "saturation"}
-    often |= {"cutout"}
-    for channels, kinds in ((1, gray), (3, color)):
+    records = {KIND[name]: record for name, record in OPERATIONS.items()}
+    gray = tuple(kind for kind in records if kind != "saturation")
+    assert gray[:4] == ("translate", "rotate", "shear", "scale")
+    for channels, kinds in ((1, gray), (3, tuple(records))):
         policy = Learned(channels=channels)
         magnitudes = tuple(f"magnitude.{k}" for k in kinds)
         assert policy.names == magnitudes + tuple(f"probability.{k}" for k in kinds)
         assert Learned(channels=channels, probabilities=False).names == magnitudes
         starts = policy.starts
         assert tuple(starts) == policy.names
-        weak = set(magnitudes) - {"magnitude.gaussian_blur"}  # a weak blur has no gradient
-        assert {starts[n] for n in weak} == {0.05}
-        assert 0.3 < starts["magnitude.gaussian_blur"] < 0.6
-        assert all(starts[f"probability.{k}"] == (0.5 if k in often else 0.1) for k in kinds)
+        for kind in kinds:
+            assert starts[f"magnitude.{kind}"] == records[kind].start
+            assert starts[f"probability.{kind}"] == records[kind].rate
+    assert starts["magnitude.rotate"] == 0.05 and starts["magnitude.gaussian_blur"] == 0.4
+    assert starts["probability.rotate"] == 0.5 and starts["probability.invert"] == 0.1
 
 
 def test_only_the_operations_asked_for():
