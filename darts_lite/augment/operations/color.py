@@ -18,16 +18,17 @@ GRAY = (0.299, 0.587, 0.114)
 
 
 def gains(values: Tensor) -> Tensor:
-    """The factors `[B, 3]` of (chroma, luma contrast, mean luma) for all color operations.
+    """Return the factors `[B, 3]` of (chroma, luma contrast, mean luma) for all color operations.
 
-    With m the operation's value, in the order of `COLOR`:
+    With m the value of the operation, in the order of `COLOR`:
 
     - brightness: multiply every value by 1 + m;
     - contrast: blend with the mean gray of the image, μ + (1 + m) · (image - μ);
-    - saturation: blend with the gray of each pixel, gray + (1 + m) · (image - gray); only three
-      channels have a chroma, for other images it is the identity.
+    - saturation: blend with the gray of each pixel, gray + (1 + m) · (image - gray); the identity
+      for images that do not have three channels.
 
-    Arguments: values `[B, 3]`.
+    Arguments:
+        values: `[B, 3]`, factors minus one.
 
     >>> gains(torch.tensor([[0.5, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.5]]))
     tensor([[1.5000, 1.5000, 1.5000],
@@ -47,11 +48,14 @@ def recolor(images: Tensor, gains: Tensor) -> Tensor:
         image = (image - g) + (g - μ) + μ,      out = a (image - g) + b (g - μ) + c μ,
 
     so that brightness, contrast and saturation are diagonal, commute, and compose by the product of
-    their gains (a, b, c). The definitions are torchvision's, which truncates 0.299 to 0.2989 and
-    clamps after each operation; this clamps once, at the end. The derivative is the true one: it is
-    zero where the clamp holds, and it runs through μ.
+    their gains (a, b, c). The definitions are torchvision's, with two differences: torchvision
+    truncates 0.299 to 0.2989, and clamps after each operation instead of once at the end. The
+    derivative is exact: it is zero where the clamp holds, and it runs through μ.
 
-    Arguments: images `[B, C, H, W]`; gains `[B, 3]`. Returns: images `[B, C, H, W]`.
+    Arguments:
+        images: `[B, C, H, W]` in [0, 1].
+        gains: `[B, 3]`, of `gains`.
+    Returns: images `[B, C, H, W]`.
 
     >>> paler = gains(torch.tensor([[0.0, -0.5, 0.0]]))
     >>> recolor(torch.tensor([[[[0.25, 0.75]]]]), paler)
@@ -74,7 +78,7 @@ FAMILY = Family("color", COLOR, _apply)
 
 
 def _gray(images: Tensor) -> Tensor:
-    """Luma `[B, 1, H, W]` of three channels, the mean of any other number."""
+    """Return the luma `[B, 1, H, W]` of three channels, or the mean of another number of them."""
     if images.shape[1] == 1:
         return images
     if images.shape[1] != 3:

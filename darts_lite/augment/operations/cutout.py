@@ -7,14 +7,17 @@ from darts_lite.augment.operations.record import Context, Family, Operation, row
 
 
 def cutout(images: Tensor, side: Tensor, center: Tensor) -> Tensor:
-    """Fill a square with zeros (DeVries and Taylor 2017), its border antialiased exactly.
+    """Fill a square with zeros, with an antialiased border (DeVries and Taylor 2017).
 
-    A pixel keeps the share 1 - cover_y · cover_x of its value, where cover is the length of the
-    overlap of the pixel's interval with the square's. So the derivative in the side is exact, a
-    side of zero is the identity, and a square inside the image takes away an area of side² exactly.
+    A pixel keeps the share 1 - cover_y · cover_x of its value. Cover is the length of the overlap
+    of the pixel's interval with the square's interval. So the derivative in the side is exact, a
+    side of zero is the identity, and a square inside the image removes exactly an area of side².
 
-    Arguments: images `[B, C, H, W]`; side `[B]` ≥ 0, fraction of the image's shorter side;
-    center `[B, 2]`, (x, y) as fractions of width and height. Returns: images `[B, C, H, W]`.
+    Arguments:
+        images: `[B, C, H, W]`.
+        side: `[B]`, 0 or more, fraction of the shorter side of the image.
+        center: `[B, 2]`, (x, y) as fractions of width and height.
+    Returns: images `[B, C, H, W]`.
 
     >>> cutout(torch.ones(1, 1, 2, 2), torch.tensor([0.5]), torch.tensor([[0.5, 0.25]]))[0, 0]
     tensor([[0.5000, 0.5000],
@@ -30,7 +33,13 @@ def cutout(images: Tensor, side: Tensor, center: Tensor) -> Tensor:
 
 
 def coverage(center: Tensor, half: Tensor, pixels: int) -> Tensor:
-    """Share `[B, pixels]` of each interval [i, i + 1] inside of [center - half, center + half]."""
+    """Return how much of each pixel [i, i + 1] is in [center - half, center + half], `[B, pixels]`.
+
+    Arguments:
+        center: `[B, 1]`, in pixels.
+        half: `[B, 1]`, half the length of the interval, in pixels.
+        pixels: number of pixels.
+    """
     start = torch.arange(pixels, dtype=half.dtype, device=half.device)
     return (center + half - start).clamp(0, 1) - (center - half - start).clamp(0, 1)
 

@@ -19,7 +19,9 @@ OFTEN, SELDOM = 0.5, 0.1
 
 
 class Operation(NamedTuple):
-    """What a value of an operation means; a value of zero is the identity.
+    """The record of an operation: the meaning of its value, and its derivatives.
+
+    A value of zero is the identity.
 
     unit: of the value. reach: the value at a learned magnitude of one. signed: whether values below
     zero mean something. image, value: the derivative in the image and in the value.
