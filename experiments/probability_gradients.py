@@ -37,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from darts_lite.augment.fused import Places, operate
+from darts_lite.augment import Places, operate
 from darts_lite.data import load
 
 matplotlib.use("Agg")

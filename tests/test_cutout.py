@@ -28,15 +28,15 @@ def places() -> tuple[Tensor, Tensor]:
     return table[:, 0], table[:, 1:]
 
 
-def overlap(pixel: int, centre: float, half: float) -> float:
-    return max(0.0, min(pixel + 1, centre + half) - max(pixel, centre - half))
+def overlap(pixel: int, center: float, half: float) -> float:
+    return max(0.0, min(pixel + 1, center + half) - max(pixel, center - half))
 
 
-def twin(images: Tensor, side: Tensor, centre: Tensor) -> Tensor:
+def twin(images: Tensor, side: Tensor, center: Tensor) -> Tensor:
     """The slow twin: pixel by pixel, in Python."""
     height, width = images.shape[-2:]
     out = images.clone()
-    for image, s, (x, y) in zip(out, side.tolist(), centre.tolist(), strict=True):
+    for image, s, (x, y) in zip(out, side.tolist(), center.tolist(), strict=True):
         half = s * min(height, width) / 2
         for row in range(height):
             for column in range(width):
@@ -57,8 +57,8 @@ def test_cutout_equals_its_slow_twin(size, channels):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_side_of_zero_is_the_identity_exactly(dtype):
     images = pictures(5, 3).to(dtype)
-    centre = places()[1].to(dtype)
-    assert torch.equal(cutout(images, images.new_zeros(5), centre), images)
+    center = places()[1].to(dtype)
+    assert torch.equal(cutout(images, images.new_zeros(5), center), images)
 
 
 @pytest.mark.parametrize("side", [0.0, 0.01, 0.3, 0.5])
@@ -71,23 +71,23 @@ def test_a_square_inside_takes_away_its_area(side):
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_whole_pixels_equal_torchvision(channels):
     images = pictures(2, channels, 8, 16).float()
-    side, centre = torch.full((2,), 0.5), torch.tensor([[6 / 16, 5 / 8]]).expand(2, 2)
-    assert torch.equal(cutout(images, side, centre), tv.erase(images, 3, 4, 4, 4, torch.zeros(())))
+    side, center = torch.full((2,), 0.5), torch.tensor([[6 / 16, 5 / 8]]).expand(2, 2)
+    assert torch.equal(cutout(images, side, center), tv.erase(images, 3, 4, 4, 4, torch.zeros(())))
 
 
 @pytest.mark.parametrize(
-    "centre, half", [(3.3, 1.4), (0.2, 0.9), (4.9, 2.0), (2.5, 0.1), (9.0, 2.0)]
+    "center, half", [(3.3, 1.4), (0.2, 0.9), (4.9, 2.0), (2.5, 0.1), (9.0, 2.0)]
 )
-def test_coverage_is_the_overlap_of_intervals(centre, half):
-    expected = torch.tensor([overlap(i, centre, half) for i in range(5)], dtype=torch.float64)
-    given = (torch.tensor([[v]], dtype=torch.float64) for v in (centre, half))
+def test_coverage_is_the_overlap_of_intervals(center, half):
+    expected = torch.tensor([overlap(i, center, half) for i in range(5)], dtype=torch.float64)
+    given = (torch.tensor([[v]], dtype=torch.float64) for v in (center, half))
     assert torch.allclose(coverage(*given, 5)[0], expected, rtol=0, atol=1e-12)
 
 
 def test_images_are_independent():
-    images, (side, centre) = pictures(5, 3), places()
+    images, (side, center) = pictures(5, 3), places()
     changed = torch.cat((images[:1], 1 - images[1:]))
-    a, b = (cutout(x, side, centre) for x in (images, changed))
+    a, b = (cutout(x, side, center) for x in (images, changed))
     assert torch.equal(a[0], b[0]) and not torch.equal(a[1], b[1])
 
 
@@ -95,10 +95,10 @@ def test_images_are_independent():
 
 
 def test_derivatives_are_exact():
-    side, centre = (p[:3].clone().requires_grad_() for p in places())
+    side, center = (p[:3].clone().requires_grad_() for p in places())
     images = pictures(3, 1, 4, 5).requires_grad_()
-    assert torch.autograd.gradcheck(cutout, (images, side, centre), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(cutout, (images, side, centre), fast_mode=True)
+    assert torch.autograd.gradcheck(cutout, (images, side, center), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(cutout, (images, side, center), fast_mode=True)
 
 
 def test_the_area_grows_by_its_border():

@@ -1,4 +1,4 @@
-"""Neighbourhood operations: values against torchvision and PIL, derivatives in float64."""
+"""Neighborhood operations: values against torchvision and PIL, derivatives in float64."""
 
 import numpy as np
 import pytest
@@ -177,7 +177,7 @@ def test_autocast_does_not_touch_the_blur():
 
 
 def test_what_inference_mode_made_is_of_use_outside_of_it():
-    filters._basis.cache_clear()
+    filters.blur_basis.cache_clear()
     images = random(1, 1, 6, 6)
     with torch.inference_mode():
         expected = gaussian_blur(images, f64(0.7))
@@ -239,11 +239,11 @@ def test_the_blur_is_smooth_from_zero_on():
     """No kink where the deviation is held from below: values and slopes are zero there."""
     image = f64(0, 0, 0, 1, 0, 0, 0).view(1, 1, 1, 7).expand(200, -1, -1, -1)
     deviation = torch.linspace(0, 0.6, 200, dtype=torch.float64).requires_grad_()
-    neighbour = gaussian_blur(image, deviation)[:, 0, 0, 2]
-    (slope,) = torch.autograd.grad(neighbour.sum(), deviation)
-    assert (neighbour.diff() >= 0).all() and (slope.diff()[:100] >= 0).all()
+    neighbor = gaussian_blur(image, deviation)[:, 0, 0, 2]
+    (slope,) = torch.autograd.grad(neighbor.sum(), deviation)
+    assert (neighbor.diff() >= 0).all() and (slope.diff()[:100] >= 0).all()
     trapezoids = (slope[1:] + slope[:-1]) / 2 * (0.6 / 199)
-    assert torch.allclose(trapezoids.cumsum(0), neighbour[1:], rtol=0, atol=1e-4)
+    assert torch.allclose(trapezoids.cumsum(0), neighbor[1:], rtol=0, atol=1e-4)
 
 
 def test_the_derivative_of_the_clamp():

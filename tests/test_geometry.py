@@ -101,7 +101,7 @@ def moved(images: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
 
 
 def test_the_table_above_is_complete_and_in_order():
-    assert tuple(SINGLE) == GEOMETRIC
+    assert tuple(SINGLE) == tuple(GEOMETRIC)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -174,7 +174,7 @@ def test_whole_pixels_are_exact(size, dtype, channels):
 
 def test_which_way_positive_values_go():
     images = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
-    images[..., 3, 4] = 1  # half a pixel above the centre, and to its right
+    images[..., 3, 4] = 1  # half a pixel above the center, and to its right
     for name, value, place in [
         ("translate_x", 2 / 8, (3, 6)),
         ("translate_y", 3 / 8, (6, 4)),

@@ -14,13 +14,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from darts_lite.augment.operations import lookup as lk
 
-OPERATIONS = {
-    "invert": lk.invert,
-    "solarize": lk.solarize,
-    "posterize": lk.posterize,
-    "autocontrast": lk.autocontrast,
-    "equalize": lk.equalize,
-}
+OPERATIONS = {name: function for name, (_, function) in lk.POINT.items()}
 CHANNELS = (1, 3)
 DTYPES = (torch.float32, torch.float64)
 

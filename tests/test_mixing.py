@@ -66,8 +66,8 @@ def twin(images: Tensor, draws: MixDraws, strength: float) -> tuple[Tensor, Tens
     return out, torch.tensor(share, dtype=torch.float64)
 
 
-def overlap(pixel: int, centre: float, length: float) -> float:
-    return max(0.0, min(pixel + 1, centre + length / 2) - max(pixel, centre - length / 2))
+def overlap(pixel: int, center: float, length: float) -> float:
+    return max(0.0, min(pixel + 1, center + length / 2) - max(pixel, center - length / 2))
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_the_label_share_is_the_covered_area(kinds, size):
     assert (share <= asked + 1e-12).all()
     clipped = share < asked - 1e-6
     assert clipped.any() == ("cutmix" in kinds) and not clipped[~draws.box].any()
-    inside = ((draws.centre - 0.5).abs() + asked.sqrt().unsqueeze(1) / 2 < 0.5).all(1)
+    inside = ((draws.center - 0.5).abs() + asked.sqrt().unsqueeze(1) / 2 < 0.5).all(1)
     assert inside.any() and not clipped[inside].any()
 
 
@@ -250,7 +250,7 @@ def test_the_slope_at_strength_zero(box, dtype, tolerance):
     assert (share - draws.share).abs().max() < tolerance
     assert ((area / step) - share).abs().max() < tolerance
     assert torch.allclose(out.double(), (ahead - doubles) / step, rtol=1e-2, atol=1e-2)
-    i, (row, column) = 0, (2, 2) if box else (3, 5)  # the pixel of the first centre, or any
+    i, (row, column) = 0, (2, 2) if box else (3, 5)  # the pixel of the first center, or any
     slope = 0.3 * (24 if box else 1) * (images[4] - images[0])[0, row, column]
     assert out[i, 0, row, column].item() == pytest.approx(slope.item(), abs=24 * tolerance)
     assert (out[i] != 0).sum() == (1 if box else 24)
@@ -322,7 +322,7 @@ def test_the_share_has_the_beta_distribution(alpha):
 def test_the_distribution_of_the_other_draws():
     draws = draw(20_000, probability=0.25)
     assert torch.equal(draws.partner.sort().values, torch.arange(20_000))
-    columns = (draws.share.double(), draws.box.double(), *draws.centre.double().unbind(1))
+    columns = (draws.share.double(), draws.box.double(), *draws.center.double().unbind(1))
     place = torch.arange(20_000, dtype=torch.float64)  # independent of all, of the partner too
     table = torch.stack(
         (place, *columns, place[draws.partner], *(c[draws.partner] for c in columns))
@@ -332,7 +332,7 @@ def test_the_distribution_of_the_other_draws():
     assert abs(draws.box.double().mean() - 0.5) < 0.01
     assert abs(draws.box[draws.share > 0].double().mean() - 0.5) < 0.02
     for axis in (0, 1):
-        assert stats.kstest(draws.centre[:, axis].numpy(), "uniform").pvalue > 0.01
+        assert stats.kstest(draws.center[:, axis].numpy(), "uniform").pvalue > 0.01
     assert draw(50, ("cutmix",)).box.all() and not draw(50, ("mixup",)).box.any()
     assert (draw(50, probability=0.0).share == 0).all() and (draw(50).share > 0).all()
     assert [d.dtype for d in draws] == [torch.long, torch.float, torch.float, torch.bool]
@@ -360,7 +360,7 @@ def test_sampling_is_reproducible_and_apply_consumes_no_randomness(alpha):
 def test_the_mean_over_draws(strength):
     """Closed forms, for alpha = 1 and p uniform on [0, t].
 
-    A side of length a is clipped to a - a²/4 in the mean over its centre, so the mean share is the
+    A side of length a is clipped to a - a²/4 in the mean over its center, so the mean share is the
     integral of (√p - p/4)² over p, divided by t; for mixup that of p.
     """
     batch, t = 20_000, torch.tensor(strength, dtype=torch.float64, requires_grad=True)
@@ -441,17 +441,17 @@ def test_the_gpu_computes_what_the_cpu_computes():
 @pytest.mark.parametrize(
     "knobs, message",
     [
-        ({"kinds": ("cutout",)}, r"kinds is \('cutout',\); give one or both of"),
-        ({"kinds": ()}, r"kinds is \(\)"),
-        ({"kinds": "cutmix"}, "kinds is 'cutmix'"),
-        ({"kinds": ("mixup", "mixup")}, "kinds is"),
-        ({"alpha": 0.0}, "alpha is 0.0"),
-        ({"alpha": -1}, "alpha is -1"),
-        ({"alpha": math.nan}, "alpha is nan"),
-        ({"alpha": math.inf}, "alpha is inf"),
-        ({"probability": -0.1}, "probability is -0.1"),
-        ({"probability": 1.1}, "probability is 1.1"),
-        ({"strength": -0.1}, "strength is -0.1"),
+        ({"kinds": ("cutout",)}, r"kinds must be one or both of .*, got \('cutout',\)"),
+        ({"kinds": ()}, r"kinds must be .* got \(\)"),
+        ({"kinds": "cutmix"}, "kinds must be .* got 'cutmix'"),
+        ({"kinds": ("mixup", "mixup")}, "kinds must be"),
+        ({"alpha": 0.0}, "alpha must be finite and above 0, got 0.0"),
+        ({"alpha": -1}, "alpha must be .* got -1"),
+        ({"alpha": math.nan}, "alpha must be .* got nan"),
+        ({"alpha": math.inf}, "alpha must be .* got inf"),
+        ({"probability": -0.1}, r"probability must be in \[0, 1\], got -0.1"),
+        ({"probability": 1.1}, "probability must be .* got 1.1"),
+        ({"strength": -0.1}, "strength must be .* got -0.1"),
     ],
 )
 def test_wrong_knobs_are_refused(knobs, message):
@@ -463,13 +463,17 @@ def test_wrong_knobs_are_refused(knobs, message):
 @pytest.mark.parametrize(
     "images, strength, message",
     [
-        (torch.rand(4, 8, 8), 1.0, r"shape \(4, 8, 8\), torch.float32; needs \[B, C, H, W\]"),
-        (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), 1.0, "torch.uint8; needs .* floating"),
-        (torch.rand(5, 3, 8, 8), 1.0, "draws for 4 images, but there are 5"),
-        (torch.rand(4, 3, 8, 8), 1.5, "strength is 1.5"),
-        (torch.rand(4, 3, 8, 8), math.nan, "strength is nan"),
-        (torch.rand(4, 3, 8, 8), torch.rand(3), r"strength of shape \(3,\)"),
-        (torch.rand(4, 3, 8, 8), torch.rand(4, 1), r"strength of shape \(4, 1\)"),
+        (
+            torch.rand(4, 8, 8),
+            1.0,
+            r"floating \[B, C, H, W\], got shape \(4, 8, 8\) and torch.float32",
+        ),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), 1.0, "must be floating .* torch.uint8"),
+        (torch.rand(5, 3, 8, 8), 1.0, "draws must be for 5 images, got 4"),
+        (torch.rand(4, 3, 8, 8), 1.5, "strength must be .* got 1.5"),
+        (torch.rand(4, 3, 8, 8), math.nan, "strength must be .* got nan"),
+        (torch.rand(4, 3, 8, 8), torch.rand(3), r"strength must be \[\] or \[B\], got \(3,\)"),
+        (torch.rand(4, 3, 8, 8), torch.rand(4, 1), r"strength must be .* got \(4, 1\)"),
     ],
 )
 def test_wrong_images_are_refused(images, strength, message):

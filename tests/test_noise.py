@@ -25,17 +25,17 @@ def starts(batch: int, seed: int = 0) -> Tensor:
 
 
 def epsilon(batch: int, *size: int, seed: int = 0) -> Tensor:
-    """The noise itself, out of small noise on grey images, so that nothing is clamped."""
-    grey = torch.full((batch, *size), 0.5, dtype=torch.float64)
-    small = grey.new_full((batch,), 1e-3)
-    return (gaussian_noise(grey, small, starts(batch, seed)) - 0.5) / 1e-3
+    """The noise itself, out of small noise on gray images, so that nothing is clamped."""
+    gray = torch.full((batch, *size), 0.5, dtype=torch.float64)
+    small = gray.new_full((batch,), 1e-3)
+    return (gaussian_noise(gray, small, starts(batch, seed)) - 0.5) / 1e-3
 
 
 # --- the distribution -----------------------------------------------------------------------------
 
 
 def test_the_bank_is_standard_normal():
-    bank = noise._bank(1, torch.device("cpu"), torch.float64)
+    bank = noise.bank(1, torch.device("cpu"), torch.float64)
     assert bank.shape == (BANK,)
     assert bank.mean().abs() < 1e-12 and (bank.square().mean() - 1).abs() < 1e-12
     assert stats.kstest(bank.numpy(), "norm").pvalue > 0.01
@@ -44,7 +44,7 @@ def test_the_bank_is_standard_normal():
 
 def test_pixels_of_an_image_are_uncorrelated_over_the_starts():
     """The figure in the docstring: over all starts, for any distance in the bank."""
-    bank = noise._bank(1, torch.device("cpu"), torch.float64)
+    bank = noise.bank(1, torch.device("cpu"), torch.float64)
     spectrum = torch.fft.fft(bank)
     correlation = torch.fft.ifft(spectrum * spectrum.conj()).real / BANK
     assert correlation[0].item() == pytest.approx(1)
@@ -69,7 +69,7 @@ def test_different_images_are_uncorrelated():
     assert pairs.square().mean().item() == pytest.approx(1 / 768, rel=0.1)
 
 
-def test_neighbours_are_uncorrelated():
+def test_neighbors_are_uncorrelated():
     values = epsilon(200, 1, 32, 32)
     for axis in (2, 3):
         a, b = values.narrow(axis, 0, 31), values.narrow(axis, 1, 31)
@@ -90,18 +90,18 @@ def test_windows_overlap_as_often_as_documented():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_noise_is_the_window_of_the_bank_and_wraps_around(dtype):
-    bank = noise._bank(1, torch.device("cpu"), dtype)
-    grey = torch.full((3, 2, 3, 5), 0.5, dtype=dtype)
+    bank = noise.bank(1, torch.device("cpu"), dtype)
+    gray = torch.full((3, 2, 3, 5), 0.5, dtype=dtype)
     start = torch.tensor([0, 1234, BANK - 7])
-    out = gaussian_noise(grey, grey.new_full((3,), 0.02), start)
+    out = gaussian_noise(gray, gray.new_full((3,), 0.02), start)
     for image, begin in zip(out, start.tolist(), strict=True):
         window = torch.stack([bank[(begin + i) % BANK] for i in range(30)]).view(2, 3, 5)
         assert torch.allclose(image, 0.5 + 0.02 * window, rtol=0, atol=1e-7)
 
 
 def test_an_image_larger_than_the_bank_repeats_itself():
-    grey = torch.full((1, 3, 400, 300), 0.5)
-    out = gaussian_noise(grey, torch.tensor([0.01]), torch.tensor([BANK - 1])).flatten()
+    gray = torch.full((1, 3, 400, 300), 0.5)
+    out = gaussian_noise(gray, torch.tensor([0.01]), torch.tensor([BANK - 1])).flatten()
     assert len(out) > BANK and torch.equal(out[BANK:], out[: len(out) - BANK])
     assert not torch.equal(out[BANK - 1 :], out[: len(out) - BANK + 1])
 
@@ -110,11 +110,11 @@ def test_the_same_start_gives_the_same_noise_without_other_randomness():
     images, magnitude, start = random(8, 3, 8, 8), random(8, seed=1) / 5, starts(8)
     ambient = torch.get_rng_state()
     once = gaussian_noise(images, magnitude, start)
-    noise._bank.cache_clear()
+    noise.bank.cache_clear()
     torch.manual_seed(99)
     again = gaussian_noise(images, magnitude, start)
     torch.set_rng_state(ambient)
-    noise._bank.cache_clear()
+    noise.bank.cache_clear()
     gaussian_noise(images, magnitude, start)
     assert torch.equal(once, again) and torch.equal(ambient, torch.get_rng_state())
     assert not torch.equal(once, gaussian_noise(images, magnitude, start + 1))
@@ -123,7 +123,7 @@ def test_the_same_start_gives_the_same_noise_without_other_randomness():
 
 
 def test_what_inference_mode_made_is_of_use_outside_of_it():
-    noise._bank.cache_clear()
+    noise.bank.cache_clear()
     images, magnitude = random(1, 1, 4, 4), torch.tensor([0.1], dtype=torch.float64)
     with torch.inference_mode():
         expected = gaussian_noise(images, magnitude, starts(1))

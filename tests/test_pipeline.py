@@ -27,7 +27,7 @@ from darts_lite.augment import (
 )
 from darts_lite.augment.fused import NAMES, select
 from darts_lite.augment.mixing import KINDS
-from darts_lite.augment.policies.learned import SHARED
+from darts_lite.augment.policies.learned import KIND
 from darts_lite.augment.policies.policy import Turned
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import Bilevel, InnerState, OneStep
@@ -147,7 +147,7 @@ def test_names_and_starts():
 
 @pytest.mark.parametrize("mixing", MIXINGS[1:])
 def test_probabilities_are_not_learned_together_with_mixing(mixing):
-    with pytest.raises(UserError, match="cannot be learned together with mixing") as error:
+    with pytest.raises(UserError, match="must not be learned together with mixing") as error:
         Augmentation(Learned(channels=3), mixing)
     assert "\n" not in str(error.value)
     for policy in (Learned(channels=3, probabilities=False), Scheduled(channels=3)):
@@ -177,7 +177,7 @@ def test_replayed_takes_what_was_learned():
     replayed = learned.replayed(knots | {"mixing.strength": ((0.0, 0.75),)})
     assert replayed.policy.knots == {"magnitude.rotate": ((0.0, 0.5),)}
     assert replayed.mixing == Mixing(strength=0.75)
-    with pytest.raises(UserError, match="there are no learned values"):
+    with pytest.raises(UserError, match="must have learned values"):
         learned.replayed({"mixing.strength": ((0.0, 0.75),)})
 
 
@@ -261,7 +261,7 @@ def all_coins(augment: Augmentation, batch: int, seed: int = 1) -> Choices:
 
 def probabilities(augment: Augmentation, values: Mapping[str, Tensor]) -> Tensor:
     """Of each operation in use, in order."""
-    return torch.stack([values[f"probability.{SHARED.get(n, n)}"] for n in augment.policy.active])
+    return torch.stack([values[f"probability.{KIND[n]}"] for n in augment.policy.active])
 
 
 def with_coins(base: Choices, columns: list[int], coins: Tensor) -> Choices:

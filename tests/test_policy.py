@@ -27,8 +27,8 @@ from darts_lite.augment import (
 from darts_lite.augment.fused import NAMES, Places, Selection, chained, select, stage
 from darts_lite.augment.operations.geometry import flip_and_shift
 from darts_lite.augment.policies.fixed import TORCHVISION
-from darts_lite.augment.policies.learned import REACH, SHARED
-from darts_lite.augment.policies.policy import Strength, _moved, check
+from darts_lite.augment.policies.learned import KIND, REACH
+from darts_lite.augment.policies.policy import Strength, check, moved
 from darts_lite.errors import UserError
 from darts_lite.schedules import Schedule
 
@@ -152,9 +152,9 @@ def test_an_image_depends_on_its_own_draws_only(kind, channels):
     out = policy.apply(images, draws, values)
     for i in range(40):
         image = images[[i]]
-        for units, centre, start in zip(draws.units, draws.centre, draws.start):
+        for units, center, start in zip(draws.units, draws.center, draws.start):
             value = units[[i]] * (1.0 if reach is None else reach)
-            places = Places(centre[[i]], start[[i]])
+            places = Places(center[[i]], start[[i]])
             active = units[i].nonzero().flatten().tolist()
             if len(active) == 1:
                 image = operate(NAMES[active[0]], image, value[:, active[0]], places)
@@ -219,7 +219,7 @@ def test_calling_is_checking_sampling_and_applying(kind):
     policy, images, values, _ = case(kind, 3)
     draws = policy.sample(6, SIZE, seeded(3), values=values)
     assert torch.equal(policy(images, seeded(3), values), policy.apply(images, draws, values))
-    with pytest.raises(UserError, match=r"with values from 0 to 255"):
+    with pytest.raises(UserError, match=r"got values from 0 to 255"):
         policy((255 * images / images.max()).floor() * (images > 0.1), seeded(3), values)
 
 
@@ -345,19 +345,28 @@ def test_a_whole_batch_is_flipped_shifted_and_warped_at_once():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: Policy(channels=2), "channels is 2; images have 1 or 3"),
-        (lambda: Policy(channels=1, crop=-1), "crop is -1 pixels"),
-        (lambda: RandAugment(channels=3, n=-1), "n is -1 operations"),
-        (lambda: RandAugment(channels=3, m=31), "m is 31; give 0 to 30"),
-        (lambda: RandAugment(channels=3, m=-0.5), "m is -0.5"),
-        (lambda: RandAugment(channels=3, m=math.nan), "m is nan"),
-        (lambda: AutoAugment(channels=3, dataset="mnist"), "no policy for 'mnist'; known: cifar10"),
-        (lambda: Learned(channels=3, operations=("twist",)), "no operation 'twist'; known: transl"),
-        (lambda: Scheduled(channels=3, knots={"magnitude.x": ((0, 1),)}), "no value 'magnitude.x'"),
-        (lambda: Scheduled(channels=3, knots={"lr": ((0, 1),)}), "no value 'lr'"),
+        (lambda: Policy(channels=2), "channels must be 1 or 3, got 2"),
+        (lambda: Policy(channels=1, crop=-1), "crop must be 0 pixels or more, got -1"),
+        (lambda: RandAugment(channels=3, n=-1), "n must be 0 operations or more, got -1"),
+        (lambda: RandAugment(channels=3, m=31), "m must be from 0 to 30, got 31"),
+        (lambda: RandAugment(channels=3, m=-0.5), "m must be .* got -0.5"),
+        (lambda: RandAugment(channels=3, m=math.nan), "m must be .* got nan"),
+        (
+            lambda: AutoAugment(channels=3, dataset="mnist"),
+            "dataset must be one of cifar10, .*, got 'mnist'",
+        ),
+        (
+            lambda: Learned(channels=3, operations=("twist",)),
+            "operation must be one of transl.*, got 'twist'",
+        ),
+        (
+            lambda: Scheduled(channels=3, knots={"magnitude.x": ((0, 1),)}),
+            "a value must be one of .*, got 'magnitude.x'",
+        ),
+        (lambda: Scheduled(channels=3, knots={"lr": ((0, 1),)}), "got 'lr'"),
         (
             lambda: Scheduled(channels=3, knots={"magnitude.translate_x": ((0, 1),)}),
-            "no value 'magnitude.translate_x'",
+            "got 'magnitude.translate_x'",
         ),
     ],
 )
@@ -381,7 +390,9 @@ def test_wrong_knobs_are_refused(make, message):
     ],
 )
 def test_wrong_knots_are_refused(schedule):
-    with pytest.raises(UserError, match=r"schedule: magnitude.rotate needs .* in \[0, 1\], ascend"):
+    with pytest.raises(
+        UserError, match=r"schedule: magnitude.rotate must be .* in \[0, 1\], .* ascend"
+    ):
         Scheduled(channels=1, knots={"magnitude.rotate": schedule})
 
 
@@ -390,7 +401,7 @@ def test_shifts_must_leave_something_to_see(kind):
     if kind == "none":
         return
     policy = MAKE[kind](channels=3, crop=8)
-    with pytest.raises(UserError, match="crop 8 needs images larger than 9x8"):
+    with pytest.raises(UserError, match=r"crop must be less than .*, got 8 pixels for 9x8"):
         policy.sample(1, (9, 8), seeded())
     policy.sample(1, (9, 9), seeded())
 
@@ -399,7 +410,7 @@ def test_shifts_must_leave_something_to_see(kind):
 def test_wrong_images_are_refused(kind):
     policy, images, values, draws = case(kind, 3)
     for wrong in (images[:, :1], images[0], images.double().round().long(), images[:, :2]):
-        with pytest.raises(UserError, match=r"needs floating \[B, C, H, W\] .* with 3 channels"):
+        with pytest.raises(UserError, match=r"must be floating \[B, C, H, W\] .* with 3 channels"):
             policy.apply(wrong, draws, values)
 
 
@@ -412,14 +423,18 @@ def changed(images: Tensor, value: float) -> Tensor:
 @pytest.mark.parametrize(
     "change, channels, message",
     [
-        (lambda x: changed(x, 1.5), 3, r"values from 0.\d+ to 1.5; needs \[0, 1\]"),
-        (lambda x: changed(x, -0.25), 3, r"values from -0.25 to 0.\d+; needs"),
+        (
+            lambda x: changed(x, 1.5),
+            3,
+            r"must be in \[0, 1\], got values from 0.\d+ to 1.5; divide",
+        ),
+        (lambda x: changed(x, -0.25), 3, r"values from -0.25 to 0.\d+; divide"),
         (lambda x: changed(x, math.nan), 3, "values from nan to nan"),
-        (lambda x: changed(x, math.inf), 3, "to inf; needs"),
-        (lambda x: x[0], 3, r"shape \(3, 9, 8\) and torch.float32; needs floating \[B, C, H, W\]"),
-        (lambda x: x[:, :2], None, r"shape \(4, 2, 9, 8\) .* 1 or 3 channels"),
-        (lambda x: x[:, :1], 3, r"shape \(4, 1, 9, 8\) .* with 3 channels"),
-        (lambda x: (255 * x).byte(), 3, "torch.uint8; needs floating"),
+        (lambda x: changed(x, math.inf), 3, "to inf; divide"),
+        (lambda x: x[0], 3, r"floating \[B, C, H, W\].* shape \(3, 9, 8\) and torch.float32"),
+        (lambda x: x[:, :2], None, r"1 or 3 channels, got shape \(4, 2, 9, 8\)"),
+        (lambda x: x[:, :1], 3, r"with 3 channels, got shape \(4, 1, 9, 8\)"),
+        (lambda x: (255 * x).byte(), 3, "torch.uint8; divide bytes"),
     ],
 )
 def test_check_says_what_is_wrong(change, channels, message):
@@ -438,7 +453,7 @@ def test_check_says_what_is_wrong(change, channels, message):
 @every_channels
 def test_moving_keeps_everything_in_its_place(kind, channels):
     _, _, _, draws = case(kind, channels, 50)
-    back = _moved(draws, "cpu")
+    back = moved(draws, "cpu")
     assert same(draws, back)
     assert [t.dtype for t in tensors(draws)] == [t.dtype for t in tensors(back)]
 
@@ -583,7 +598,7 @@ def test_autoaugment_draws_as_torchvision(dataset):
 
 
 LEVEL = 1 / 255
-TOLERANCE = {  # torchvision rounds bytes or cuts them off, several times in colour operations
+TOLERANCE = {  # torchvision rounds bytes or cuts them off, several times in color operations
     "rotate": 0.51 * LEVEL,
     "autocontrast": 1.01 * LEVEL,
     "brightness": 1.01 * LEVEL,
@@ -686,25 +701,21 @@ def test_constant_operations_do_not_learn():
 
 
 def test_names_starts_and_order():
-    grey = (
-        "translate", "rotate", "shear", "scale", "brightness", "contrast", "autocontrast",
-        "equalize", "solarize", "posterize", "invert", "sharpness", "gaussian_blur",
-        "gaussian_noise", "cutout",
-    )  # fmt: skip
-    colour = (*grey[:6], "saturation", *grey[6:])
-    often = {"translate", "rotate", "shear", "scale", "brightness", "contrast", "saturation"}
-    often |= {"cutout"}
-    for channels, kinds in ((1, grey), (3, colour)):
+    records = {KIND[name]: record for name, record in OPERATIONS.items()}
+    gray = tuple(kind for kind in records if kind != "saturation")
+    assert gray[:4] == ("translate", "rotate", "shear", "scale")
+    for channels, kinds in ((1, gray), (3, tuple(records))):
         policy = Learned(channels=channels)
         magnitudes = tuple(f"magnitude.{k}" for k in kinds)
         assert policy.names == magnitudes + tuple(f"probability.{k}" for k in kinds)
         assert Learned(channels=channels, probabilities=False).names == magnitudes
         starts = policy.starts
         assert tuple(starts) == policy.names
-        weak = set(magnitudes) - {"magnitude.gaussian_blur"}  # a weak blur has no gradient
-        assert {starts[n] for n in weak} == {0.05}
-        assert 0.3 < starts["magnitude.gaussian_blur"] < 0.6
-        assert all(starts[f"probability.{k}"] == (0.5 if k in often else 0.1) for k in kinds)
+        for kind in kinds:
+            assert starts[f"magnitude.{kind}"] == records[kind].start
+            assert starts[f"probability.{kind}"] == records[kind].rate
+    assert starts["magnitude.rotate"] == 0.05 and starts["magnitude.gaussian_blur"] == 0.4
+    assert starts["probability.rotate"] == 0.5 and starts["probability.invert"] == 0.1
 
 
 def test_only_the_operations_asked_for():
@@ -726,9 +737,7 @@ def test_coins_and_sizes_have_their_distribution(channels, given):
     units = policy.sample(batch, SIZE, seeded(3), values=values).units[0].double()
     chances = policy.usual | {n: float(v) for n, v in values.items()}
     coins = units != 0
-    expected = [
-        chances[f"probability.{SHARED.get(n, n)}"] if n in policy.active else 0.0 for n in NAMES
-    ]
+    expected = [chances[f"probability.{KIND[n]}"] if n in policy.active else 0.0 for n in NAMES]
     p = torch.tensor(expected, dtype=torch.float64)
     error = (p * (1 - p) / batch).sqrt()
     assert ((coins.double().mean(0) - p).abs() <= 4 * error).all()
@@ -760,9 +769,9 @@ def test_values_reach_as_far_as_their_magnitude(channels, magnitude):
 
 def test_places_are_uniform():
     draws = Learned(channels=1).sample(20_000, SIZE, seeded())
-    assert stats.kstest(draws.centre.flatten(), stats.uniform.cdf).pvalue > 1e-3
+    assert stats.kstest(draws.center.flatten(), stats.uniform.cdf).pvalue > 1e-3
     assert stats.kstest(draws.start.flatten() / 2**18, stats.uniform.cdf).pvalue > 1e-3
-    columns = (draws.centre[0], draws.start[0], draws.flip, draws.units[0])
+    columns = (draws.center[0], draws.start[0], draws.flip, draws.units[0])
     table = torch.cat([c.double().view(20_000, -1) for c in columns], 1)
     table = table[:, table.std(0) > 0]
     assert torch.corrcoef(table.T).fill_diagonal_(0).abs().max() < 0.04
@@ -778,10 +787,10 @@ def test_saturation_needs_three_channels():
         policy.apply(images, draws, values),
         policy.apply(images, draws, {"magnitude.saturation": torch.tensor(0.0)}),
     )
-    grey = Learned(channels=1, operations=("saturation",), flips=False)
-    assert grey.names == () and grey.strengths(SIZE) == {}
-    one = grey.sample(16, SIZE, seeded())
-    assert torch.equal(grey.apply(images[:, :1], one), images[:, :1])
+    gray = Learned(channels=1, operations=("saturation",), flips=False)
+    assert gray.names == () and gray.strengths(SIZE) == {}
+    one = gray.sample(16, SIZE, seeded())
+    assert torch.equal(gray.apply(images[:, :1], one), images[:, :1])
 
 
 def test_axes_share_magnitude_and_probability_but_not_their_draws():
@@ -804,8 +813,8 @@ def test_axes_share_magnitude_and_probability_but_not_their_draws():
     ]
     assert policy.strengths(SIZE, values) == {
         n: Strength(
-            pytest.approx(REACH[n] * values[f"magnitude.{SHARED[n]}"].item()),
-            pytest.approx(chances[f"probability.{SHARED[n]}"]),
+            pytest.approx(REACH[n] * values[f"magnitude.{KIND[n]}"].item()),
+            pytest.approx(chances[f"probability.{KIND[n]}"]),
         )
         for n in pairs
     }
@@ -820,7 +829,7 @@ def derivable(channels: int, operations: tuple[str, ...] = EXACT, **knobs: int) 
     values = halves(policy, torch.float64)
     values |= {n: v + 0.3 for n, v in values.items() if n.startswith("probability.")}
     draws = policy.sample(6, (12, 11), seeded(1), values=values)
-    draws = draws._replace(units=draws.units.double(), centre=draws.centre.double())
+    draws = draws._replace(units=draws.units.double(), center=draws.center.double())
     names = [n for n in policy.names if n.startswith("magnitude.")]
     return policy, smooth(6, channels, 12, 11), draws, values, names
 
@@ -910,7 +919,7 @@ def test_one_coin_of_each_image_is_turned(kind, channels):
     assert sum(used) == batch and stats.chisquare(used).pvalue > 1e-3
     count = len(policy.active)
     assert torch.equal(turned.weight, torch.where(acted, float(count), -float(count)))
-    chances = [float(values[f"probability.{SHARED.get(NAMES[i], NAMES[i])}"]) for i in column]
+    chances = [float(values[f"probability.{KIND[NAMES[i]]}"]) for i in column]
     assert turned.chance.tolist() == chances
     assert torch.equal(policy.chance(turned.operation, values), turned.chance)
 
@@ -936,7 +945,7 @@ def test_turned_images_are_those_of_the_turned_choices(channels):
     assert torch.equal(out, policy.apply(images, as_drawn, values))
     other = (out != policy.apply(images, draws, values)).flatten(1).any(1)
     assert other.double().mean() > 0.6  # but where it comes to nothing, as for few levels
-    with pytest.raises(ValueError, match="no coin was turned"):
+    with pytest.raises(ValueError, match="draws without turned coins"):
         policy.apply(images, as_drawn, values, turned=True)
 
 
@@ -1054,7 +1063,7 @@ def test_a_replayed_policy_does_what_was_learned(kind, channels, fraction):
 
 
 def test_nothing_learned_cannot_be_replayed():
-    with pytest.raises(UserError, match="there are no learned values for --augment learned"):
+    with pytest.raises(UserError, match="--augment learned must have learned values"):
         Learned(channels=1).replayed({"lr": ((0.0, 0.1),)})
     for policy in (Policy(channels=1), TrivialAugment(channels=1), AutoAugment(channels=1)):
         assert policy.replayed({"magnitude.rotate": ((0.0, 0.5),)}) is policy

@@ -20,6 +20,7 @@ from darts_lite.augment import OPERATIONS, operate
 from darts_lite.augment.fused import (
     COLUMNS,
     FAMILIES,
+    FAMILY_OF,
     LOOKUPS,
     NAMES,
     WHOLE,
@@ -29,9 +30,9 @@ from darts_lite.augment.fused import (
     stage,
 )
 from darts_lite.augment.operations import filters, lookup, noise
-from darts_lite.augment.operations.color import COLOUR, gains, recolour
-from darts_lite.augment.operations.cutout import cutout
+from darts_lite.augment.operations.color import COLOR, gains, recolor
 from darts_lite.augment.operations.geometry import GEOMETRIC, affine, flip_and_shift, warp
+from darts_lite.augment.operations.lookup import POINT
 from darts_lite.errors import UserError
 
 CHANNELS = (1, 3)
@@ -75,10 +76,10 @@ def smooth(batch: int, channels: int, height: int, width: int, seed: int = 0) ->
 
 def somewhere(batch: int, dtype: torch.dtype = torch.float64) -> Places:
     """Squares whose borders fall inside of pixels, and noises of which one is at the bank's end."""
-    centre = 0.3 + 0.4 * torch.rand(batch, 2, generator=seeded(5), dtype=torch.float64)
+    center = 0.3 + 0.4 * torch.rand(batch, 2, generator=seeded(5), dtype=torch.float64)
     start = torch.randint(noise.BANK, (batch,), generator=seeded(6))
     start[-1] = noise.BANK - 1
-    return Places(centre.to(dtype), start)
+    return Places(center.to(dtype), start)
 
 
 def generic(name: str) -> Tensor:
@@ -119,7 +120,7 @@ def random_values(batch: int, rate: float, kind: str, names: Sequence[str], seed
                 active[image] = False
                 active[image, columns.start] = True
     signs = torch.where(torch.tensor([OPERATIONS[n].signed for n in NAMES]) & (sign < 0.5), -1, 1)
-    return active * size * signs * torch.tensor(list(VALUE.values()), dtype=torch.float64)
+    return active * size * signs * torch.tensor([VALUE[n] for n in NAMES], dtype=torch.float64)
 
 
 def case(
@@ -144,25 +145,25 @@ def differentiate(function: Callable[[Tensor], Tensor], at: Tensor, along: Tenso
 
 
 def test_families_are_columns_that_stand_together():
-    assert FAMILIES == ("geometric", "colour", "lookup", "sharpness", "blur", "noise", "cutout")
-    assert tuple(COLUMNS) == FAMILIES and NAMES == tuple(OPERATIONS) == tuple(VALUE)
+    assert tuple(COLUMNS) == tuple(FAMILIES) and tuple(OPERATIONS) == NAMES
+    assert set(VALUE) == set(NAMES)  # a new operation needs a row above
     columns = [list(range(len(NAMES)))[COLUMNS[family]] for family in FAMILIES]
     assert [i for own in columns for i in own] == list(range(len(NAMES)))
     for family, own in zip(FAMILIES, columns, strict=True):
-        assert {OPERATIONS[NAMES[i]].family for i in own} == {family}
-    assert NAMES[COLUMNS["geometric"]] == GEOMETRIC and NAMES[COLUMNS["colour"]] == COLOUR
-    assert all(callable(getattr(lookup, name)) for name in LOOKUPS)
+        assert {FAMILY_OF[NAMES[i]] for i in own} == {family}
+    assert NAMES[COLUMNS["geometric"]] == tuple(GEOMETRIC)
+    assert NAMES[COLUMNS["color"]] == tuple(COLOR) and tuple(POINT) == LOOKUPS
 
 
-def test_what_is_not_signed_or_not_exact():
-    unsigned = [n for n, op in OPERATIONS.items() if not op.signed]
-    assert unsigned == [*LOOKUPS, "gaussian_blur", "gaussian_noise", "cutout"]
-    kinds = {n: (op.image, op.value) for n, op in OPERATIONS.items() if n not in EXACT}
-    assert kinds == {
-        "equalize": ("straight-through", "exact"),
-        "solarize": ("exact", "relaxed"),
-        "posterize": ("straight-through", "relaxed"),
-    }
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_record_is_complete(name):
+    record = OPERATIONS[name]
+    assert record.unit and record.reach > 0 and 0 < record.start <= 1 and 0 < record.rate < 1
+    assert record.image in ("exact", "straight-through")
+    assert record.value in ("exact", "relaxed")
+    for other in OPERATIONS.values():  # operations of one magnitude begin as one
+        if record.shared and record.shared == other.shared:
+            assert (record.start, record.rate) == (other.start, other.rate)
 
 
 # --- one operation --------------------------------------------------------------------------------
@@ -434,22 +435,17 @@ def one_by_one(images: Tensor, values: Tensor, places: Places) -> Tensor:
             for row in geometric:
                 matrix = matrix @ square(affine(row, size))
             out = warp(out, matrix[:2].unsqueeze(0))
-        colour = [gains(single[n][:, COLUMNS["colour"]]) for n in acting if n in COLOUR]
-        if colour:
-            out = recolour(out, torch.stack(colour).prod(0))
+        color = [gains(single[n][:, COLUMNS["color"]]) for n in acting if n in COLOR]
+        if color:
+            out = recolor(out, torch.stack(color).prod(0))
         entering, table = out, lookup.identity(out)
         for name in LOOKUPS:
             if name in acting:
-                table = lookup.compose(table, getattr(lookup, name)(entering, acting[name]))
+                table = lookup.compose(table, POINT[name][1](entering, acting[name]))
         out = lookup.lookup(out, table)
-        for name, function, where in (
-            ("sharpness", filters.sharpness, ()),
-            ("gaussian_blur", filters.gaussian_blur, ()),
-            ("gaussian_noise", noise.gaussian_noise, (here.start,)),
-            ("cutout", cutout, (here.centre,)),
-        ):
-            if name in acting:
-                out = function(out, acting[name], *where)
+        for name, value in acting.items():
+            if FAMILY_OF[name] not in ("geometric", "color", "lookup"):
+                out = operate(name, out, value, here)
         done.append(out)
     return torch.cat(done)
 
@@ -474,7 +470,7 @@ def test_a_stage_is_one_operation_after_the_other(rate, kind):
     values = random_values(24, rate, kind, names, SEED)
     values[:, NAMES.index("translate_x")] = values[:, NAMES.index("translate_x")].sign() * 3 / 18
     values[:, NAMES.index("translate_y")] = values[:, NAMES.index("translate_y")].sign() * 2 / 17
-    values[:, COLUMNS["colour"]] *= images.new_tensor([0.5, 0.5, 0.3])
+    values[:, COLUMNS["color"]] *= images.new_tensor([0.5, 0.5, 0.3])
     contrast = values[:, NAMES.index("contrast")]
     contrast.copy_(-contrast.abs())  # so that the black that came in stays above the clamp
     places, out = somewhere(24), images
@@ -482,7 +478,7 @@ def test_a_stage_is_one_operation_after_the_other(rate, kind):
         acts = values[:, column] != 0
         here = Places(*(p[acts] for p in places))
         out = out.index_put((acts,), operate(name, out[acts], values[acts, column], here))
-        assert COLUMNS["colour"].stop <= column or out.max() < 1
+        assert COLUMNS["color"].stop <= column or out.max() < 1
     done = stage(images, values, select(values != 0), places)
     assert torch.allclose(done, out, rtol=0, atol=1e-12)
 
@@ -531,7 +527,7 @@ def test_point_operations_are_a_chain_of_tables_of_the_images_that_enter(rate, k
             assert np.abs(255 * channel.numpy() - expected).max() < 1e-9
 
 
-def test_colours_are_clamped_once():
+def test_colors_are_clamped_once():
     images = torch.tensor([[[[0.2, 0.8]]], [[[0.2, 0.8]]]], dtype=torch.float64)
     values = torch.zeros(2, len(NAMES), dtype=torch.float64)
     values[0, NAMES.index("brightness")], values[0, NAMES.index("contrast")] = 1.0, -0.75
@@ -564,7 +560,7 @@ def test_memory_formats_give_the_same():
 
 def test_autocast_changes_nothing():
     images, values, selection, places = case(0.5)
-    given = (images.float(), values.float(), selection, Places(places.centre.float(), places.start))
+    given = (images.float(), values.float(), selection, Places(places.center.float(), places.start))
     plain = stage(*given)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(stage(*given), plain)
@@ -691,8 +687,8 @@ def test_what_is_made_once_outlives_the_transform_in_which_it_was_made():
         lambda: torch.func.vmap(loss)(values.expand(2, -1, -1)),
         lambda: torch.inference_mode()(loss)(values),
     ):
-        noise._bank.cache_clear()
-        filters._basis.cache_clear()
+        noise.bank.cache_clear()
+        filters.blur_basis.cache_clear()
         transform()
         assert torch.equal(torch.func.grad(loss)(values), expected)
 
@@ -743,12 +739,20 @@ def test_what_looks_at_a_value_would_be_seen():
 @pytest.mark.parametrize(
     "name, images, message",
     [
-        ("blur", torch.rand(2, 3, 8, 8), "augment: no operation 'blur'; known: translate_x, tr"),
-        ("invert", torch.rand(2, 3, 8), r"images of shape \(2, 3, 8\) and torch.float32; needs"),
-        ("scale", torch.rand(2, 3, 8, 8, 8), r"images of shape \(2, 3, 8, 8, 8\) and"),
-        ("rotate", torch.rand(2, 2, 8, 8), r"\(2, 2, 8, 8\).* with 1 or 3 channels"),
-        ("cutout", torch.ones(2, 3, 8, 8).byte(), r"torch.uint8; needs floating \[B, C, H, W\]"),
-        ("equalize", torch.ones(2, 3, 8, 8).long(), "torch.int64; needs floating"),
+        (
+            "blur",
+            torch.rand(2, 3, 8, 8),
+            "augment: operation must be one of translate_x, .*, got 'blur'; give",
+        ),
+        (
+            "invert",
+            torch.rand(2, 3, 8),
+            r"images must be .*, got shape \(2, 3, 8\) and torch.float32; divide",
+        ),
+        ("scale", torch.rand(2, 3, 8, 8, 8), r"got shape \(2, 3, 8, 8, 8\) and"),
+        ("rotate", torch.rand(2, 2, 8, 8), r"with 1 or 3 channels, got shape \(2, 2, 8, 8\)"),
+        ("cutout", torch.ones(2, 3, 8, 8).byte(), r"floating \[B, C, H, W\] .* and torch.uint8"),
+        ("equalize", torch.ones(2, 3, 8, 8).long(), "torch.int64; divide bytes by 255"),
     ],
 )
 def test_bad_input_is_one_line(name, images, message):

@@ -12,7 +12,7 @@ from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import blocks
 from darts_lite.architecture.recipe import Recipe
 from darts_lite.augment import RandAugment
-from darts_lite.augment.policies.learned import OFTEN
+from darts_lite.augment.operations.record import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
 from darts_lite.nas.random_networks import uniform_random

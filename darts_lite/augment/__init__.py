@@ -1,11 +1,15 @@
-"""Differentiable augmentation of images, in batch, on their device."""
+"""Differentiable augmentation of images, in batch, on their device.
 
-from darts_lite.augment.fused import OPERATIONS, operate
-from darts_lite.augment.mixing import MixedLabels, Mixing, Targets
+Imports no other room, and knows no network and no loss. Everything a caller needs is named here.
+"""
+
+from darts_lite.augment.fused import OPERATIONS, Places, operate
+from darts_lite.augment.mixing import MixDraws, MixedLabels, Mixing, Targets
+from darts_lite.augment.operations.record import Operation
 from darts_lite.augment.pipeline import Augmentation, Augmented, Choices, Criterion
 from darts_lite.augment.policies.fixed import AutoAugment, RandAugment, TrivialAugment
 from darts_lite.augment.policies.learned import CLASSIC, Learned, Scheduled
-from darts_lite.augment.policies.policy import Draws, Nothing, Policy
+from darts_lite.augment.policies.policy import Draws, Nothing, Policy, Strength, Values, check
 from darts_lite.augment.registry import POLICIES, augmentation, load, to_json
 
 __all__ = [
@@ -19,15 +23,21 @@ __all__ = [
     "Criterion",
     "Draws",
     "Learned",
+    "MixDraws",
     "MixedLabels",
     "Mixing",
     "Nothing",
+    "Operation",
+    "Places",
     "Policy",
     "RandAugment",
     "Scheduled",
+    "Strength",
     "Targets",
     "TrivialAugment",
+    "Values",
     "augmentation",
+    "check",
     "load",
     "operate",
     "to_json",

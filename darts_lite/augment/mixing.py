@@ -1,19 +1,19 @@
-"""Mixing pairs of images and their labels: CutMix and mixup, with a learnable strength.
+"""CutMix and mixup: pairs of images and their labels, mixed with a learnable strength.
 
 `Mixing.sample` makes all random choices, `Mixing.apply` is a pure function of images, draws and
 strength. `MixedLabels` says what the mixed images show; the loss is up to the caller. Image i takes
 something of image j = partner[i]. With s the share of the partner that was drawn and t in [0, 1]
 the strength,
 
-    p = s t                                  what is asked for,
+    p = s t                                  the share that is asked for,
     out_i = (1 - w) image_i + w image_j      with a weight w for each pixel,
     share = mean of w over the pixels        the weight of the label of j.
 
 **mixup** (Zhang et al. 2018): w = p everywhere, so that ∂out/∂t = s (image_j - image_i).
 
 **CutMix** (Yun et al. 2019): w = cover_y · cover_x, a box of the sides √p·H and √p·W, antialiased
-as in `cutout`, about a centre that is uniform on the image. The image clips the box, hence share is
-what was really pasted: at most p, equal to it if nothing was clipped. The border moves with
+as in `cutout`, about a center that is uniform on the image. The image clips the box, so share is
+the area that was really pasted: at most p, and p if nothing was clipped. The border moves with
 ∂√p/∂t = s / (2 √p), so that
 
     ∂w/∂t = s / (2 √p) · (∂cover_y/∂√p · cover_x + cover_y · ∂cover_x/∂√p),
@@ -21,9 +21,9 @@ what was really pasted: at most p, equal to it if nothing was clipped. The borde
 and ∂share/∂t is its mean, s if nothing was clipped. Both stay finite where √p does not have a
 derivative: as p → 0 the box lies in one pixel, w = H W p, and ∂w/∂t = H W s there.
 
-Nothing drawn depends on t and out is continuous in it: these are pathwise derivatives, and their
-mean over draws is the derivative of the mean. Departures from the papers: the share is drawn for
-each sample instead of each batch, and the box is not rounded to whole pixels.
+No draw depends on t, and out is continuous in t: these are pathwise derivatives, and their mean
+over draws is the derivative of the mean. Departures from the papers: the share is drawn per image
+instead of per batch, and the box is not rounded to whole pixels.
 """
 
 from dataclasses import dataclass
@@ -40,20 +40,20 @@ from darts_lite.errors import UserError
 KINDS = ("cutmix", "mixup")
 
 TINY = 2.0**-40
-"""Share of the image below which a box grows linearly, as one within a pixel: see `_weights`."""
+"""Share of the image below which a box grows as if inside one pixel, linearly: see `_weights`."""
 
 
 class MixDraws(NamedTuple):
     """The random choices for one batch. Tensors only, so that they can be stored and moved.
 
-    partner: `[B]` long, a permutation. share: `[B]` in [0, 1], of the partner at strength one; zero
-    where a sample is not mixed. centre: `[B, 2]`, of the box, (x, y) as fractions of width and
-    height. box: `[B]` bool, CutMix instead of mixup.
+    partner: `[B]` long, a permutation. share: `[B]` in [0, 1], the share of the partner at strength
+    one; zero where an image is not mixed. center: `[B, 2]`, the center of the box, (x, y) as
+    fractions of width and height. box: `[B]` bool, CutMix instead of mixup.
     """
 
     partner: Tensor
     share: Tensor
-    centre: Tensor
+    center: Tensor
     box: Tensor
 
 
@@ -75,13 +75,13 @@ Targets = Tensor | MixedLabels
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mix each image with another one of the batch; it comes after all other augmentation.
+    """Mix each image with another image of the batch, after all other augmentation.
 
     Arguments:
-        kinds: of `KINDS`; with both, a fair coin for each sample.
-        alpha: the share is Beta(alpha, alpha), drawn for each sample; 1 is uniform.
-        probability: of a sample to be mixed, in [0, 1].
-        strength: in [0, 1], where it is not learned.
+        kinds: "cutmix", "mixup" or both; with both, a fair coin for each image.
+        alpha: above 0; the share is Beta(alpha, alpha), drawn for each image; 1 is uniform.
+        probability: probability that an image is mixed, in [0, 1].
+        strength: strength where it is not learned, in [0, 1]; 1 is as published.
     Raises: UserError if a knob is out of its range.
 
     >>> mixing = Mixing(("cutmix", "mixup"))
@@ -102,22 +102,34 @@ class Mixing:
     def __post_init__(self) -> None:
         known = isinstance(self.kinds, (tuple, list)) and set(self.kinds) <= set(KINDS)
         if not known or len(set(self.kinds)) != len(self.kinds) or not self.kinds:
-            raise UserError(f"mixing: kinds is {self.kinds!r}; give one or both of {KINDS}")
+            raise UserError(
+                f"mixing: kinds must be one or both of {KINDS}, got {self.kinds!r}; give each once"
+            )
         if not 0 < self.alpha < float("inf"):
-            raise UserError(f"mixing: alpha is {self.alpha}; give a finite one above 0")
+            raise UserError(
+                f"mixing: alpha must be finite and above 0, got {self.alpha}; 1 is uniform"
+            )
         if not 0 <= self.probability <= 1:
-            raise UserError(f"mixing: probability is {self.probability}; give one in [0, 1]")
+            raise UserError(
+                f"mixing: probability must be in [0, 1], got {self.probability}; 1 mixes all"
+            )
         if not 0 <= self.strength <= 1:
-            raise UserError(f"mixing: strength is {self.strength}; give one in [0, 1]")
+            raise UserError(
+                f"mixing: strength must be in [0, 1], got {self.strength}; 1 is as published"
+            )
 
     def sample(
         self, batch: int, generator: torch.Generator, device: torch.device | str = "cpu"
     ) -> MixDraws:
-        """All random choices for one batch: one call to the (CPU) generator, one transfer.
+        """Make all random choices for one batch: one call to the generator, one transfer.
 
-        A Beta variate is the inverse of its distribution function at a uniform one.
+        A Beta variate is the inverse of its distribution function at a uniform variate.
 
-        Arguments: batch, images. Returns: MixDraws on `device`.
+        Arguments:
+            batch: images.
+            generator: on the CPU.
+            device: of the draws.
+        Returns: MixDraws on `device`.
 
         >>> Mixing(alpha=0.2).sample(5, torch.Generator().manual_seed(0)).partner.sort().values
         tensor([0, 1, 2, 3, 4])
@@ -125,7 +137,7 @@ class Mixing:
         uniform = torch.rand(batch, 6, generator=generator, dtype=torch.float64)
         order, share, chance, coin = uniform[:, :4].unbind(1)
         if self.alpha != 1:
-            from scipy.special import betaincinv  # here, for it would slow down every start
+            from scipy.special import betaincinv  # here: it would slow down every start
 
             share = torch.from_numpy(betaincinv(self.alpha, self.alpha, share.numpy()))
         share = share * (chance < self.probability)
@@ -138,23 +150,23 @@ class Mixing:
     def apply(
         self, images: Tensor, draws: MixDraws, strength: Tensor | float | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The mixed images and the weights of their partners' labels: a pure function.
+        """Return the mixed images and the weights of their partners' labels: a pure function.
 
-        Differentiable in images and strength, twice and forward too; nothing waits for the device.
-        A strength of zero is the identity exactly, one is as published.
+        Differentiable in images and strength, twice and in forward mode too. Nothing waits for the
+        device. A strength of zero is exactly the identity, one is as published.
 
         Arguments:
             images: `[B, C, H, W]` floating.
             draws: of `sample`, on the same device.
-            strength: in [0, 1], one for all or `[B]`; by default the one set.
-        Returns: images `[B, C, H, W]`, channels_last if `images` is; share `[B]`, of their dtype
-            or of float32 if that has less precision.
+            strength: in [0, 1], one for all or `[B]`; by default `self.strength`.
+        Returns: images `[B, C, H, W]`, channels_last if `images` is; share `[B]`, in the dtype of
+            the images but at least float32.
         Raises: UserError if images, draws and strength do not fit together.
 
-        >>> half = MixDraws(  # of image 1 in the left half of image 0
+        >>> half = MixDraws(  # image 1 fills the left half of image 0
         ...     partner=torch.tensor([1, 0]),
         ...     share=torch.tensor([1.0, 0.0]),
-        ...     centre=torch.tensor([[0.0, 0.5], [0.5, 0.5]]),
+        ...     center=torch.tensor([[0.0, 0.5], [0.5, 0.5]]),
         ...     box=torch.tensor([True, True]),
         ... )
         >>> images = torch.stack((torch.zeros(1, 2, 4), torch.ones(1, 2, 4)))
@@ -183,37 +195,38 @@ class Mixing:
 def _check(images: Tensor, draws: MixDraws, strength: Tensor | float) -> None:
     if images.dim() != 4 or not images.is_floating_point():
         raise UserError(
-            f"mixing: images of shape {tuple(images.shape)}, {images.dtype}; "
-            "needs [B, C, H, W] floating"
+            f"mixing: images must be floating [B, C, H, W], got shape {tuple(images.shape)} and "
+            f"{images.dtype}; divide bytes by 255"
         )
     if len(draws.partner) != len(images):
         raise UserError(
-            f"mixing: draws for {len(draws.partner)} images, but there are {len(images)}; "
+            f"mixing: draws must be for {len(images)} images, got {len(draws.partner)}; "
             "sample as many"
         )
     if isinstance(strength, Tensor):
         if strength.shape not in ((), images.shape[:1]):
             raise UserError(
-                f"mixing: strength of shape {tuple(strength.shape)}; give one number, or one for "
-                f"each of {len(images)} images"
+                f"mixing: strength must be [] or [B], got {tuple(strength.shape)}; give "
+                f"one number, or one for each of {len(images)} images"
             )
     elif not 0 <= strength <= 1:
-        raise UserError(f"mixing: strength is {strength}; give one in [0, 1]")
+        raise UserError(f"mixing: strength must be in [0, 1], got {strength}; 1 is as published")
 
 
 def _weights(draws: MixDraws, strength: Tensor | float, size: Size) -> tuple[Tensor, Tensor]:
-    """Rows `[B, H]` and columns `[B, W]`, float64: their products are the weights of the pixels.
+    """Return rows `[B, H]` and columns `[B, W]`, float64, whose products are the pixels' weights.
 
-    √p has no derivative at p = 0. So a box has an area of at least `TINY`, and its weight is scaled
-    by p / TINY below that. This is what a box does that does not cross the border of a pixel, and
-    all others that are so small take a strip of about W √TINY (+ H √TINY) of the possible centres.
+    √p has no derivative at p = 0. So a box has an area of at least `TINY`, and below that its
+    weight is scaled by p / TINY. That is exact for a box inside one pixel. Boxes so small that
+    cross the border of a pixel have their centers in a share of about W √TINY + H √TINY of the
+    image.
     """
     height, width = size
     asked = (draws.share.double() * strength).unsqueeze(1)
     half = asked.clamp(min=TINY).sqrt() / 2
-    centre = draws.centre.double()
-    cover_y = coverage(centre[:, 1:] * height, half * height, height)
-    cover_x = coverage(centre[:, :1] * width, half * width, width)
+    center = draws.center.double()
+    cover_y = coverage(center[:, 1:] * height, half * height, height)
+    cover_x = coverage(center[:, :1] * width, half * width, width)
     box = draws.box.unsqueeze(1)
     rows = torch.where(box, cover_y * (asked / TINY).clamp(max=1), asked)
     return rows, torch.where(box, cover_x, torch.ones_like(cover_x))

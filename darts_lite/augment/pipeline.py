@@ -1,6 +1,6 @@
-"""Everything that happens to a batch: a policy, then perhaps mixing.
+"""The augmentation of a batch: a policy, then perhaps mixing.
 
-The loss is up to the caller: `Augmentation.loss` is given a criterion and knows none.
+The loss is up to the caller: `Augmentation.loss` is given a criterion and knows none itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Criterion = Callable[[Tensor, Targets], Tensor]
 
 
 class Choices(NamedTuple):
-    """The random choices for one batch."""
+    """The random choices for one batch: of the policy, and of the mixing if there is any."""
 
     policy: Draws
     mixing: MixDraws | None
@@ -51,10 +51,15 @@ class Augmented(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A policy with CutMix or mixup behind it.
+    """A policy, then CutMix or mixup if `mixing` is given.
 
-    `names` are the values that can be learned; "mixing.strength" in [0, 1] is one of them, and
-    without it mixing is as published.
+    `names` are the values that can be learned. With mixing, "mixing.strength" in [0, 1] is one of
+    them; where it is not given, the strength is that of `mixing`.
+
+    Arguments:
+        policy: which operations, and how strong.
+        mixing: None for no mixing.
+    Raises: UserError if probabilities would be learned together with mixing.
 
     >>> augment = Augmentation(Policy(channels=1, crop=1), Mixing(("mixup",)))
     >>> images, labels = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1])
@@ -76,27 +81,29 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.mixing and any(n.startswith("probability.") for n in self.policy.names):
             raise UserError(
-                "augment: probabilities cannot be learned together with mixing, which makes an "
-                "image's operations matter for its partner; use Learned(probabilities=False)"
+                "augment: probabilities must not be learned together with mixing, because the "
+                "operations of an image then matter for its partner; use "
+                "Learned(probabilities=False)"
             )
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of the values that can be learned."""
         return (*self.policy.names, *((STRENGTH,) if self.mixing else ()))
 
     @property
     def starts(self) -> dict[str, float]:
-        """Where learning begins, by name."""
+        """The values where learning begins, by name."""
         return self.policy.starts | ({STRENGTH: 0.5} if self.mixing else {})
 
     @property
     def plain(self) -> Augmentation:
-        """Its flips and shifts alone."""
+        """The same flips and shifts, without operations and mixing."""
         own = self.policy
         return Augmentation(Policy(channels=own.channels, flips=own.flips, crop=own.crop))
 
     def replayed(self, schedules: Mapping[str, Schedule]) -> Augmentation:
-        """With what was learned of it, by name, in the place of what it would learn."""
+        """Return the augmentation that follows the learned schedules instead of learning."""
         mixing = self.mixing
         if mixing and STRENGTH in schedules:
             mixing = replace(mixing, strength=schedules[STRENGTH][-1][1])
@@ -112,15 +119,27 @@ class Augmentation:
         fraction: float = 0.0,
         turn: bool = False,
     ) -> Choices:
-        """See `Policy.sample`."""
+        """Make all random choices for one batch.
+
+        If the values have probabilities on another device, waits for that device once.
+
+        Arguments: see `Policy.sample`.
+        Returns: Choices on `device`.
+        """
         draws = self.policy.sample(batch, size, generator, device, values, fraction, turn)
         mixing = self.mixing.sample(batch, generator, device) if self.mixing else None
         return Choices(draws, mixing)
 
     def apply(self, images: Tensor, choices: Choices, values: Values | None = None) -> Augmented:
-        """The augmented images: a pure function, differentiable in images and values.
+        """Return the augmented images: a pure function, differentiable in images and values.
 
-        Raises: UserError if the images are none.
+        Nothing in it waits for the device.
+
+        Arguments:
+            images: `[B, C, H, W]` floating, in [0, 1].
+            choices: of `sample`, on the same device.
+            values: the learned values, by name.
+        Raises: UserError if the images have another shape or dtype.
         """
         out = self.policy.apply(images, choices.policy, values)
         if self.mixing is None or choices.mixing is None:

@@ -22,14 +22,21 @@ POLICIES: dict[str, type[Policy]] = {
 }
 TYPED = tuple(name for name in POLICIES if name != Scheduled.name)
 FORMAT = "darts_lite.augmentation"
-DATA = {"channels", "flips", "crop", "kinds", "operations"}  # settings that nobody types
+DATA = {"channels", "flips", "crop", "kinds", "operations"}  # settings not to be typed
 
 
 def augmentation(text: str, channels: int, flips: bool = True, crop: int = 0) -> Augmentation:
-    """Reads "learned", "randaugment:n=2,m=15", "trivialaugment+cutmix", "mixup:alpha=0.2", a file.
+    """Read an augmentation as a person types it.
 
-    Arguments: text, a policy's name or a JSON file's, then perhaps cutmix or mixup, joined by "+";
-    settings follow a name; channels of the images, flips and crop for the policy.
+    For example "learned", "randaugment:n=2,m=15", "trivialaugment+cutmix", "mixup:alpha=0.2", or
+    the name of a JSON file.
+
+    Arguments:
+        text: the name of a policy, then perhaps cutmix or mixup, joined by "+", each perhaps with
+            settings; or the name of a file that `to_json` was written to.
+        channels: channels of the images, 1 or 3.
+        flips: whether the policy may mirror images left-right.
+        crop: the policy's largest random shift, in whole pixels.
     Raises: UserError that names what is wrong.
 
     >>> augmentation("randaugment:m=15+cutmix", channels=3).policy.m
@@ -55,15 +62,17 @@ def augmentation(text: str, channels: int, flips: bool = True, crop: int = 0) ->
                 data["crop"] = 0
             policy = _make(POLICIES[name], {**own, **data}, f"--augment {part}", strict=False)
         elif name in TYPED:
-            raise UserError(f"--augment {text}: {name!r} is a second policy; give one")
+            raise UserError(
+                f"--augment {text}: there must be one policy, got {name!r} as a second; give one"
+            )
         else:
             known = ", ".join((*TYPED, *KINDS))
             raise UserError(
-                f"--augment: {part!r} is no augmentation; known: {known}, or a .json file; "
-                "join one of each with +"
+                f"--augment: an augmentation must be one of {known}, or a .json file, got "
+                f"{part!r}; join a policy and mixing with +"
             )
     if kinds:
-        if isinstance(policy, Learned):  # see `Augmentation`
+        if isinstance(policy, Learned):  # `Augmentation` refuses probabilities with mixing
             policy = replace(policy, probabilities=False)
         mixing = _make(Mixing, {**settings, "kinds": tuple(kinds)}, f"--augment {text}", False)
     return Augmentation(policy or Policy(channels=channels, flips=flips, crop=crop), mixing)
@@ -74,7 +83,9 @@ def _settings(part: str, text: str) -> dict[str, str]:
     for pair in filter(None, text.split(",")):
         key, equals, value = (p.strip() for p in pair.partition("="))
         if not equals or key in DATA:
-            raise UserError(f"--augment {part}: {pair!r} is no setting such as m=15")
+            raise UserError(
+                f"--augment {part}: a setting must be as in m=15, got {pair!r}; give NAME=VALUE"
+            )
         found[key] = value
     return found
 
@@ -90,7 +101,7 @@ def _make(cls: type[Any], settings: dict[str, Any], where: str, strict: bool) ->
 
 
 def to_json(augment: Augmentation) -> dict[str, Any]:
-    """What `load` reads."""
+    """Return what `load` reads, ready for `json.dumps`."""
     return {
         "format": FORMAT,
         "version": 1,
@@ -101,34 +112,48 @@ def to_json(augment: Augmentation) -> dict[str, Any]:
 
 
 def load(path: Path, channels: int | None = None) -> Augmentation:
-    """Reads an augmentation; raises `UserError` with the first thing that is wrong."""
+    """Read an augmentation from a file.
+
+    Arguments:
+        path: of a file with the content of `to_json`.
+        channels: the channels that the images have, to be checked.
+    Raises: UserError with the first thing that is wrong.
+    """
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from None
+        raise UserError(
+            f"{path} must be JSON, got {error}; give a file that darts_lite wrote"
+        ) from None
     head = {"format": FORMAT, "version": 1}
     if not isinstance(content, dict) or any(content.get(k) != v for k, v in head.items()):
-        raise UserError(f"{path} is no augmentation: it needs {json.dumps(head)[1:-1]}")
+        raise UserError(
+            f"{path} must have {json.dumps(head)[1:-1]}, got other content; give a file that "
+            "holds an augmentation"
+        )
     name = content.get("policy")
     if not isinstance(name, str) or name not in POLICIES:
-        raise UserError(f"{path}: no policy {name!r}; known: {', '.join(POLICIES)}")
+        raise UserError(
+            f"{path}: policy must be one of {', '.join(POLICIES)}, got {name!r}; correct the file"
+        )
     unknown = set(content) - {*head, "policy", "settings", "mixing"}
     if unknown or not isinstance(content.get("settings"), dict):
-        wrong = f"unknown {sorted(unknown)}" if unknown else "settings must be an object"
-        raise UserError(f"{path}: {wrong}")
+        wrong = f"unknown keys {sorted(unknown)}" if unknown else "settings must be an object"
+        raise UserError(f"{path}: {wrong}; correct the file")
     policy = _from_json(POLICIES[name], content["settings"], path)
     if channels is not None and policy.channels != channels:
         raise UserError(
-            f"{path} is for images of {policy.channels} channels; these have {channels}"
+            f"{path} must be for images of {channels} channels, got {policy.channels}; give "
+            "another augmentation"
         )
     mixing = content.get("mixing")
     return Augmentation(policy, None if mixing is None else _from_json(Mixing, mixing, path))
 
 
 def _from_json(cls: type[Any], settings: Any, path: Path) -> Any:
-    # lists become tuples in JSON's own strict mode, not in that of Python
+    # Lists become tuples in the strict mode of JSON, but not in the strict mode of Python.
     try:
         return TypeAdapter(cls).validate_json(json.dumps(settings), strict=True)
     except ValidationError as error:

@@ -1,9 +1,9 @@
 """Bilinear sampling with every derivative, in every torch. Imports nothing of darts_lite.
 
 torch's `grid_sample` is fast, but before torch 2.15 it has no forward-mode derivative and no second
-derivative. `sample` computes its values and its first derivatives with torch's kernels, all others
-from gathers: the weight of each of the four neighbours of a place is a product of two linear
-functions, so the derivatives are sums over the same four neighbours.
+derivative. `sample` computes values and first derivatives with torch's kernels, and all other
+derivatives from gathers: the weight of each of the four neighbors of a place is a product of two
+linear functions, so the derivatives are sums over the same four neighbors.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from torch.autograd.function import FunctionCtx
 def sample(images: Tensor, grid: Tensor) -> Tensor:
     """Sample images at the places of a grid: bilinear, zero outside of the image.
 
-    Differentiable in both arguments to any order, in backward and in forward mode. At the centre of
+    Differentiable in both arguments to any order, in backward and in forward mode. At the center of
     a pixel, where a bilinear function has a kink, the derivative is the one to the right and below.
 
     Arguments:
@@ -34,9 +34,9 @@ def sample(images: Tensor, grid: Tensor) -> Tensor:
 
 
 class _Neighbor(NamedTuple):
-    """One of the four pixels around each place: weight, and its derivatives by x and by y."""
+    """One of the four pixels around each place: its weight, and the weight's derivatives."""
 
-    pixel: Tensor  # [B, 1, h · w], its number in the image
+    pixel: Tensor  # [B, 1, h · w], the number of the pixel in the image
     weight: Tensor  # [B, 1, h · w]
     by_x: Tensor
     by_y: Tensor
@@ -83,7 +83,7 @@ class _Sample(torch.autograd.Function):
 
 
 def _moving(*tensors: Tensor) -> bool:
-    """Whether one of the tensors carries a tangent, which torch's kernel would not know."""
+    """Return whether one of the tensors carries a tangent, which torch's kernel would drop."""
     return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
@@ -99,7 +99,7 @@ def _neighbors(grid: Tensor, images: Tensor) -> list[_Neighbor]:
 
 
 def _axis(places: Tensor, pixels: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """The two neighbours along one side: number, weight and its derivative; zero if outside."""
+    """Return the two neighbors along one side: number, weight, derivative; zero if outside."""
     places = ((places + 1) * pixels - 1) / 2  # as grid_sample computes it
     first = places.detach().floor()
     rest = places - first
@@ -112,7 +112,7 @@ def _axis(places: Tensor, pixels: int) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def _slopes(images: Tensor, neighbors: list[_Neighbor]) -> tuple[Tensor, Tensor]:
-    """The derivatives `[B, C, h · w]` of the sampled values by x and by y."""
+    """Return the derivatives `[B, C, h · w]` of the sampled values by x and by y."""
     pixels = [_pixels(images, n.pixel) for n in neighbors]
     by_x = torch.stack([n.by_x * p for n, p in zip(neighbors, pixels)]).sum(0)
     by_y = torch.stack([n.by_y * p for n, p in zip(neighbors, pixels)]).sum(0)

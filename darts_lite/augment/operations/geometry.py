@@ -1,42 +1,55 @@
 """Geometric operations: all of them compose into one affine map and one pass over the pixels.
 
-**Pixel coordinates.** The origin is the centre of the image, x points right, y down, the unit is
-one pixel; the centre of the pixel in column j is x = j - (W - 1) / 2. A matrix is a *pull-back*: it
+**Pixel coordinates.** The origin is the center of the image, x points right, y down, the unit is
+one pixel; the center of the pixel in column j is x = j - (W - 1) / 2. A matrix is a *pull-back*: it
 sends a place (x, y, 1) of the output to the place of the input that is seen there.
 
-Everything is elementwise: autocast and TF32, which would round a matrix product, do not touch it.
+All coordinates are computed elementwise, so autocast and TF32 do not round them.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from darts_lite.augment.operations.bilinear import sample
+from darts_lite.augment.operations.record import Context, Family, Operation
 
 Size = tuple[int, int]
 """Height and width of an image, in pixels."""
 
-GEOMETRIC = ("translate_x", "translate_y", "rotate", "shear_x", "shear_y", "scale")
+GEOMETRIC: dict[str, Operation] = {
+    "translate_x": Operation("fraction of the width", 0.3, shared="translate"),
+    "translate_y": Operation("fraction of the height", 0.3, shared="translate"),
+    "rotate": Operation("radians", math.radians(30)),
+    "shear_x": Operation("tangent", 0.3, shared="shear"),
+    "shear_y": Operation("tangent", 0.3, shared="shear"),
+    "scale": Operation("logarithm of the factor", math.log(1.4)),
+}
 """The columns of `affine`, in the order in which they are done."""
 
 
 def affine(
     values: Tensor, size: Size, flip: Tensor | None = None, shift: Tensor | None = None
 ) -> Tensor:
-    """The matrices `[B, 2, 3]` of all geometric operations, one after the other.
+    """Return the matrices `[B, 2, 3]` that do all geometric operations, one after the other.
 
-    In the order of `GEOMETRIC`, with m the operation's value and (x, y) a place of its output:
+    In the order of `GEOMETRIC`, with m the value of the operation and (x, y) a place of its output:
 
     - translate_x, translate_y: to the right, downwards, by a fraction of the width, the height:
       x_in = x - m W;
-    - rotate: clockwise about the centre, radians: (x cos m + y sin m, -x sin m + y cos m);
+    - rotate: clockwise about the center, radians: (x cos m + y sin m, -x sin m + y cos m);
     - shear_x, shear_y: slant the columns, the rows, as PIL does: x_in = x + m y;
-    - scale: enlarge about the centre by the factor exp(m): (x, y) exp(-m).
+    - scale: enlarge about the center by the factor exp(m): (x, y) exp(-m).
 
-    The first column of a pull-back is on the left: T R Sx Sy E, whose linear part is below.
+    In a product of pull-backs the first operation is on the left: T R Sx Sy E.
 
-    Arguments: values `[B, 6]`; size, (height, width); flip `[B]` bool, mirror left-right first;
-    shift `[B, 2]`, then move by pixels (right, down).
+    Arguments:
+        values: `[B, 6]`.
+        size: (height, width) in pixels.
+        flip: `[B]` bool, mirror left-right before everything else.
+        shift: `[B, 2]`, then move by pixels (right, down).
 
     >>> quarters = torch.tensor([[0.25, 0.25, 0.0, 0.0, 0.0, 0.0]])
     >>> affine(quarters, (8, 8))[0]
@@ -62,10 +75,12 @@ def affine(
 def warp(images: Tensor, matrix: Tensor) -> Tensor:
     """Resample `[B, C, H, W]` at matrix · (x, y, 1): bilinear, zero outside of the image.
 
-    Flips and moves by whole pixels, the identity among them, are exact. Differentiable in images
-    and matrix to any order, in backward and in forward mode.
+    The identity, flips and moves by whole pixels are exact. Differentiable in images and matrix to
+    any order, in backward and in forward mode.
 
-    Arguments: images `[B, C, H, W]`; matrix `[B, 2, 3]`, a pull-back in pixel coordinates.
+    Arguments:
+        images: `[B, C, H, W]`.
+        matrix: `[B, 2, 3]`, a pull-back in pixel coordinates.
     Returns: images `[B, C, H, W]`.
 
     >>> right = affine(torch.tensor([[0.5, 0, 0, 0, 0, 0]]), (2, 2))
@@ -83,8 +98,8 @@ def warp(images: Tensor, matrix: Tensor) -> Tensor:
     start = _pair(width / full_width - 1, height / full_height - 1, images)
     # An affine map is separable, f(x) + g(y), so the pixels are passed over once; grid_sample is
     # faster on planes of x and of y than on pairs.
-    columns = (matrix[:, :, :1] * _pixel_centres(width, images) + matrix[:, :, 2:]) / half + start
-    rows = matrix[:, :, 1:2] * _pixel_centres(height, images) / half
+    columns = (matrix[:, :, :1] * _pixel_centers(width, images) + matrix[:, :, 2:]) / half + start
+    rows = matrix[:, :, 1:2] * _pixel_centers(height, images) / half
     grid = columns.unsqueeze(2) + rows.unsqueeze(3)
     return sample(images, grid.permute(0, 2, 3, 1))
 
@@ -92,7 +107,10 @@ def warp(images: Tensor, matrix: Tensor) -> Tensor:
 def flip_and_shift(images: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
     """Mirror left-right where `flip`, then move by whole pixels; zeros come in. No interpolation.
 
-    Arguments: images `[B, C, H, W]`; flip `[B]` bool; shift `[B, 2]` whole pixels (right, down).
+    Arguments:
+        images: `[B, C, H, W]`.
+        flip: `[B]` bool.
+        shift: `[B, 2]`, whole pixels (right, down).
     Returns: images `[B, C, H, W]`, contiguous.
 
     >>> image = torch.tensor([[[[1.0, 2.0, 3.0]]]])
@@ -111,10 +129,18 @@ def flip_and_shift(images: Tensor, flip: Tensor, shift: Tensor) -> Tensor:
     return moved * (inside_y.unsqueeze(2) & inside_x.unsqueeze(1)).unsqueeze(1)
 
 
-def _pixel_centres(pixels: int, like: Tensor) -> Tensor:
+def _apply(images: Tensor, values: Tensor, context: Context) -> Tensor:
+    size = (images.shape[-2], images.shape[-1])
+    return warp(images, affine(values, size, context.flip, context.shift))
+
+
+FAMILY = Family("geometric", GEOMETRIC, _apply)
+
+
+def _pixel_centers(pixels: int, like: Tensor) -> Tensor:
     return torch.arange(pixels, dtype=like.dtype, device=like.device) - (pixels - 1) / 2
 
 
 def _pair(x: float, y: float, like: Tensor) -> Tensor:
-    """The constant `[[x], [y]]`, filled in on the device: nothing is sent there."""
+    """Return the constant `[[x], [y]]`, made on the device without a transfer."""
     return torch.cat((like.new_full((1, 1), x), like.new_full((1, 1), y)))

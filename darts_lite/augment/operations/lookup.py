@@ -1,4 +1,4 @@
-"""Point operations as tables: the new value of a pixel depends on its old one only.
+"""Point operations as tables: the new value of a pixel depends on its old value only.
 
 Images are floating tensors `[B, C, H, W]` in [0, 1]; a magnitude is a tensor `[B]`, from 0, the
 identity, to 1. Each operation is `f(images, magnitude) -> Table`; tables compose, so any number of
@@ -10,9 +10,10 @@ them costs one pass over the pixels:
 the level k = round(255 x) and becomes slope[k] · x + offset[k]: on the levels that is exactly the
 operation of PIL, and between them it has a derivative.
 
-**Gradients.** `lookup` and `compose` have the derivative of the line and none through k, clamped or
-not: the line of a level that becomes black leaves [0, 1] in one half of the level, and a gradient
-that stops there would stop for one half of such pixels.
+**Gradients.** `lookup` and `compose` have the derivative of the line, clamped or not, and no
+derivative through k. It stays where the clamp holds, because the line of a level that becomes black
+leaves [0, 1] in one half of the level: a derivative of zero there would stop the gradient for half
+of such pixels.
 
 | operation    | derivative in the image | in the magnitude     |
 |--------------|-------------------------|----------------------|
@@ -22,16 +23,18 @@ that stops there would stop for one half of such pixels.
 | autocontrast | exact                   | exact                |
 | equalize     | invented: 1             | exact                |
 
-Nothing waits for the device. On CUDA the gradient of a table is summed by atomic additions, so its
-last digits differ from run to run.
+Nothing waits for the device. On CUDA, atomic additions sum the gradient of a table, so its last
+digits differ from run to run.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from darts_lite.augment.operations.clamp import clamp_straight
+from darts_lite.augment.operations.record import SELDOM, Context, Family, Gradient, Operation
 
 LEVELS = 256
 """Values of an 8-bit image; level k is the value k / 255."""
@@ -40,8 +43,8 @@ LEVELS = 256
 class Table(NamedTuple):
     """The line x -> slope[k] · x + offset[k] for each level k of each image and channel.
 
-    Both are `[B, C or 1, 256 or 1]`: a size of one stands for all channels, or all levels. They
-    have the same channels. A line for all levels is done without a look-up.
+    Both are `[B, C or 1, 256 or 1]`: a size of one stands for all channels, or all levels. Both
+    have the same number of channels. One line for all levels needs no look-up.
     """
 
     slope: Tensor
@@ -49,11 +52,14 @@ class Table(NamedTuple):
 
 
 def lookup(images: Tensor, table: Table) -> Tensor:
-    """Do a table: slope[k] · x + offset[k] with k = round(255 x), clamped to [0, 1].
+    """Apply a table: slope[k] · x + offset[k] with k = round(255 x), clamped to [0, 1].
 
-    The derivative is that of the line, clamped or not.
+    The derivative is the derivative of the line, clamped or not.
 
-    Arguments: images `[B, C, H, W]`; table of any operation. Returns: images `[B, C, H, W]`.
+    Arguments:
+        images: `[B, C, H, W]` in [0, 1].
+        table: of any operation.
+    Returns: images `[B, C, H, W]`.
 
     >>> images = torch.tensor([[[[0.0, 0.25, 1.0]]]])
     >>> lookup(images, invert(images, torch.tensor([1.0])))
@@ -69,11 +75,11 @@ def lookup(images: Tensor, table: Table) -> Tensor:
 
 
 def compose(first: Table, second: Table) -> Table:
-    """The table that does the first, then the second.
+    """Return the table that does the first table, then the second.
 
-    For 8-bit images it is exactly that. For others, a value is done by the second table's line for
-    what its level became, which is at most (1 + slope) / 2 levels from what itself became. The
-    statistics of `autocontrast` and `equalize` are those of the images that they were given.
+    Exact for 8-bit images. For other images, the second table is read at the new value of the
+    pixel's level instead of the new value of the pixel; the two differ by (1 + slope) / 2 levels at
+    most. `autocontrast` and `equalize` use the statistics of the images that they were given.
 
     >>> images, half = torch.rand(1, 1, 2, 2), torch.tensor([0.5])
     >>> both = compose(invert(images, half / 2), invert(images, half))
@@ -88,7 +94,7 @@ def compose(first: Table, second: Table) -> Table:
     return Table(first.slope * slope, torch.addcmul(offset, slope, first.offset))
 
 
-# --- each gives a table ---------------------------------------------------------------------------
+# --- the operations: each gives a table ----------------------------------------------------------
 
 
 def identity(images: Tensor, magnitude: Tensor | None = None) -> Table:
@@ -112,15 +118,18 @@ def invert(images: Tensor, magnitude: Tensor) -> Table:
 
 
 def solarize(images: Tensor, magnitude: Tensor, temperature: float = 0.1) -> Table:
-    """Invert the levels from 1 - m upwards (PIL's threshold is 255 (1 - m)); at zero, none.
+    """Invert the levels from 1 - m upwards (PIL's threshold is 255 (1 - m)); at m = 0, no level.
 
     The derivative in the image is exact, -1 or 1, except at the threshold, where the image jumps.
-    The one in the magnitude is INVENTED, since the true one is zero or infinite: backward, the
-    step of x at the threshold t = 1 - m is sigmoid((x - t) / temperature), so that
+    The derivative in the magnitude is INVENTED, because the true derivative is zero or infinite: in
+    the backward pass the step at the threshold t = 1 - m is sigmoid((x - t) / temperature), so that
 
         ∂out/∂m = (1 - 2 x) · sigmoid'((x - t) / temperature) / temperature,      x a level.
 
-    Arguments: temperature, width of the step, in units of the image; 0.1 is 25 levels.
+    Arguments:
+        images: `[B, C, H, W]`.
+        magnitude: `[B]` in [0, 1].
+        temperature: width of the step, in units of the image; 0.1 is 25 levels.
 
     >>> images = torch.tensor([[[[0.2, 0.4, 0.6, 0.8]]]])
     >>> lookup(images, solarize(images, torch.tensor([0.5])))
@@ -129,7 +138,7 @@ def solarize(images: Tensor, magnitude: Tensor, temperature: float = 0.1) -> Tab
     share = _column(magnitude)
     above = _levels(share) / 255 - (1 - share)
     soft = (above / temperature).sigmoid()
-    hard = (above > -1e-6) & (share > 0)  # a threshold that is a level, but for rounding, takes it
+    hard = (above > -1e-6) & (share > 0)  # a level at the threshold, up to rounding, is inverted
     step = hard.to(share.dtype) + (soft - soft.detach())
     return Table(1 - 2 * step, step)
 
@@ -137,11 +146,11 @@ def solarize(images: Tensor, magnitude: Tensor, temperature: float = 0.1) -> Tab
 def posterize(images: Tensor, magnitude: Tensor) -> Table:
     """Keep the first 8 - round(8 m) bits of each level, at least one, as PIL: k -> k & mask.
 
-    (torchvision goes on to no bit at all, which is black whatever the image is.)
+    torchvision also goes to no bit at all, which makes every image black.
 
-    Both derivatives are INVENTED; the true ones are zero or infinite. In the image it is 1
-    (straight-through): a level is moved to the level that it is rounded to, as a whole. In the
-    magnitude it is that of the mean loss of a value that is rounded down to multiples of the step
+    Both derivatives are INVENTED, because the true derivatives are zero or infinite. In the image
+    it is 1 (straight-through), as if each level were moved as a whole. In the magnitude it is the
+    derivative of the mean loss when a value is rounded down to multiples of the step
     s = 2^(8 m) / 255, with the exponent unrounded: ∂out/∂m = -½ ds/dm = -4 log(2) s, at any level.
 
     >>> images = torch.tensor([[[[15.0, 16.0, 100.0, 255.0]]]]) / 255
@@ -157,7 +166,7 @@ def posterize(images: Tensor, magnitude: Tensor) -> Table:
 
 
 def autocontrast(images: Tensor, magnitude: Tensor) -> Table:
-    """Blend with the image stretched to [0, 1], each channel: x + m ((x - lo) / (hi - lo) - x).
+    """Blend with each channel stretched to [0, 1]: x + m ((x - lo) / (hi - lo) - x).
 
     The derivative is exact in image and magnitude; it runs through the channel's minimum lo and
     maximum hi. A channel that is constant in 8 bits, hi - lo < 1/2 level, stays as it is. At m = 1
@@ -175,13 +184,13 @@ def autocontrast(images: Tensor, magnitude: Tensor) -> Table:
 
 
 def equalize(images: Tensor, magnitude: Tensor) -> Table:
-    """Blend with PIL's equalised histogram, each channel: x + m (equalised - x).
+    """Blend with PIL's equalized histogram, each channel: x + m (equalized - x).
 
-    PIL counts in steps of 1/255 of the pixels, rounded down to whole pixels, and does nothing if
-    that is none: images of less than 256 pixels stay as they are.
+    PIL counts in steps of 1/255 of the pixels, rounded down to whole pixels. If a step is no pixel,
+    it does nothing: images of less than 256 pixels stay as they are.
 
-    The derivative in the image is INVENTED: 1, straight-through, as if each level were moved as a
-    whole, and none through the histogram. The one in the magnitude is exact.
+    The derivative in the image is INVENTED: 1 (straight-through), as if each level were moved as a
+    whole, and none through the histogram. The derivative in the magnitude is exact.
 
     >>> images = torch.arange(1024.0).view(1, 1, 32, 32) / 4092
     >>> lookup(images, equalize(images, torch.tensor([1.0]))).max()
@@ -193,27 +202,76 @@ def equalize(images: Tensor, magnitude: Tensor) -> Table:
     below = counts.cumsum(2) - counts
     step = ((below * counts.clamp(max=1)).amax(2, keepdim=True) / 255).floor()
     share = _column(magnitude) * step.clamp(max=1) / 255
-    equalised = ((below + step / 2) / step.clamp(min=1)).floor().clamp(max=255)
-    return Table(torch.ones_like(share), (equalised - _levels(images)) * share)
+    equalized = ((below + step / 2) / step.clamp(min=1)).floor().clamp(max=255)
+    return Table(torch.ones_like(share), (equalized - _levels(images)) * share)
 
+
+# --- the family -----------------------------------------------------------------------------------
+
+
+def _point(
+    unit: str, reach: float = 1.0, image: Gradient = "exact", value: Gradient = "exact"
+) -> Operation:
+    return Operation(unit, reach, False, image, value, rate=SELDOM)
+
+
+POINT: dict[str, tuple[Operation, Callable[[Tensor, Tensor], Table]]] = {
+    "autocontrast": (_point("share of the result"), autocontrast),
+    "equalize": (_point("share of the result", image="straight-through"), equalize),
+    "solarize": (_point("one minus the threshold", value="relaxed"), solarize),
+    "posterize": (
+        _point("eighths of the bits", 0.5, image="straight-through", value="relaxed"),
+        posterize,
+    ),
+    "invert": (_point("share of the result"), invert),
+}
+"""Record and function of each point operation, in the order in which a stage does them."""
+
+
+def _apply(images: Tensor, values: Tensor, context: Context) -> Tensor:
+    return lookup(images, _table(images, values, context))
+
+
+def _table(images: Tensor, values: Tensor, context: Context) -> Table:
+    """Return all point operations in one table; statistics are of the images that come in."""
+    names = list(POINT)
+    if context.counts:  # one operation for each image, the images in the order of the operations
+        each = list(context.counts.values())
+        size = (-1, images.shape[1], LEVELS)
+        tables = [
+            POINT[name][1](some, v[:, names.index(name)])
+            for name, some, v in zip(context.counts, images.split(each), values.split(each))
+        ]
+        slopes, offsets = ([p.expand(size) for p in parts] for parts in zip(*tables))
+        return Table(torch.cat(slopes), torch.cat(offsets))
+    table = identity(images)
+    for name, rows in context.points.items():
+        column = values[:, names.index(name)].index_select(0, rows)
+        old = Table(*(part.index_select(0, rows) for part in table))
+        new = compose(old, POINT[name][1](images.index_select(0, rows), column))
+        table = Table(*(a.index_copy(0, rows, b) for a, b in zip(table, new)))
+    return table
+
+
+FAMILY = Family("lookup", {name: operation for name, (operation, _) in POINT.items()}, _apply)
 
 # --- helpers --------------------------------------------------------------------------------------
 
 
 def _level(values: Tensor) -> Tensor:
-    """round(255 x), as an index."""
-    # By way of int32: torch converts to int64 one by one, which takes longer than all the rest.
-    # The clamp is for NaN, which would end in an index out of range.
+    """Return round(255 x), as an index."""
+    # By way of int32: torch's conversion to int64 is slow, slower than all the rest.
+    # The clamp is for NaN, which would become an index out of range.
     return (255 * values.detach()).round().int().clamp(0, LEVELS - 1).long()
 
 
 def _levels(like: Tensor) -> Tensor:
-    """0, ..., 255."""
+    """Return 0, ..., 255, in the dtype and on the device of `like`."""
     return torch.arange(LEVELS, dtype=like.dtype, device=like.device)
 
 
 def _read(entries: Tensor, level: Tensor) -> Tensor:
-    """The entry `[B, C, n]` of each level `[B, C, n]`; sizes of one broadcast."""
+    """Return the entry `[B, C, n]` for each level `[B, C, n]`; sizes of one broadcast."""
     if entries.shape[2] == 1:
         return entries
     channels = max(entries.shape[1], level.shape[1])

@@ -1,7 +1,8 @@
 """The published policies: RandAugment, TrivialAugment and AutoAugment.
 
-Each draws one operation for an image and stage. The operations are those of `stage.py`: shears are
-about the centre of the image, borders are black, and nothing is rounded to whole bytes in between.
+Each draws one operation per image and stage. The operations are ours (`fused.py`) and differ from
+torchvision's: shears are about the center of the image, borders are black, and nothing is rounded
+to whole bytes in between.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from darts_lite.errors import UserError
 from darts_lite.schedules import Schedule
 
 IDENTITY = "identity"
-CONSTANT = ("autocontrast", "equalize", "invert")  # they know no magnitude
+CONSTANT = ("autocontrast", "equalize", "invert")  # operations without a magnitude
 RANDAUGMENT: dict[str, float] = {  # the value at the largest magnitude
     IDENTITY: 0.0,
     "shear_x": 0.3,
@@ -50,11 +51,11 @@ TRIVIALAUGMENT = RANDAUGMENT | {
     "sharpness": 0.99,
     "posterize": 6 / 8,
 }
-TRIVIAL_SHIFT = 32  # pixels, whatever the size
-BINS = 31  # of RandAugment's and TrivialAugment's magnitudes
+TRIVIAL_SHIFT = 32  # pixels, whatever the size of the image
+BINS = 31  # magnitudes of RandAugment and TrivialAugment
 AUTOAUGMENT = RANDAUGMENT | {"invert": 1.0}
 AUTOAUGMENT_BINS = 10
-TORCHVISION = {  # its names for ours
+TORCHVISION = {  # our name for each name of torchvision
     "ShearX": "shear_x",
     "ShearY": "shear_y",
     "TranslateX": "translate_x",
@@ -73,10 +74,13 @@ TORCHVISION = {  # its names for ours
 
 
 def scatter(chosen: Tensor, factors: Tensor, reach: Mapping[str, float]) -> Tensor:
-    """Values `[..., operations]` from the indices `[...]` of the operations in `reach`.
+    """Return the values `[..., operations]` of chosen operations, zero for all others.
 
-    Arguments: factors `[...]` in [-1, 1], of which those of an operation without a sign are made
-    positive; operations that know no magnitude take all of theirs.
+    Arguments:
+        chosen: `[...]`, indices into `reach`.
+        factors: `[...]` in [-1, 1], shares of the largest value. An operation without a sign takes
+            the absolute value; an operation without a magnitude takes its largest value.
+        reach: the largest value of each operation, by name.
     """
     column, table, signed, constant = _columns(tuple(reach.items()))
     factors = torch.where(signed[chosen], factors, factors.abs())
@@ -89,7 +93,7 @@ def scatter(chosen: Tensor, factors: Tensor, reach: Mapping[str, float]) -> Tens
 
 @cache
 def _columns(reach: tuple[tuple[str, float], ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each operation: its column, its largest value, if it has a sign, if no magnitude."""
+    """Return, by operation: column, largest value, whether signed, whether without a magnitude."""
     names = [name for name, _ in reach]
     return (
         torch.tensor([NAMES.index(n) if n != IDENTITY else len(NAMES) for n in names]),
@@ -105,11 +109,15 @@ def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugment(Policy):
-    """`n` operations of fourteen for each image, all of magnitude `m` (Cubuk et al. 2020).
+    """`n` operations of fourteen per image, all of magnitude `m` (Cubuk et al. 2020).
 
     The magnitude can be learned: "magnitude.all" in [0, 1] then takes the place of m / 30.
 
-    Arguments: n, operations for an image; m, from 0 to 30.
+    Arguments:
+        channels, flips, crop: see `Policy`.
+        n: operations per image, 0 or more.
+        m: magnitude, from 0 to 30.
+    Raises: UserError if a knob is out of its range.
     """
 
     name: ClassVar[str] = "randaugment"
@@ -119,9 +127,13 @@ class RandAugment(Policy):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.n < 0:
-            raise UserError(f"randaugment: n is {self.n} operations; give 0 or more")
+            raise UserError(
+                f"randaugment: n must be 0 operations or more, got {self.n}; 2 is usual"
+            )
         if not 0 <= self.m <= BINS - 1:
-            raise UserError(f"randaugment: m is {self.m:g}; give 0 to {BINS - 1}")
+            raise UserError(
+                f"randaugment: m must be from 0 to {BINS - 1}, got {self.m:g}; 9 is usual"
+            )
 
     @property
     def stages(self) -> int:
@@ -166,7 +178,10 @@ class RandAugment(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class TrivialAugment(Policy):
-    """One operation for each image, of any magnitude (Müller and Hutter 2021, the wide space)."""
+    """One operation per image, of any magnitude (Müller and Hutter 2021, the wide space).
+
+    Arguments: channels, flips, crop, see `Policy`.
+    """
 
     name: ClassVar[str] = "trivialaugment"
 
@@ -191,10 +206,14 @@ class TrivialAugment(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAugment(Policy):
-    """One of 25 learned pairs of operations for each image (Cubuk et al. 2019).
+    """One of 25 published pairs of operations per image (Cubuk et al. 2019).
 
-    Arguments: dataset, for which the pairs were found: "cifar10", "svhn" or "imagenet". The tables
-    are torchvision's.
+    The tables are torchvision's.
+
+    Arguments:
+        channels, flips, crop: see `Policy`.
+        dataset: "cifar10", "svhn" or "imagenet", for which the pairs were found.
+    Raises: UserError if there are no pairs for the data set.
     """
 
     name: ClassVar[str] = "autoaugment"
@@ -203,8 +222,10 @@ class AutoAugment(Policy):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dataset not in _DATASETS:
-            known = ", ".join(_DATASETS)
-            raise UserError(f"autoaugment: no policy for {self.dataset!r}; known: {known}")
+            raise UserError(
+                f"autoaugment: dataset must be one of {', '.join(_DATASETS)}, got "
+                f"{self.dataset!r}; give the most similar one"
+            )
 
     @property
     def stages(self) -> int:
@@ -251,7 +272,7 @@ def _strengths(reach: Mapping[str, float], share: float, stages: int) -> dict[st
 
 @cache
 def _pairs(dataset: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices into `AUTOAUGMENT`, probabilities and magnitudes in [0, 1], `[25, 2]` each."""
+    """Return indices into `AUTOAUGMENT`, probabilities and magnitudes in [0, 1], `[25, 2]` each."""
     table = autoaugment.AutoAugment(autoaugment.AutoAugmentPolicy(dataset)).policies
     names = list(AUTOAUGMENT)
     index = [[names.index(TORCHVISION[name]) for name, _, _ in pair] for pair in table]

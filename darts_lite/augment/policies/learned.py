@@ -1,8 +1,7 @@
-"""Policies of which magnitudes and probabilities are learned, or follow a schedule."""
+"""Policies whose magnitudes and probabilities are learned, or follow a schedule."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,59 +10,37 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from darts_lite.augment.fused import NAMES, OPERATIONS
+from darts_lite.augment.fused import FAMILY_OF, NAMES, OPERATIONS, check_name
 from darts_lite.augment.operations.geometry import Size
 from darts_lite.augment.policies.policy import Policy, Strength, Turned, Values
 from darts_lite.errors import UserError
 from darts_lite.schedules import Schedule, interpolate
 
-REACH: dict[str, float] = {  # the value that a magnitude of one stands for
-    "translate_x": 0.3,
-    "translate_y": 0.3,
-    "rotate": math.radians(30),
-    "shear_x": 0.3,
-    "shear_y": 0.3,
-    "scale": math.log(1.4),
-    "brightness": 0.8,
-    "contrast": 0.8,
-    "saturation": 0.8,
-    "autocontrast": 1.0,
-    "equalize": 1.0,
-    "solarize": 1.0,
-    "posterize": 0.5,
-    "invert": 1.0,
-    "sharpness": 0.9,
-    "gaussian_blur": 1.5,
-    "gaussian_noise": 0.2,
-    "cutout": 0.5,
-}
-assert tuple(REACH) == NAMES
-SHARED = {  # operations of one magnitude and probability
-    "translate_x": "translate",
-    "translate_y": "translate",
-    "shear_x": "shear",
-    "shear_y": "shear",
-}
-CLASSIC = tuple(  # geometry, colour and cutout
-    name for name, op in OPERATIONS.items() if op.family in ("geometric", "colour", "cutout")
-)
-OFTEN, SELDOM = 0.5, 0.1  # probabilities of those, and of what changes an image more
-MAGNITUDE = {"gaussian_blur": 0.4}  # where learning begins: weaker blurs have no gradient
+REACH = {name: operation.reach for name, operation in OPERATIONS.items()}
+KIND = {name: operation.shared or name for name, operation in OPERATIONS.items()}
+"""The name of each operation's magnitude and probability; some operations share them."""
+
+CLASSIC = tuple(n for n in NAMES if FAMILY_OF[n] in ("geometric", "color", "cutout"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Learned(Policy):
-    """Each operation has a magnitude, the upper bound of a uniform distribution, and a probability.
+    """All operations one after the other, each with a magnitude and a probability to be learned.
 
-    All operations act one after the other, each on an image with its own probability p and with
+    An operation acts on an image with its probability p, with a value up to its magnitude:
 
         value = z · u · magnitude · reach,    z ~ Bernoulli(p),  u ~ Uniform(-1, 1) or Uniform(0, 1)
 
     so that ∂value/∂magnitude = z · u · reach is the pathwise derivative of the expectation. (DADA,
     Li et al. 2020, takes ∂image/∂magnitude = 1 instead, which is not a derivative.) Probabilities
-    are learned by turning a coin of each image, see `pipeline.Augmentation.loss`.
+    are learned by turning a coin of each image, see `pipeline.Augmentation.loss`. `REACH` is the
+    value at a magnitude of one.
 
-    Arguments: probabilities, whether those are learned too; operations, the ones in use.
+    Arguments:
+        channels, flips, crop: see `Policy`.
+        probabilities: whether the probabilities are learned too.
+        operations: the names of the operations in use.
+    Raises: UserError if an operation is unknown.
 
     >>> policy = Learned(channels=1, crop=1, operations=("rotate", "cutout"))
     >>> policy.names
@@ -82,9 +59,7 @@ class Learned(Policy):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in self.operations:
-            if name not in OPERATIONS:
-                known = ", ".join(OPERATIONS)
-                raise UserError(f"augment: no operation {name!r}; known: {known}")
+            check_name(name)
 
     @property
     def stages(self) -> int:
@@ -92,15 +67,17 @@ class Learned(Policy):
 
     @cached_property
     def active(self) -> tuple[str, ...]:
-        """The operations that do something to such images, in the order in which they are done."""
+        """The operations that do something to images of these channels, in the order of a stage."""
         return tuple(
-            n for n in NAMES if n in self.operations and (n != "saturation" or self.channels == 3)
+            n
+            for n in NAMES
+            if n in self.operations and (self.channels == 3 or not OPERATIONS[n].color)
         )
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
-        """The operations, those that share a magnitude and a probability taken together."""
-        return tuple(dict.fromkeys(SHARED.get(n, n) for n in self.active))
+        """The names of the magnitudes and probabilities in use."""
+        return tuple(dict.fromkeys(KIND[n] for n in self.active))
 
     @cached_property
     def names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -109,26 +86,23 @@ class Learned(Policy):
 
     @property
     def starts(self) -> dict[str, float]:
-        usual = self.usual
-        return {n: usual.get(n, MAGNITUDE.get(n.partition(".")[2], 0.05)) for n in self.names}
+        magnitudes = {f"magnitude.{KIND[n]}": OPERATIONS[n].start for n in self.active}
+        begin = magnitudes | self.usual
+        return {n: begin[n] for n in self.names}
 
     @cached_property
     def usual(self) -> dict[str, float]:
         """The probabilities where they are not learned, and where learning them begins."""
-        found = {}
-        for name in self.active:
-            rate = OFTEN if name in CLASSIC else SELDOM
-            found[f"probability.{SHARED.get(name, name)}"] = rate
-        return found
+        return {f"probability.{KIND[n]}": OPERATIONS[n].rate for n in self.active}
 
     def chances(self, values: Values) -> Tensor:
-        """The probabilities `[operations]`; zero for those not in use."""
+        """Return the probabilities `[operations]`; zero for operations not in use."""
         given = (v for n, v in values.items() if n.startswith("probability."))
         like = next(given, torch.zeros(()))
         zero = torch.zeros_like(like)
         chances = dict.fromkeys(NAMES, zero)
         for name in self.active:
-            own = f"probability.{SHARED.get(name, name)}"
+            own = f"probability.{KIND[name]}"
             known = values.get(own)
             chances[name] = torch.full_like(like, self.usual[own]) if known is None else known
         return torch.stack(list(chances.values()))
@@ -158,7 +132,7 @@ class Learned(Policy):
     def _sizes_and_coins(
         self, batch: int, generator: torch.Generator, values: Values
     ) -> tuple[Tensor, Tensor]:
-        """`[B, operations]` each: the values should the operations act, and whether they do."""
+        """Return the values if the operations act, and whether they act, `[B, operations]` each."""
         uniform, coin = torch.rand(2, batch, len(NAMES), generator=generator)
         signed = torch.tensor([OPERATIONS[n].signed for n in NAMES])
         factor = torch.where(signed, 2 * uniform - 1, uniform)
@@ -170,25 +144,24 @@ class Learned(Policy):
     def reach(self, values: Values) -> Tensor | None:
         like = next(iter(values.values()))
         one = torch.ones_like(like)
-        own = [f"magnitude.{SHARED.get(n, n)}" for n in NAMES]
+        own = [f"magnitude.{KIND[n]}" for n in NAMES]
         return torch.stack([values.get(n, one) for n in own])
 
     def strengths(
         self, size: Size, values: Values | None = None, fraction: float = 0.0
     ) -> dict[str, Strength]:
         now = self.starts | self.usual | {n: float(v) for n, v in (values or {}).items()}
-        shared = {n: SHARED.get(n, n) for n in self.active}
         return {
-            n: Strength(REACH[n] * now[f"magnitude.{kind}"], now[f"probability.{kind}"])
-            for n, kind in shared.items()
+            n: Strength(REACH[n] * now[f"magnitude.{KIND[n]}"], now[f"probability.{KIND[n]}"])
+            for n in self.active
         }
 
     def replayed(self, schedules: Mapping[str, Schedule]) -> Policy:
         knots = {n: s for n, s in schedules.items() if n in self.names}
         if not knots:
             raise UserError(
-                "there are no learned values for --augment learned; choose another, or "
-                "--hyperparameters online to learn them now"
+                "--augment learned must have learned values to replay, got none; choose another "
+                "augmentation, or --hyperparameters online to learn them now"
             )
         return Scheduled(
             channels=self.channels,
@@ -204,10 +177,14 @@ class Learned(Policy):
 class Scheduled(Learned):
     """Magnitudes and probabilities as functions of the fraction of the training.
 
-    What population based augmentation produces (Ho et al. 2019) and what a search writes. An
-    operation without a magnitude does not act.
+    Population based augmentation produces such schedules (Ho et al. 2019), and so does our search.
+    An operation without a magnitude does not act.
 
-    Arguments: knots, (fraction, value) by name, with linear pieces in between.
+    Arguments:
+        channels, flips, crop, operations: see `Learned`; nothing is learned.
+        knots: by name, (fraction of the training, value) in ascending order, both in [0, 1];
+            linear in between, constant beyond.
+    Raises: UserError if a name or a knot is wrong.
 
     >>> knots = {"magnitude.rotate": ((0.0, 0.0), (1.0, 1.0)), "probability.rotate": ((0.0, 1.0),)}
     >>> Scheduled(channels=1, knots=knots).at(0.25)["magnitude.rotate"]
@@ -219,15 +196,19 @@ class Scheduled(Learned):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = {f"{w}.{SHARED.get(n, n)}" for n in NAMES for w in ("magnitude", "probability")}
+        known = {f"{w}.{kind}" for kind in KIND.values() for w in ("magnitude", "probability")}
         for name, schedule in self.knots.items():
             if name not in known:
-                raise UserError(f"schedule: no value {name!r}; known: {', '.join(sorted(known))}")
+                raise UserError(
+                    f"schedule: a value must be one of {', '.join(sorted(known))}, got {name!r}; "
+                    "give one of these names"
+                )
             fractions = [f for f, _ in schedule]
             inside = all(0 <= x <= 1 for knot in schedule for x in knot)
             if not schedule or fractions != sorted(fractions) or not inside:
                 raise UserError(
-                    f"schedule: {name} needs (fraction, value) pairs in [0, 1], ascending"
+                    f"schedule: {name} must be (fraction, value) pairs in [0, 1], the fractions "
+                    f"ascending, got {schedule}; give one pair or more"
                 )
 
     def __hash__(self) -> int:
@@ -235,16 +216,15 @@ class Scheduled(Learned):
 
     @cached_property
     def active(self) -> tuple[str, ...]:
-        known = {f"magnitude.{SHARED.get(n, n)}" for n in NAMES} & set(self.knots)
         present = Learned.active.func(self)  # type: ignore[attr-defined]
-        return tuple(n for n in present if f"magnitude.{SHARED.get(n, n)}" in known)
+        return tuple(n for n in present if f"magnitude.{KIND[n]}" in self.knots)
 
     @cached_property
     def names(self) -> tuple[str, ...]:  # type: ignore[override]
         return ()
 
     def at(self, fraction: float) -> dict[str, float]:
-        """The values at a fraction of the training."""
+        """Return the values by name at a fraction of the training."""
         return {name: interpolate(schedule, fraction) for name, schedule in self.knots.items()}
 
     def units(

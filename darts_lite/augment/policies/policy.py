@@ -1,9 +1,15 @@
-"""What an augmentation policy is: which operations, how strong, drawn how.
+"""The base of every policy: which operations, how strong, and how they are drawn.
 
-A policy separates chance from computation: `sample` makes every random choice and `apply` is a pure
-function of images, draws and learned values. Every policy is a number of stages (`stage.py`) after
-the usual flips and shifts; what differs is how the values of a stage are drawn, and that is all a
-subclass says.
+A policy separates chance from computation: `sample` makes every random choice, and `apply` is a
+pure function of images, draws and learned values. Every policy is a number of stages
+(`fused.stage`) after random flips and shifts. Policies differ in how the values of a stage are
+drawn, and a subclass says no more than that.
+
+**Waiting for the device.** `apply` never waits. `sample` waits once if learned probabilities are
+among the values and live on another device: the coins decide which images each operation touches,
+so the CPU must know the probabilities before it launches the work. Values of one step earlier
+would not do, because the estimate of the derivative would no longer be unbiased. A caller who has
+the probabilities on the CPU can pass those, and then nothing waits; magnitudes may be anywhere.
 """
 
 from __future__ import annotations
@@ -29,18 +35,22 @@ Values = Mapping[str, Tensor]
 
 
 class Strength(NamedTuple):
-    """Of an operation: its largest value, and how often it acts on an image in the mean."""
+    """The strength of an operation.
+
+    value: its largest value, in its unit. rate: how often it acts on an image in the mean.
+    """
 
     value: float
     rate: float
 
 
 class Turned(NamedTuple):
-    """The same choices with one coin of each image turned, for a probability's derivative.
+    """The same choices with one coin of each image turned, for the derivative in probabilities.
 
-    units: as of `Draws`. operation: `[B]`, index of the one whose coin was turned. weight: `[B]`,
-    how many coins there were to choose from, negative where the coin drawn says that the operation
-    does not act. chance: `[B]`, its probability when it was drawn.
+    units: as in `Draws`. operation: `[B]`, index of the operation whose coin was turned. weight:
+    `[B]`, how many coins there were to choose from, negative where the coin that was drawn says
+    that the operation does not act. chance: `[B]`, the probability of the operation when the coin
+    was drawn.
     """
 
     units: Tensor
@@ -53,14 +63,15 @@ class Draws(NamedTuple):
     """The random choices for one batch, on its device.
 
     units: `[stages, B, operations]`, the values of the operations for magnitudes of one, zero where
-    one does not act. selections: which images each stage touches. centre: `[stages, B, 2]` of
-    cutout; start: `[stages, B]` of the noise. flip: `[B]` bool; shift: `[B, 2]` whole pixels to the
-    right and down. turned, turned_selections: with a coin of each image turned, if asked for.
+    an operation does not act. selections: which images each stage touches. center: `[stages, B, 2]`
+    of cutout's squares, (x, y) as fractions. start: `[stages, B]`, where the noise begins in its
+    bank. flip: `[B]` bool. shift: `[B, 2]` whole pixels, (right, down). turned, turned_selections:
+    the choices with a coin of each image turned, if `sample` was asked for them.
     """
 
     units: Tensor
     selections: tuple[Selection, ...]
-    centre: Tensor
+    center: Tensor
     start: Tensor
     flip: Tensor
     shift: Tensor
@@ -73,9 +84,9 @@ class Policy:
     """Random flips and shifts only, and the base of every policy.
 
     Arguments:
-        channels: of the images, 1 or 3.
-        flips: mirror left-right with probability 1/2.
-        crop: largest random shift on each axis, whole pixels; zeros come in.
+        channels: channels of the images, 1 or 3.
+        flips: whether to mirror left-right with probability 1/2.
+        crop: largest random shift along each axis, in whole pixels; zeros come in.
     Raises: UserError if a knob is out of its range.
 
     >>> policy = Policy(channels=1, flips=False, crop=1)
@@ -92,58 +103,67 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
-            raise UserError(f"augment: channels is {self.channels}; images have 1 or 3")
+            raise UserError(
+                f"augment: channels must be 1 or 3, got {self.channels}; convert the images"
+            )
         if self.crop < 0:
-            raise UserError(f"augment: crop is {self.crop} pixels; give 0 (none) or more")
+            raise UserError(
+                f"augment: crop must be 0 pixels or more, got {self.crop}; 0 shifts nothing"
+            )
 
     # --- what a subclass says ---------------------------------------------------------------
 
     @property
     def stages(self) -> int:
-        """How many there are."""
+        """The number of stages."""
         return 0
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The values that can be learned: those that `apply` is differentiable in."""
+        """The names of the values that can be learned: `apply` is differentiable in them."""
         return ()
 
     @property
     def starts(self) -> dict[str, float]:
-        """Where learning begins, by name."""
+        """The values where learning begins, by name."""
         return {}
 
     def units(
         self, batch: int, size: Size, generator: torch.Generator, values: Values, fraction: float
     ) -> Tensor:
-        """`[stages, B, operations]` of `Draws`, on the CPU, at a fraction of the training.
+        """Draw the units `[stages, B, operations]` of `Draws`, on the CPU.
 
-        Arguments: values, the learned ones, with the probabilities on the CPU.
+        Arguments:
+            batch: images.
+            size: (height, width) in pixels.
+            generator: on the CPU.
+            values: the learned values by name, the probabilities on the CPU.
+            fraction: of the training, in [0, 1].
         """
         return torch.zeros(self.stages, batch, len(NAMES))
 
     def turning(
         self, batch: int, size: Size, generator: torch.Generator, values: Values, fraction: float
     ) -> tuple[Tensor, Turned | None]:
-        """`units`, and with one coin of each image turned if probabilities are learned."""
+        """Draw `units`, and turn one coin of each image if probabilities are learned."""
         return self.units(batch, size, generator, values, fraction), None
 
     def reach(self, values: Values) -> Tensor | None:
-        """The learned magnitudes `[operations]` that multiply the units; None: all one."""
+        """Return the learned magnitudes `[operations]` that multiply the units; None: all one."""
         return None
 
     def chance(self, operation: Tensor, values: Values) -> Tensor:
-        """The learned probability `[B]` of each image's operation."""
+        """Return the learned probability `[B]` of one operation `[B]` per image."""
         raise NotImplementedError(f"{self.name} learns no probabilities")
 
     def strengths(
         self, size: Size, values: Values | None = None, fraction: float = 0.0
     ) -> dict[str, Strength]:
-        """How strong each operation is and how often it acts, for people."""
+        """Return how strong each operation is and how often it acts; waits for the device."""
         return {}
 
     def replayed(self, schedules: Mapping[str, Schedule]) -> Policy:
-        """The policy that does what was learned, instead of learning it."""
+        """Return the policy that follows the learned schedules instead of learning."""
         return self
 
     # --- what a caller uses -----------------------------------------------------------------
@@ -158,21 +178,33 @@ class Policy:
         fraction: float = 0.0,
         turn: bool = False,
     ) -> Draws:
-        """All random choices for one batch, from the (CPU) generator.
+        """Make all random choices for one batch.
 
-        Arguments: batch, images; size, (height, width); values, the learned ones, of which only
-        the probabilities are read (waits for the device if they are there); fraction, of the
-        training, for policies that change with it; turn, a coin of each image as well, for the
-        derivative in learned probabilities.
+        If the values have probabilities on another device, waits for that device once; see the
+        head of this module.
+
+        Arguments:
+            batch: images.
+            size: (height, width) in pixels.
+            generator: on the CPU, whatever the device: the draws do not depend on the device.
+            device: of the draws.
+            values: the learned values by name; only the probabilities are read.
+            fraction: of the training, in [0, 1], for policies that change with it.
+            turn: whether to turn a coin of each image as well, for the derivative in learned
+                probabilities.
+        Returns: Draws on `device`.
         Raises: UserError if `crop` could move an image out of sight.
         """
         if self.crop >= min(size):
             height, width = size
-            raise UserError(f"augment: crop {self.crop} needs images larger than {height}x{width}")
+            raise UserError(
+                f"augment: crop must be less than the sides of the image, got {self.crop} pixels "
+                f"for {height}x{width}; give a smaller crop"
+            )
         local = dict(values or {})
         rates = [n for n in local if n.startswith("probability.")]
         if rates:
-            read = torch.stack([local[n].detach() for n in rates]).cpu()
+            read = torch.stack([local[n].detach() for n in rates]).cpu()  # waits for the device
             local |= zip(rates, read.unbind())
         uniform = torch.rand(batch, 3 + 3 * self.stages, generator=generator)
         flip = (uniform[:, 0] < 0.5) & self.flips
@@ -195,26 +227,31 @@ class Policy:
             turned,
             others,
         )
-        return draws if torch.device(device).type == "cpu" else _moved(draws, device)
+        return draws if torch.device(device).type == "cpu" else moved(draws, device)
 
     def apply(
         self, images: Tensor, draws: Draws, values: Values | None = None, *, turned: bool = False
     ) -> Tensor:
-        """The augmented images: a pure function, differentiable in images and values.
+        """Return the augmented images: a pure function, differentiable in images and values.
 
         Nothing in it waits for the device.
 
-        Arguments: images `[B, C, H, W]` floating, in [0, 1] (see `check`); draws of `sample`;
-        values, the learned ones that `sample` was given too; turned, with the coins turned that
-        `sample` has turned.
+        Arguments:
+            images: `[B, C, H, W]` floating, in [0, 1] (see `check`).
+            draws: of `sample`, on the same device.
+            values: the learned values that `sample` was given too, by name.
+            turned: whether to use the choices with the coins turned.
         Returns: images `[B, C, H, W]`, channels_last if `images` is.
-        Raises: UserError if the images do not have `channels`.
+        Raises: UserError if the images do not have `channels`; ValueError if `turned`, and `sample`
+            turned no coin.
         """
         check_images(images, self.channels)
         units, selections = draws.units, draws.selections
         if turned:
             if draws.turned is None:
-                raise ValueError("no coin was turned: sample with turn=True")
+                raise ValueError(
+                    "turned must be False, got draws without turned coins; sample with turn=True"
+                )
             units, selections = draws.turned.units, draws.turned_selections
         out, flip, shift = images, None, None
         if self.flips or self.crop:
@@ -228,7 +265,7 @@ class Policy:
         if reach is not None:
             scaled = scaled * reach.to(images.dtype)
         for i, selection in enumerate(selections):
-            places = Places(draws.centre[i].to(images.dtype), draws.start[i])
+            places = Places(draws.center[i].to(images.dtype), draws.start[i])
             out = stage(out, scaled[i], selection, places, flip, shift)
             flip = shift = None
         if images.is_contiguous(memory_format=torch.channels_last):
@@ -238,7 +275,7 @@ class Policy:
     def __call__(
         self, images: Tensor, generator: torch.Generator, values: Values | None = None
     ) -> Tensor:
-        """Checks the images, samples and applies."""
+        """Check the images, sample and apply; waits for the device."""
         check(images, self.channels)
         size = (images.shape[-2], images.shape[-1])
         draws = self.sample(len(images), size, generator, images.device, values)
@@ -247,25 +284,25 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class Nothing(Policy):
-    """Images as they are."""
+    """Leave the images as they are."""
 
     name: ClassVar[str] = "none"
     flips: bool = False
 
 
 def check(images: Tensor, channels: int | None = None) -> None:
-    """Raises: UserError for images of a wrong shape or outside [0, 1]. Waits for the device."""
+    """Raise UserError for images of a wrong shape or outside [0, 1]. Waits for the device."""
     check_images(images, channels)
     low, high = (float(v) for v in images.detach().aminmax()) if images.numel() else (0.0, 1.0)
     if not (low >= 0 and high <= 1):
         raise UserError(
-            f"augment: images with values from {low:g} to {high:g}; needs [0, 1] (divide bytes by "
-            "255, augment before normalising)"
+            f"augment: images must be in [0, 1], got values from {low:g} to {high:g}; divide bytes "
+            "by 255, and augment before normalizing"
         )
 
 
-def _moved(draws: Draws, device: torch.device | str) -> Draws:
-    """On another device, in one transfer for the numbers and one for the indices."""
+def moved(draws: Draws, device: torch.device | str) -> Draws:
+    """Return the draws on another device: one transfer for the numbers, one for the indices."""
     numbers: list[Tensor] = []
     indices: list[Tensor] = []
 
@@ -280,12 +317,12 @@ def _moved(draws: Draws, device: torch.device | str) -> Draws:
         new = next(sent_numbers if value.is_floating_point() else sent_indices)
         return new.to(value.dtype)
 
-    moved: Draws = _map(draws, replace)
-    return moved
+    found: Draws = _map(draws, replace)
+    return found
 
 
 def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same structure with another tensor for each, in a fixed order."""
+    """Return the same structure with `function` done to every tensor, in a fixed order."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Selection):
