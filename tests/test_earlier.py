@@ -279,15 +279,15 @@ def curve(folder: Path, like: Path, *points: tuple[float, float]) -> Path:
         (
             [(10, 0.5), (90, 0.8), (95, 0.7)],
             [(5, 0.6), (20, 0.8)],
-            "its 80.00% was reached after 20 s; it took 90 s then: 70 s saved",
+            "its 80.00% was reached after 20 s; the earlier study took 90 s: 70 s saved",
         ),
         (
             [(10, 0.8)],
             [(5, 0.6), (30, 0.9)],
-            "its 80.00% was reached after 30 s; it took 10 s then: 20 s more",
+            "its 80.00% was reached after 30 s; the earlier study took 10 s: 20 s more",
         ),
-        ([(10, 0.8)], [(5, 0.6), (30, 0.7)], "its 80.00% was not reached but 70.00%"),
-        ([(10, 0.8)], [], "its 80.00% was not reached but nothing"),
+        ([(10, 0.8)], [(5, 0.6), (30, 0.7)], "its 80.00% was not reached, best is 70.00%"),
+        ([(10, 0.8)], [], "its 80.00% was not reached, best is nothing"),
         ([], [(5, 0.6)], None),
     ],
 )

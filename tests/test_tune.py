@@ -560,10 +560,10 @@ def test_a_report_on_two_studies(
 BAD = [
     (["--method", "guess"], "'guess' is not one of 'random', 'tpe'"),
     ([], "--method"),
-    (["--method", "pbt", "--fidelity", "subset"], "--fidelity subset: pbt trains on"),
+    (["--method", "pbt", "--fidelity", "subset"], "--fidelity must be epochs for pbt"),
     (["--method", "pba", "--fidelity", "resolution"], "--fidelity resolution: pba"),
-    (["--method", "random", "--genotype", "g.json"], "--genotype is the small model of pba"),
-    (["--method", "random", "--subset", 60], "too few for batches of 32"),
+    (["--method", "random", "--genotype", "g.json"], "--genotype is only for pba"),
+    (["--method", "random", "--subset", 60], "must be at least 64 (two batches)"),
     (["--method", "random", "--subset", 5], "5"),
     (["--method", "random", "--warm-start", "nowhere"], "nowhere"),
     (["--method", "tpe", "--warm-start", "empty"], "there is no empty/g.json"),

@@ -399,10 +399,10 @@ def test_what_a_search_found_beyond_the_range_is_brought_into_it() -> None:
 @pytest.mark.parametrize(
     ("augment", "complaint"),
     [
-        ("learned+cutmix", r"augment is 'learned\+cutmix', here it is one of \['none', "),
-        ("mixup:alpha=0.2", "augment is 'mixup', here it is"),
-        ("augment.json", r"augment is 'augment\.json', here it is"),
-        ("randaugment", r"lacks 'randaugment\.n'"),
+        ("learned+cutmix", r"augment must be one of \['none', .*, got 'learned\+cutmix'"),
+        ("mixup:alpha=0.2", "augment must be one of .*, got 'mixup'"),
+        ("augment.json", r"augment must be one of .*, got 'augment\.json'"),
+        ("randaugment", r"a value of 'randaugment\.n'"),
         pytest.param("randaugment:n=2,m=15+cutmix", r"augment is 'randaugment:?.*\+cutmix'"),
         pytest.param("cutmix+autoaugment:dataset=svhn", "augment is 'cutmix"),
     ],
@@ -420,11 +420,11 @@ def test_an_augmentation_that_is_not_of_the_space_is_one_clear_line(
 
 def test_a_genotype_of_another_space_is_refused() -> None:
     values = values_of(searched("cells"))
-    with pytest.raises(UserError, match=r"lacks 'block1\.0-1'; it comes from another space"):
+    with pytest.raises(UserError, match=r"must have a value of 'block1\.0-1', got none"):
         space_of("blocks").configure(Known(values))
     wide = space_of("blocks")
     wide = replace(wide, architecture=blocks(20, 3))
-    with pytest.raises(UserError, match="channels is 6, here it is 10 to 40 in steps of 2"):
+    with pytest.raises(UserError, match="channels must be 10 to 40 in steps of 2, got 6"):
         wide.configure(Known(values_of(searched())))
 
 
@@ -479,15 +479,15 @@ def test_random_answers_depend_on_the_generator_alone() -> None:
 @pytest.mark.parametrize(
     ("ask", "complaint"),
     [
-        (lambda k: k.categorical("gone", (1, 2)), "lacks 'gone'; it comes from another space"),
-        (lambda k: k.integer("gone", 1, 2), "lacks 'gone'"),
-        (lambda k: k.real("gone", 1, 2), "lacks 'gone'"),
-        (lambda k: k.categorical("word", ("a", "b")), r"word is 'c', here it is one of \['a', 'b"),
-        (lambda k: k.integer("whole", 1, 4), "whole is 5, here it is 1 to 4 in steps of 1"),
-        (lambda k: k.integer("whole", 6, 8), "whole is 5, here it is 6 to 8"),
-        (lambda k: k.integer("whole", 2, 8, 2), "whole is 5, here it is 2 to 8 in steps of 2"),
-        (lambda k: k.integer("real", 0, 8), "real is 0.5, here it is 0 to 8"),
-        (lambda k: k.integer("word", 0, 8), "word is 'c', here it is 0 to 8"),
+        (lambda k: k.categorical("gone", (1, 2)), "must have a value of 'gone', got none; use one"),
+        (lambda k: k.integer("gone", 1, 2), "a value of 'gone'"),
+        (lambda k: k.real("gone", 1, 2), "a value of 'gone'"),
+        (lambda k: k.categorical("word", ("a", "b")), r"word must be one of \['a', 'b.*, got 'c'"),
+        (lambda k: k.integer("whole", 1, 4), "whole must be 1 to 4 in steps of 1, got 5"),
+        (lambda k: k.integer("whole", 6, 8), "whole must be 6 to 8 .*, got 5"),
+        (lambda k: k.integer("whole", 2, 8, 2), "whole must be 2 to 8 in steps of 2, got 5"),
+        (lambda k: k.integer("real", 0, 8), "real must be 0 to 8 .*, got 0.5"),
+        (lambda k: k.integer("word", 0, 8), "word must be 0 to 8 .*, got 'c'"),
     ],
 )
 def test_a_known_value_that_does_not_fit_is_refused(

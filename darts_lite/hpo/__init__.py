@@ -1,8 +1,11 @@
-"""Rivals of the gradient under the same budget: one space, one bench and one clock for all.
+"""Hyperparameter optimization under one budget: other search methods, and ours beside them.
 
-`launch.tune` runs a study, `correlation.correlate` tells whether a cheap fidelity can be trusted.
-A method is a pure function of what was measured (`job.Method`); a worker keeps no state (`worker`);
-what they share is in storage (`study`).
+All methods share one space, one bench and one clock.
+
+- `launcher.tune` runs a study.
+- `correlation.correlate` measures whether a cheap fidelity ranks configurations correctly.
+- A method (`records.Method`) is a pure function of the records.
+- A worker (`worker.Worker`) keeps no state; the storage (`storage.Study`) keeps the shared state.
 """
 
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""The bench on which every method's configurations are trained and measured: one way for all."""
+"""Bench: trains and measures the configurations of every method in the same way."""
 
 from __future__ import annotations
 
@@ -19,18 +19,28 @@ from darts_lite.training.budget import Budget
 from darts_lite.training.task import TrainConfig, TrainTask
 
 FIDELITIES = ("epochs", "subset", "resolution")
-MIN_SIDE = 8  # pixels
+MIN_SIDE = 8  # pixels per side
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What a configuration is trained with.
+    """Data, device and settings of all trainings of a study.
 
-    Arguments: `epochs` of a full training; `fidelity`, what is saved at a fidelity f below one:
-    "epochs" stops the full training early, at f of its steps; "subset" trains on f of the images,
-    all epochs long; "resolution" on images of f times the pixels. The cost is about f of the full
-    one in all three. `folder`, of a folder for each trial; `settings` of the data set, for the
-    genotypes; `deadline`, on the clock of `time.monotonic`.
+    A training at fidelity f below 1 costs about the fraction f of the full training.
+
+    Arguments:
+        dataset: Data set.
+        splits: Training, validation and test images, on the device.
+        device: Device of the trainings.
+        epochs: Epochs of one full training.
+        fidelity: Kind of the fidelity f. "epochs" stops the full training after the fraction f of
+            its steps. "subset" trains all epochs on the fraction f of the images. "resolution"
+            trains all epochs on images with the fraction f of the pixels.
+        seed: Random seed of the trainings.
+        folder: Output folder; it has one sub-folder per trial.
+        settings: Settings of the data set, for the genotypes.
+        checkpoint_seconds: Seconds between two checkpoints.
+        deadline: End of the budget, on the clock of `time.monotonic`; None means no deadline.
     """
 
     dataset: Dataset
@@ -50,11 +60,11 @@ class Bench:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
     def place(self, trial: int) -> Path:
-        """The folder of a trial."""
+        """Return the folder of a trial."""
         return self.folder / "trials" / str(trial)
 
     def genotype(self, configuration: Configuration) -> Genotype:
-        """A configuration as `derive` takes it."""
+        """Return the genotype of a configuration, as `derive` reads it."""
         own: dict[str, Any] = {
             "augment": configuration.augment,
             "batch_size": configuration.batch_size,
@@ -66,7 +76,7 @@ class Bench:
         )
 
     def genotype_of(self, space: SearchSpace) -> Genotype:
-        """A network of the data, with nothing said of its training."""
+        """Return the genotype of a discrete space, without settings of the training."""
         image = (self.dataset.channels, *self.dataset.image_size)
         cost = network_cost(space, image, len(self.dataset.classes))
         return Genotype(
@@ -83,11 +93,24 @@ class Bench:
     def measure(
         self, genotype: Genotype, fidelity: float, place: Path, start: Path | None = None
     ) -> float | None:
-        """Trains to a fidelity; the validation accuracy, or None if the deadline came first.
+        """Train a genotype to a fidelity and return its validation accuracy.
 
-        With the fidelity "epochs" it goes on from the checkpoint in `place`, else from that in
-        `start`, where there is one; the others begin anew at each fidelity.
-        Raises: `Diverged`; `Interrupted`, after a checkpoint.
+        With the fidelity "epochs", the training continues from the checkpoint in `place`, else
+        from the checkpoint in `start`, if there is one. With "subset" and "resolution", the
+        training starts from new weights at each fidelity.
+
+        Arguments:
+            genotype: Network and recipe to train.
+            fidelity: Fraction of the full training, above 0 and up to 1.
+            place: Folder of the trial.
+            start: Folder of another trial to continue from.
+
+        Returns:
+            Validation accuracy (0 to 1); None if the deadline came first.
+
+        Raises:
+            Diverged: A loss or a weight is not finite.
+            Interrupted: A signal stopped the training, after a checkpoint.
         """
         dataset, splits, genotype = self._reduced(genotype, fidelity)
         size = genotype.settings.get("batch_size", 64)
@@ -114,11 +137,11 @@ class Bench:
         return accuracy
 
     def _mark(self, fidelity: float) -> float:
-        """What a checkpoint must agree in to be continued: epochs are one training."""
+        """Return the fidelity that a checkpoint must have; "epochs" is one training, so 1."""
         return 1.0 if self.fidelity == "epochs" else fidelity
 
     def _begun(self, fidelity: float, place: Path, start: Path | None) -> Path | None:
-        """The checkpoint to go on from."""
+        """Return the checkpoint to continue from; None if there is none."""
         for path in (place, start):
             file = None if path is None else path / "checkpoint.pt"
             if file is not None and file.exists():
@@ -128,7 +151,7 @@ class Bench:
         return None
 
     def _reduced(self, genotype: Genotype, fidelity: float) -> tuple[Dataset, Splits, Genotype]:
-        """Data and genotype of a fidelity."""
+        """Return data and genotype at a fidelity."""
         splits = self.splits
         if self.fidelity == "subset" and fidelity < 1:
             train = stratified(splits.train, fidelity, self.seed)
