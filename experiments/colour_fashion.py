@@ -22,20 +22,20 @@ from darts_lite.data import load
 SIDE = 32
 
 
-def colour(
+def color(
     images: npt.NDArray[np.uint8], photos: list[npt.NDArray[np.uint8]], rng: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
     """Color images [N, 28, 28]; return rows of 3072 bytes, channel by channel."""
     n = len(images)
-    grey = np.pad(images, ((0, 0), (2, 2), (2, 2))).astype(np.float32)[:, None] / 255
+    gray = np.pad(images, ((0, 0), (2, 2), (2, 2))).astype(np.float32)[:, None] / 255
     shade = rng.uniform(0.2, 1.0, (n, 3, 1, 1)).astype(np.float32)
     ground = np.empty((n, 3, SIDE, SIDE), np.float32)
     for i in range(n):
         photo = photos[rng.integers(len(photos))]
         y, x = (rng.integers(size - SIDE) for size in photo.shape[:2])
         ground[i] = photo[y : y + SIDE, x : x + SIDE].transpose(2, 0, 1) / 255
-    cover = np.minimum(1, 4 * grey)  # a garment hides what is behind it
-    mixed = cover * grey * shade + (1 - cover) * ground
+    cover = np.minimum(1, 4 * gray)  # a garment hides what is behind it
+    mixed = cover * gray * shade + (1 - cover) * ground
     return (mixed * 255).round().astype(np.uint8).reshape(n, -1)
 
 
@@ -49,8 +49,8 @@ def main(out: str, data_dir: str) -> None:
     rng = np.random.default_rng(0)
     folder = Path(out) / "cifar-10-batches-py"
     folder.mkdir(parents=True, exist_ok=True)
-    train = colour(dataset.train.pixels[:50_000, 0].numpy(), photos, rng)
-    test = colour(dataset.test.pixels[:10_000, 0].numpy(), photos, rng)
+    train = color(dataset.train.pixels[:50_000, 0].numpy(), photos, rng)
+    test = color(dataset.test.pixels[:10_000, 0].numpy(), photos, rng)
     parts = [(f"data_batch_{i + 1}", train[i * 10_000 : (i + 1) * 10_000]) for i in range(5)]
     labels = dataset.train.labels[:50_000].tolist()
     for i, (name, rows) in enumerate([*parts, ("test_batch", test)]):

@@ -135,7 +135,9 @@ def bind(batches: Batches, held_out: tuple[Tensor, ...], factor: float) -> Bilev
 
     def outer(params: Params, raw: Hyper) -> Loss:
         """Return the unsmoothed loss in float64, because the truth is a small difference."""
-        parts = zip(held_out[0].split(500), held_out[1].split(500))  # that are normalised together
+        parts = zip(
+            held_out[0].split(500), held_out[1].split(500)
+        )  # BatchNorm batches of the truth
         losses = [F.cross_entropy(logits(params, raw["alpha"], x).double(), y) for x, y in parts]
         return torch.stack(losses).mean(), None
 
@@ -310,7 +312,7 @@ def correlation(sample: list[Pair]) -> float:
 
 
 def direction(windows: Windows, label: str, k: int, name: str) -> str:
-    """Of the mean, at each point: arrows for scalars, cosines with the longest truth's mean."""
+    """Return the direction of the mean per point: arrows for scalars, cosines for vectors."""
     shown, k = [], min(k, 25) if label in CASES and name in VECTORS else k
     for point in POINTS:
         said = [a for p, a, _ in pairs(windows, label, name, k) if p == point]

@@ -3,13 +3,18 @@
     python experiments/noisy_quadratic.py --horizons 100,1000,10000    # 9 minutes of a busy core
 
 The training loss of a step is 1/2 sum_i h_i (w_i - c_i)^2 with fresh c_i ~ N(0, 1/h_i): 1000
-directions, curvatures h_i from 1 to 1/1000, gradient noise of covariance h. What is wanted is the
-expected loss 1/2 sum_i h_i w_i^2 after T steps of SGD, less the constant that noise adds to it.
-The *greedy* schedule minimises it after every single step and lets the learning rate fall too soon;
-the best *simple* one comes from a grid of constant, cosine, polynomial and inverse-time decays.
-Both are exact, as E[w_i^2] obeys a recursion. An estimator learns the logarithm of its rate while
-it trains on noisy losses, by a hypergradient of one noisy held-out loss a window. The gap closed is
-(log greedy - log loss) / (log greedy - log simple): 0% for greedy, 100% for the best simple one.
+directions, curvatures h_i from 1 to 1/1000, gradient noise of covariance h. The objective is the
+expected loss 1/2 sum_i h_i w_i^2 after T steps of SGD, without the constant that noise adds.
+
+- The *greedy* schedule minimizes this loss after every single step, so its learning rate falls too
+  soon.
+- The best *simple* schedule comes from a grid of constant, cosine, polynomial and inverse-time
+  decays.
+
+Both are exact, because E[w_i^2] obeys a recursion. An estimator learns the logarithm of its rate
+while it trains on noisy losses, by a hypergradient of one noisy held-out loss per window. The gap
+closed is (log greedy - log loss) / (log greedy - log simple): 0% for greedy, 100% for the best
+simple schedule.
 """
 
 from __future__ import annotations

@@ -117,14 +117,14 @@ def regression(loss: Loss, p: Tensor, uniform: Tensor) -> Tensor:
 def control(loss: Loss, p: Tensor, uniform: Tensor) -> Tensor:
     """Score function of the residual of a regression on the other images, plus its slopes."""
     coins, variance = toss(p, uniform), (p * (1 - p)).detach()
-    losses, centred = loss(coins), coins - p[:, None].detach()
-    x = torch.cat((torch.ones_like(coins[..., :1]), centred), -1)
+    losses, centered = loss(coins), coins - p[:, None].detach()
+    x = torch.cat((torch.ones_like(coins[..., :1]), centered), -1)
     ridge = F.pad(variance, (1, 0)).diag_embed()  # as one more image would
     inverse = torch.linalg.solve(x.mT @ x + ridge, x.mT).mT
     fit = losses[:, None] @ inverse  # of all images; below, of all but one
     left = (losses - (x * fit).sum(-1)) / (1 - (x * inverse).sum(-1))
     slopes = (fit - inverse * left[..., None])[..., 1:]
-    slopes = slopes + left[..., None] * centred / variance[:, None]
+    slopes = slopes + left[..., None] * centered / variance[:, None]
     return with_slope(losses, p, slopes.mean(1))
 
 
@@ -346,8 +346,8 @@ def digits(names: Sequence[str], full: bool) -> tuple[Images, Images]:
         sizes = sizes * torch.rand(shape, generator=generator, dtype=torch.float64)
     sign = torch.rand(shape, generator=generator).sub(0.5).sign()
     sizes = sizes * torch.where(torch.tensor([n != "cutout" for n in names]), sign, 1.0)
-    centre = torch.rand(len(order), 2, generator=generator).double()
-    places = Places(centre, torch.zeros(len(order), dtype=torch.long))
+    center = torch.rand(len(order), 2, generator=generator).double()
+    places = Places(center, torch.zeros(len(order), dtype=torch.long))
     pixels, labels = data.pixels[order].double() / 255, data.labels[order].long()
     every = Images(pixels, labels, tuple(names), sizes, places)
     return every.part(slice(1200)), every.part(slice(1200, None))
@@ -473,7 +473,7 @@ def estimate(
 
 
 class Found(NamedTuple):
-    """Of an estimator at one problem and p: squared lengths of vectors in p."""
+    """Results of an estimator at one problem and p: squared lengths of vectors in p."""
 
     probability: str
     passes: int
@@ -545,7 +545,7 @@ def study(names: Sequence[str], full: bool) -> Results:
 
 
 def flip_each(problem: Problem, index: Tensor, coins: Tensor) -> tuple[Tensor, Tensor]:
-    """What flipping one coin of one image does to all losses of its batch, and to its own alone.
+    """Return the effect of each flipped coin on all losses of the batch, and on its own loss.
 
     For coins `[T, B, J]`, `[T, J]` each: an unbiased estimate of the derivative in p, whatever the
     coupling, in B J passes; and the same if other images did not notice.

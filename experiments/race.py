@@ -74,7 +74,7 @@ def main(
         click.echo(f"{place}: test accuracy {metrics['test_accuracy']:.2%}")
 
     Path(out).mkdir(parents=True, exist_ok=True)
-    # another order for each seed, so that none always meets the same neighbour
+    # another order for each seed, so that none always meets the same neighbor
     runs = [(names[(i + s) % len(names)], s) for s in range(seeds) for i in range(len(names))]
     with ThreadPoolExecutor(parallel) as pool:
         folders = list(pool.map(lambda run: one(*run), runs))

@@ -379,11 +379,11 @@ def test_stratified_part_depends_only_on_its_seed() -> None:
 
 def test_resized_images() -> None:
     """Several parts; constant images stay constant, smooth images keep their mean."""
-    grey = torch.arange(2000).remainder(256).to(torch.uint8)
-    whole = Images(grey[:, None, None, None].repeat(1, 3, 16, 16), torch.arange(2000))
+    gray = torch.arange(2000).remainder(256).to(torch.uint8)
+    whole = Images(gray[:, None, None, None].repeat(1, 3, 16, 16), torch.arange(2000))
     found = resized(whole, 9)
     assert found.pixels.shape == (2000, 3, 9, 9) and found.pixels.dtype == torch.uint8
-    assert torch.equal(found.pixels, grey[:, None, None, None].repeat(1, 3, 9, 9))
+    assert torch.equal(found.pixels, gray[:, None, None, None].repeat(1, 3, 9, 9))
     assert torch.equal(found.labels, whole.labels)
     ramp = Images(
         (torch.arange(16) * 16).to(torch.uint8).repeat(1, 1, 16, 1), torch.zeros(1).long()
