@@ -1,8 +1,8 @@
-"""How fast augmentation is: against torchvision and kornia, and as a part of a training step.
+"""Speed of augmentation: against torchvision and kornia, and as a fraction of a training step.
 
-Two random operations for each image of a batch. The variants take turns in one process; a ratio is
-the median over the turns of the ratio within one. torchvision's policy runs on PIL images one by
-one, as in its documentation; kornia is measured if it is installed.
+Two random operations per image of a batch. The variants alternate in one process, and a ratio is
+the median over the rounds. torchvision's policy runs on single PIL images, as in its documentation.
+kornia is measured if it is installed.
 
     python experiments/benchmark_augment.py --threads 1
     python experiments/benchmark_augment.py --step
@@ -31,7 +31,7 @@ AT_ONCE = 0.05  # seconds of a measurement: short calls are repeated for so long
 
 
 def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Of one call, the mean of as many as fit into `AT_ONCE`, after one that is not counted."""
+    """Return the mean seconds of one call, over `AT_ONCE` seconds, after one call as warmup."""
     wait: Callable[[], None] = getattr(torch, device.type).synchronize  # no-op on a CPU
     call()
     wait()
@@ -61,7 +61,7 @@ def ratio(found: list[dict[str, float]], name: str, over: str) -> float:
 
 
 def rivals(images: Tensor) -> dict[str, Callable[[], object]]:
-    """RandAugment of torchvision, on PIL images, and of kornia, on a batch, where it is there."""
+    """Return RandAugment of torchvision (PIL images) and, if installed, of kornia (batches)."""
     from torchvision.transforms import v2
 
     each = [v2.functional.to_pil_image(image) for image in images.cpu()]
@@ -135,7 +135,7 @@ def throughput(size: int, batch: int, turns: int, device: torch.device) -> None:
 
 
 def step(size: int, channels: int, batch: int, turns: int, device: torch.device) -> None:
-    """Augmentation as a part of a plain training step of the default supernet."""
+    """Measure augmentation as a fraction of a plain training step of the default supernet."""
     generator = torch.Generator().manual_seed(0)
     space = cells(8, 7, 1)
     network = FlatNetwork(Network(space, (channels, size, size), 10, generator).to(device))
@@ -175,7 +175,7 @@ def step(size: int, channels: int, batch: int, turns: int, device: torch.device)
 def main(
     size: int, batch: int, turns: int, threads: int | None, device: str, of_a_step: bool
 ) -> None:
-    """See the head of this file."""
+    """Run the experiment; see the docstring of the module."""
     keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)

@@ -1,9 +1,9 @@
-"""What each hypergradient costs, in plain training steps or against `higher`.
+"""Cost of each hypergradient, in plain training steps or against `higher`.
 
-A convolutional network of four layers with BatchNorm and SiLU. The variants of a row take turns in
-one process, and every ratio is the median over the turns of the ratio within one; peak memory is
-that of a process that runs only one of them, above what it holds at rest, with freed memory going
-back to the system at once. A plain step is `Bilevel.inner_step` of the same problem.
+The network has four convolutional layers with BatchNorm and SiLU. The variants of a row alternate
+in one process, and every ratio is the median over the rounds. Peak memory is measured in a process
+that runs only one variant, above its memory at rest; freed memory returns to the system at once. A
+plain step is `Bilevel.inner_step` of the same problem.
 
     python experiments/benchmark_hypergradient.py
 """
@@ -65,7 +65,7 @@ Methods = Mapping[str, Callable[[], Found]]
 
 
 class Net(nn.Module):
-    """Convolution, BatchNorm, SiLU; with `weights` [layers, 2] a mixture of SiLU and tanh."""
+    """Convolutions, BatchNorm, SiLU; with `weights` [layers, 2], mixtures of SiLU and tanh."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Net(nn.Module):
 
 
 class Task:
-    """The network, its made-up data, and the bilevel problem of whatever variables it is given."""
+    """The network, synthetic data, and the bilevel problem of the given variables."""
 
     def __init__(self, width: int, batch: int, device: torch.device):
         torch.manual_seed(0)
@@ -109,12 +109,12 @@ class Task:
         self.problem = hg.Bilevel(self.train_loss, self.outer_loss, sgd, self.settings)
 
     def hyper(self, *names: str) -> Found:
-        """Raw leaves; all but alpha are scalars."""
+        """Return the raw leaves; all except alpha are scalars."""
         leaves = {n: torch.tensor(START[n][1], device=self.device) for n in names}
         return {n: (v if n == "alpha" else v[0]).requires_grad_() for n, v in leaves.items()}
 
     def train_loss(self, params: Params, hyper: Hyper, t: int) -> tuple[Tensor, None]:
-        """Augments if there is a magnitude, mixes activations if there is an alpha."""
+        """Return the training loss, with augmentation for a magnitude and mixing for an alpha."""
         x = self.images[t]
         if any(n in hyper for n in AUGMENT.names):
             fixed = x.new_tensor(0.3)
@@ -161,14 +161,14 @@ class Task:
         return lambda: estimator(self.problem, state or self.state, hyper, kinds).hypergradient
 
     def underway(self, estimator: hg.Estimator, hyper: Hyper, *names: str) -> hg.InnerState:
-        """The state after two steps, with what the estimator carries."""
+        """Return the state after two steps, with the memory of the estimator."""
         kinds, state = {n: START[n][0] for n in names}, self.state
         for t in range(2):
             state = estimator(self.problem.after(t), state, hyper, kinds).state
         return state
 
     def window(self, variant: str) -> Callable[[], Found]:
-        """The hypergradient unrolled through `WINDOW` steps, by `higher` or one of `METHODS`."""
+        """Compute the hypergradient through `WINDOW` steps, by `higher` or one of `METHODS`."""
         hyper = self.hyper(*OPTIMIZER)
         if variant == "higher":
             return lambda: self.higher(hyper)
@@ -190,7 +190,7 @@ class Task:
 
 
 class Comparison:
-    """Runs every call once, dropping those of `methods` that torch cannot do, then in turns."""
+    """Run every call once, drop `methods` that torch cannot compute, then measure in turns."""
 
     def __init__(
         self, device: torch.device, turns: int, methods: Methods, **others: Callable[[], object]
@@ -211,7 +211,7 @@ class Comparison:
             self.turns.append({name: seconds(calls[name], device) for name in order})
 
     def ratio(self, name: str, over: str, without: str | None = None) -> float:
-        """The median of time over time; not a number for what torch cannot do."""
+        """Return the median time ratio; NaN if torch cannot compute a method."""
         if name in self.failed:
             return float("nan")
         return statistics.median(
@@ -219,7 +219,7 @@ class Comparison:
         )
 
     def note(self, name: str) -> str:
-        """The largest deviation of a variable from the first method that works, relative."""
+        """Return the largest relative deviation of a variable from the first working method."""
         reference = next(iter(self.found))
         if name in self.failed or name == reference:
             return self.failed.get(name, "")
@@ -238,7 +238,7 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 class Row(NamedTuple):
-    """A line of the table; a target is an upper bound."""
+    """One line of the table; a target is an upper bound."""
 
     what: str
     unit: str
@@ -299,7 +299,7 @@ def forward(task: Task, turns: int) -> list[Row]:
 
 
 def others(task: Task, turns: int) -> list[Row]:
-    """For reference, without targets."""
+    """Return reference rows without targets."""
     hyper = task.hyper(*OPTIMIZER, *LOSS)
     carried = task.underway(hg.Online(), hyper, *OPTIMIZER)
     neumann = hg.Neumann(10, step_size=0.01)
@@ -314,7 +314,7 @@ def others(task: Task, turns: int) -> list[Row]:
 
 
 def peak_memory(variant: str, width: int, batch: int, device: str) -> float:
-    """MiB, measured in a process of its own."""
+    """Return the peak memory in MiB, measured in a separate process."""
     command = [sys.executable, __file__, "--memory-of", variant, "--width", str(width)]
     command += ["--memory-batch", str(batch), "--device", device]
     threshold = str(64 * 1024)  # larger blocks go back to the system when they are freed
@@ -323,7 +323,7 @@ def peak_memory(variant: str, width: int, batch: int, device: str) -> float:
 
 
 def peak(task: Task, variant: str) -> float:
-    """What it needs at most, above what there is after a few plain steps. On a CPU, Linux only."""
+    """Return the peak memory above the memory after a few plain steps. On a CPU, Linux only."""
     call, plain = task.window(variant), task.plain(task.hyper(*OPTIMIZER))
     for _ in range(3):
         plain()
@@ -338,7 +338,7 @@ def peak(task: Task, variant: str) -> float:
 
 
 def resident(field: str) -> int:
-    """KiB. The maximum that `getrusage` knows would include the parent process."""
+    """Return the memory in KiB. The maximum of `getrusage` would include the parent process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
@@ -353,7 +353,7 @@ def resident(field: str) -> int:
 def main(
     width: int, batch_size: int, memory_batch: int, pairs: int, device: str, memory_of: str | None
 ) -> None:
-    """Prints what the estimators cost next to the targets."""
+    """Print the costs of the estimators next to the targets."""
     where = torch.device(device)
     if memory_of:
         print(peak(Task(width, memory_batch, where), memory_of))

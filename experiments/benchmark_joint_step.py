@@ -1,8 +1,8 @@
-"""The cost of a joint step in units of a plain training step of the same supernet.
+"""Cost of a joint step, in plain training steps of the same supernet.
 
-A joint step moves the weights and learns the architecture, the learning rate, the weight decay and
-every magnitude; the mixed pass is part of every fourth. Plain and joint steps alternate in groups
-of one amortisation period; the ratio is the median over pairs of groups.
+A joint step updates the weights and learns the architecture, the learning rate, the weight decay
+and every magnitude. Every fourth joint step includes the mixed pass. Plain and joint steps
+alternate in groups of one amortization period; the ratio is the median over pairs of groups.
 """
 
 from __future__ import annotations

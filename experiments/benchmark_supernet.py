@@ -1,8 +1,8 @@
-"""Entangled supernet step against the same candidates one by one, as every peer evaluates them.
+"""Cost of an entangled supernet step, against one pass per candidate as in other libraries.
 
-A chain of 7 mixed edges with 13 candidates each (12 and skip), forward, backward and update; the
-two alternate in one process, and the ratio is the median over pairs. Peak memory is that of a
-process that runs only one of them, above what it held before it built its network.
+A chain of 7 mixed edges with 13 candidates each (12 and skip): forward, backward and update. The
+two variants alternate in one process, and the ratio is the median over pairs. Peak memory is
+measured in a process that runs only one variant, above its memory before the network is built.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ IMAGE, CANDIDATES_COUNT = (1, 28, 28), 10
 
 
 class OneByOne(nn.Module):
-    """sum over all candidates of p_o (x + o(silu(x))), every candidate with weights of its own."""
+    """Sum over all candidates of p_o (x + o(silu(x))); every candidate has its own weights."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -54,7 +54,7 @@ class OneByOne(nn.Module):
 
 
 class Chain(nn.Module):
-    """The chain of `blocks`, candidate by candidate."""
+    """The chain of `blocks`, with one pass per candidate."""
 
     def __init__(self, space: SearchSpace):
         super().__init__()
@@ -117,7 +117,7 @@ def timed(step: Callable[[], None], device: torch.device) -> float:
 
 
 def peak_memory(variant: str, arguments: list[str]) -> float:
-    """MiB, measured in a process of its own."""
+    """Return the peak memory in MiB, measured in a separate process."""
     command = [sys.executable, __file__, "--memory-of", variant, *arguments]
     return float(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
 

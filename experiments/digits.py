@@ -1,4 +1,4 @@
-"""Search and derive on digits with default settings, through the real command line, several seeds.
+"""Search and derive on digits with default settings, by the real command line, with several seeds.
 
 python experiments/digits.py --out out-digits
 """

@@ -1,8 +1,9 @@
-"""The searched network on Fashion-MNIST against random ones, learned against default settings.
+"""Searched against random networks, and learned against default settings, on Fashion-MNIST.
 
-`race` searches and derives under wall-clock budgets. `compare` then trains, for the same number of
-epochs and by the same recipe, the searched genotype with learned and with default hyperparameters
-and, by `derive --random`, random genotypes of the same space and size class.
+- `race` searches and derives under wall-clock budgets.
+- `compare` then trains three kinds of networks with the same recipe and number of epochs: the
+  searched genotype with learned hyperparameters, the searched genotype with default
+  hyperparameters, and, by `derive --random`, random genotypes of the same space and size class.
 
     python experiments/fashion_mnist.py race --out out-fashion
     python experiments/fashion_mnist.py compare --out out-fashion --epochs 12
@@ -24,7 +25,7 @@ RUN = [sys.executable, str(Path(__file__).parent.parent / "run.py")]
 
 @click.group()
 def main() -> None:
-    """See the head of this file."""
+    """Run the experiment; see the docstring of the module."""
 
 
 @main.command()
@@ -60,7 +61,7 @@ def race(
     help="Trainings at once; two have one thread each.",
 )  # fmt: skip
 def compare(out: str, epochs: int, count: int, workers: int) -> None:
-    """Equal epochs, equal recipe."""
+    """Train all genotypes with equal epochs and equal recipe."""
     common = ["--genotype", f"{out}/g.json", "--epochs", str(epochs)]
     learned = ["derive", *common, "--out", f"{out}/compare"]
     default = ["derive", *common, "--out", f"{out}/default", "--hyperparameters", "default"]

@@ -1,16 +1,22 @@
-"""Does a hypergradient point where real retraining points? A small network on Fashion-MNIST.
+"""Direction of hypergradients against real retraining, with a small network on Fashion-MNIST.
 
     OMP_NUM_THREADS=1 python experiments/fidelity.py    # 15 minutes of one thread
 
 The network of small_network.py, each activation a learned mixture of SiLU and tanh, is trained as
-usual. In windows from three points of it (the same batches and draws on both sides) the truth is
-brute force: K real steps with a value changed, [L(value + width) - L(value - width)] / (2 width) of
-the loss L on 1 000 validation images. Values are raw: log lr, log decay, logits. An estimator sees
-128 validation images, as in practice, and the window from its beginning for the steps that it looks
-ahead or, if it carries tangents, for K (Forward(1.0) after K steps is Unrolled(K)). Agreement is
-the mean cosine: for a scalar, the share of right signs minus that of wrong ones. Costs are CPU
-times in plain steps for each step advanced (annealed: looked at), itself included. Results are kept
-in --out as they come; the command goes on where it was stopped.
+usual. The measurements are made in windows from three points of this training, with the same
+batches and draws on both sides.
+
+- Truth: K real steps with a changed value, [L(value + width) - L(value - width)] / (2 width) of the
+  loss L on 1 000 validation images. Values are raw: log lr, log decay, logits.
+- Estimate: an estimator sees 128 validation images, as in practice, and the window from its start,
+  for the steps that it looks ahead or, if it carries tangents, for K steps (Forward(1.0) after K
+  steps is Unrolled(K)).
+- Agreement: mean cosine; for a scalar, the fraction of right signs minus the fraction of wrong
+  signs.
+- Cost: CPU time in plain steps per step that the estimator advances (annealed: looks at), with this
+  step included.
+
+Results are written to --out at once; a stopped command continues where it stopped.
 """
 
 from __future__ import annotations
@@ -67,7 +73,7 @@ RULE = SGD(nesterov=True)
 
 
 class Mixture(nn.Module):
-    """Between SiLU (alpha = -inf) and tanh (inf)."""
+    """Learned mixture of SiLU (alpha = -inf) and tanh (alpha = inf)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +115,7 @@ WIDTH = dict.fromkeys(NAMES, 0.1) | {"weight_decay": 0.5}  # raw; a weak one nee
 
 
 def draw(length: int, seed: int) -> tuple[Batches, Batches]:
-    """Training batches with their augmentation, and as many held-out batches."""
+    """Draw training batches with their augmentation, and as many held-out batches."""
     train, validation, _ = data()
     generator = torch.Generator().manual_seed(seed)
     batches, held_out = [], []
@@ -121,7 +127,7 @@ def draw(length: int, seed: int) -> tuple[Batches, Batches]:
 
 
 def bind(batches: Batches, held_out: tuple[Tensor, ...], factor: float) -> Bilevel:
-    """A window as a problem; `factor` is that of the schedule."""
+    """Return a window as a bilevel problem; `factor` is the factor of the schedule."""
 
     def logits(params: Params, alpha: Tensor, images: Tensor) -> Tensor:
         tensors = {**dict(zip(WEIGHTS, params)), **dict(zip(ALPHA, alpha.unbind()))}
@@ -136,8 +142,10 @@ def bind(batches: Batches, held_out: tuple[Tensor, ...], factor: float) -> Bilev
         return torch.lerp(right, every, values["smoothing"]), None
 
     def outer(params: Params, raw: Hyper) -> Loss:
-        """Not smoothed, in float64 from the logits on: the truth is a small difference."""
-        parts = zip(held_out[0].split(500), held_out[1].split(500))  # that are normalised together
+        """Return the unsmoothed loss in float64, because the truth is a small difference."""
+        parts = zip(
+            held_out[0].split(500), held_out[1].split(500)
+        )  # BatchNorm batches of the truth
         losses = [F.cross_entropy(logits(params, raw["alpha"], x).double(), y) for x, y in parts]
         return torch.stack(losses).mean(), None
 
@@ -149,7 +157,7 @@ def bind(batches: Batches, held_out: tuple[Tensor, ...], factor: float) -> Bilev
 
 
 def points() -> Iterator[tuple[int, InnerState]]:
-    """The plain training at each point."""
+    """Return the state of the plain training at each point."""
     batches, held_out = draw(max(POINTS), 0)
     state = InnerState(tuple(MODEL.parameters()), RULE.init(tuple(MODEL.parameters())))
     for t in range(max(POINTS)):
@@ -160,7 +168,7 @@ def points() -> Iterator[tuple[int, InnerState]]:
 
 
 def truth(problem: Bilevel, start: InnerState, length: int) -> Found:
-    """Really trains, twice an entry; each run gives all horizons."""
+    """Retrain twice per entry of a value; each run gives all horizons."""
 
     def losses(raw: Hyper) -> dict[str, float]:
         state, found = start, {}
@@ -192,7 +200,7 @@ class Case:
     large: bool = False  # 8 held-out batches as one
 
     def kinds(self, names: Sequence[str] = NAMES) -> dict[str, Kind]:
-        """SGD's decay is part of the training loss, so implicit differentiation may have it."""
+        """Return the kinds; SGD's decay is in the training loss, for implicit estimators."""
         kinds = {n: VARIABLES.kinds[n] for n in self.names if n in names}
         return kinds if "optimizer" in self.estimator.supports else dict.fromkeys(kinds, "loss")
 
@@ -222,7 +230,7 @@ CASES = {
 
 
 def ask(case: Case, batches: Batches, held_out: Batches, factor: float, state: InnerState) -> Found:
-    """What an estimator says in a window; nothing if the window is too short for it."""
+    """Return the estimates in a window by step; empty if the window is too short."""
     leaves, length, said = VARIABLES.leaves(), len(batches), dict[str, dict[str, Tensor]]()
     held = tuple(map(torch.cat, zip(*held_out[: 8 if case.large else 1])))
     for t in range(0, min(case.until, length), case.estimator.steps):
@@ -241,7 +249,7 @@ def ask(case: Case, batches: Batches, held_out: Batches, factor: float, state: I
 
 
 def cost(case: Case, name: str, state: InnerState) -> float:
-    """CPU time of a call for one variable, in plain steps a step."""
+    """Return the CPU time of a call for one variable, in plain steps per step."""
     estimator, leaves, kinds = case.estimator, VARIABLES.leaves(), case.kinds((name,))
     batches, held_out = draw(25, 1)
     problem = bind(batches, tuple(map(torch.cat, zip(*held_out[: 8 if case.large else 1]))), 1.0)
@@ -256,7 +264,7 @@ def cost(case: Case, name: str, state: InnerState) -> float:
 
 
 def collect(out: Path, windows: int, long: int) -> tuple[Windows, Costs]:
-    """Runs what the file does not hold yet; every result is written when it comes."""
+    """Run the measurements that the file lacks; write every result at once."""
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = out.read_text().splitlines() if out.exists() else []
     found: dict[str, Any] = dict(json.loads(line) for line in lines)
@@ -290,7 +298,7 @@ def collect(out: Path, windows: int, long: int) -> tuple[Windows, Costs]:
 
 
 def pairs(windows: Windows, label: str, name: str, k: int) -> list[Pair]:
-    """An estimate that is not finite is none."""
+    """Return pairs of estimate and truth; drop estimates that are not finite."""
     result = []
     for window in windows:
         said = window["truth"] if label == "truth" else window["said"][label]
@@ -306,13 +314,13 @@ def agreement(sample: list[Pair]) -> float:
 
 
 def correlation(sample: list[Pair]) -> float:
-    """Of ranks (Spearman), as the scale is another one at every point."""
+    """Return the rank correlation (Spearman), because the scale differs between points."""
     ranks = [torch.cat(v).argsort().argsort().double() for v in list(zip(*sample))[1:]]
     return float(torch.stack(ranks).corrcoef()[0, 1])
 
 
 def direction(windows: Windows, label: str, k: int, name: str) -> str:
-    """Of the mean, at each point: arrows for scalars, cosines with the longest truth's mean."""
+    """Return the direction of the mean per point: arrows for scalars, cosines for vectors."""
     shown, k = [], min(k, 25) if label in CASES and name in VECTORS else k
     for point in POINTS:
         said = [a for p, a, _ in pairs(windows, label, name, k) if p == point]
@@ -352,7 +360,7 @@ def report(windows: Windows, costs: Costs) -> None:
 
 
 def paint(windows: Windows, costs: Costs, path: Path) -> None:
-    """Means over the variables of a kind, of the estimators that serve them all."""
+    """Plot means over the variables of a kind, for estimators that support all of them."""
     plt.rcParams.update({"font.size": 11, "axes.grid": True, "grid.alpha": 0.3})
     figure, axes = plt.subplots(3, 3, figsize=(12, 11), sharex=True, sharey=True)
     handles, colors = {}, plt.get_cmap("tab20")
@@ -380,7 +388,7 @@ def paint(windows: Windows, costs: Costs, path: Path) -> None:
 @click.option("--long", default=2, show_default=True, help="Of them, of 100 steps; others: 25.")
 @click.option("--picture", default="docs/fidelity.png", show_default=True)
 def main(out: str, windows: int, long: int, picture: str) -> None:
-    """Estimators against retraining, on a real network; see the head of this file."""
+    """Compare estimators with retraining; see the docstring of the module."""
     keep_freed_memory()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # series that diverged are counted

@@ -1,15 +1,20 @@
-"""Short-horizon bias on the noisy quadratic (Wu et al. 2018), and what each estimator makes of it.
+"""Short-horizon bias of each estimator on the noisy quadratic (Wu et al. 2018).
 
     python experiments/noisy_quadratic.py --horizons 100,1000,10000    # 9 minutes of a busy core
 
 The training loss of a step is 1/2 sum_i h_i (w_i - c_i)^2 with fresh c_i ~ N(0, 1/h_i): 1000
-directions, curvatures h_i from 1 to 1/1000, gradient noise of covariance h. What is wanted is the
-expected loss 1/2 sum_i h_i w_i^2 after T steps of SGD, less the constant that noise adds to it.
-The *greedy* schedule minimises it after every single step and lets the learning rate fall too soon;
-the best *simple* one comes from a grid of constant, cosine, polynomial and inverse-time decays.
-Both are exact, as E[w_i^2] obeys a recursion. An estimator learns the logarithm of its rate while
-it trains on noisy losses, by a hypergradient of one noisy held-out loss a window. The gap closed is
-(log greedy - log loss) / (log greedy - log simple): 0% for greedy, 100% for the best simple one.
+directions, curvatures h_i from 1 to 1/1000, gradient noise of covariance h. The objective is the
+expected loss 1/2 sum_i h_i w_i^2 after T steps of SGD, without the constant that noise adds.
+
+- The *greedy* schedule minimizes this loss after every single step, so its learning rate falls too
+  soon.
+- The best *simple* schedule comes from a grid of constant, cosine, polynomial and inverse-time
+  decays.
+
+Both are exact, because E[w_i^2] obeys a recursion. An estimator learns the logarithm of its rate
+while it trains on noisy losses, by a hypergradient of one noisy held-out loss per window. The gap
+closed is (log greedy - log loss) / (log greedy - log simple): 0% for greedy, 100% for the best
+simple schedule.
 """
 
 from __future__ import annotations
@@ -57,23 +62,23 @@ DIVERGED = 1e6  # times the loss at the start: no way back
 
 
 def advance(square: Tensor, lr: Tensor | float) -> Tensor:
-    """E[w^2] after a step of SGD, from E[w^2] before it."""
+    """Return E[w^2] after a step of SGD, from E[w^2] before it."""
     return (1 - lr * CURVATURE) ** 2 * square + (lr * CURVATURE) ** 2 * VARIANCE
 
 
 def excess(square: Tensor) -> Tensor:
-    """The expected loss without its constant."""
+    """Return the expected loss without its constant."""
     return 0.5 * (CURVATURE * square).sum(-1)
 
 
 def best_rate(square: Tensor, weight: Tensor) -> Tensor:
-    """The rate of a step that minimises sum_i weight_i E[w_i^2] after it."""
+    """Return the rate of a step that minimizes sum_i weight_i E[w_i^2] after the step."""
     falling = (weight * CURVATURE * square).sum()
     return falling / (weight * CURVATURE**2 * (square + VARIANCE)).sum()
 
 
 def cosine(part: Tensor) -> Tensor:
-    """From one to zero in a run."""
+    """Return a cosine from 1 to 0 over a run."""
     return 0.5 * (1 + torch.cos(math.pi * part))
 
 
@@ -104,7 +109,7 @@ def optimal(schedule: Tensor) -> Tensor:
 
 
 def simple(steps: int) -> dict[str, Tensor]:
-    """The best of each family of simple schedules, the best of all last."""
+    """Return the best schedule of each simple family, and the best of all last."""
     t = torch.arange(steps, dtype=torch.float64) / steps
     rates = torch.logspace(-2, math.log10(LIMIT), 16, dtype=torch.float64)
     families = {
@@ -139,12 +144,12 @@ class Run:
 
 
 def window(steps: int) -> float:
-    """How many steps the running average of the weights looks back."""
+    """Return the length of the running average of the weights, in steps."""
     return steps / 10
 
 
 def expected(schedule: Tensor) -> Run:
-    """What a schedule gives, exactly: follows E[w^2], E[w average] and E[average^2]."""
+    """Return the exact result of a schedule, from E[w^2], E[w average] and E[average^2]."""
     run, b = Run(lr=schedule.tolist()), 1 / window(len(schedule))
     square = cross = average = BEGIN
     for lr in run.lr:
@@ -187,7 +192,7 @@ METHODS: Mapping[str, Method] = {
 
 
 def bind(method: Method, noise: Tensor, average: Tensor, rate: LogInterval) -> Bilevel:
-    """One window: `noise` holds c of its training steps and, last, of the held-out loss."""
+    """Return one window; `noise` holds c of its training steps and, last, of the held-out loss."""
 
     def loss(weights: Tensor, c: Tensor) -> Loss:
         return 0.5 * (CURVATURE * (weights - c) ** 2).sum(), None
@@ -203,7 +208,7 @@ def bind(method: Method, noise: Tensor, average: Tensor, rate: LogInterval) -> B
 
 
 def learn(method: Method, schedule: Tensor, start: float, travel: float) -> Run:
-    """Trains in whole windows, with a rate that is learned times a schedule, until it diverges."""
+    """Train in whole windows until divergence; the rate is a learned value times a schedule."""
     generator = torch.Generator().manual_seed(0)
     every, steps = method.estimator.steps, len(schedule)
     first = torch.tensor(start, dtype=torch.float64)
@@ -312,7 +317,7 @@ COLORS = {
 
 
 def draw(studies: Sequence[Study], path: Path) -> None:
-    """Above the rates, below the losses, a column for each horizon."""
+    """Plot rates above and losses below, with one column per horizon."""
     plt.rcParams.update({"font.size": 12, "axes.grid": True, "grid.alpha": 0.3})
     size = (max(10.5, 4.8 * len(studies)), 8)
     figure, axes = plt.subplots(2, len(studies), figsize=size, sharex="col", squeeze=False)

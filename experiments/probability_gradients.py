@@ -1,4 +1,4 @@
-"""How to learn the probability of an augmentation: estimators of its hypergradient, compared.
+"""Comparison of hypergradient estimators for the probability of an augmentation.
 
     OMP_NUM_THREADS=1 python experiments/probability_gradients.py    # 3 minutes of a free core
 
@@ -78,7 +78,7 @@ def toss(p: Tensor, uniform: Tensor, k: int = 0) -> Tensor:
 
 
 def fresh(x: Tensor) -> Tensor:
-    """Zero, with the derivative of x."""
+    """Return zero with the derivative of x."""
     return x - x.detach()
 
 
@@ -87,7 +87,7 @@ def log_probability(coins: Tensor, p: Tensor) -> Tensor:
 
 
 def with_slope(losses: Tensor, p: Tensor, slope: Tensor) -> Tensor:
-    """The mean loss, whose derivative in p shall be `slope [T, J]`."""
+    """Return the mean loss with the derivative `slope [T, J]` in p."""
     return losses.mean(1) + (fresh(p) * slope).sum(1)
 
 
@@ -99,7 +99,7 @@ def score(loss: Loss, p: Tensor, uniform: Tensor) -> Tensor:
 
 
 def baseline(loss: Loss, p: Tensor, uniform: Tensor) -> Tensor:
-    """The same, from each loss the mean of the others in the batch taken away."""
+    """Score function with a baseline: subtract from each loss the mean of the other losses."""
     coins = toss(p, uniform)
     losses = loss(coins)
     others = (losses.sum(1, keepdim=True) - losses) / (losses.shape[1] - 1)
@@ -115,16 +115,16 @@ def regression(loss: Loss, p: Tensor, uniform: Tensor) -> Tensor:
 
 
 def control(loss: Loss, p: Tensor, uniform: Tensor) -> Tensor:
-    """The score function of what a regression on the other images leaves, plus its slopes."""
+    """Score function of the residual of a regression on the other images, plus its slopes."""
     coins, variance = toss(p, uniform), (p * (1 - p)).detach()
-    losses, centred = loss(coins), coins - p[:, None].detach()
-    x = torch.cat((torch.ones_like(coins[..., :1]), centred), -1)
+    losses, centered = loss(coins), coins - p[:, None].detach()
+    x = torch.cat((torch.ones_like(coins[..., :1]), centered), -1)
     ridge = F.pad(variance, (1, 0)).diag_embed()  # as one more image would
     inverse = torch.linalg.solve(x.mT @ x + ridge, x.mT).mT
     fit = losses[:, None] @ inverse  # of all images; below, of all but one
     left = (losses - (x * fit).sum(-1)) / (1 - (x * inverse).sum(-1))
     slopes = (fit - inverse * left[..., None])[..., 1:]
-    slopes = slopes + left[..., None] * centred / variance[:, None]
+    slopes = slopes + left[..., None] * centered / variance[:, None]
     return with_slope(losses, p, slopes.mean(1))
 
 
@@ -187,12 +187,12 @@ def switches(loss: Loss, p: Tensor, uniform: Tensor) -> Tensor:
 
 
 def mean_field(loss: Loss, p: Tensor, uniform: Tensor) -> Tensor:
-    """No coins: every operation acts in part. Biased."""
+    """Mean field: every operation acts partially, without coins. Biased."""
     return loss(p[:, None].expand_as(uniform[:, :, 0])).mean(1)
 
 
 def muprop(loss: Loss, p: Tensor, uniform: Tensor) -> Tensor:
-    """The score function of what a tangent at the mean field leaves (Gu et al. 2016)."""
+    """Score function of the residual of a tangent at the mean field (Gu et al. 2016)."""
     coins, mean = toss(p, uniform), p[:, None].expand_as(uniform[:, :, 0])
     mean = mean.detach().requires_grad_()
     losses, middle = loss(coins), loss(mean)
@@ -346,8 +346,8 @@ def digits(names: Sequence[str], full: bool) -> tuple[Images, Images]:
         sizes = sizes * torch.rand(shape, generator=generator, dtype=torch.float64)
     sign = torch.rand(shape, generator=generator).sub(0.5).sign()
     sizes = sizes * torch.where(torch.tensor([n != "cutout" for n in names]), sign, 1.0)
-    centre = torch.rand(len(order), 2, generator=generator).double()
-    places = Places(centre, torch.zeros(len(order), dtype=torch.long))
+    center = torch.rand(len(order), 2, generator=generator).double()
+    places = Places(center, torch.zeros(len(order), dtype=torch.long))
     pixels, labels = data.pixels[order].double() / 255, data.labels[order].long()
     every = Images(pixels, labels, tuple(names), sizes, places)
     return every.part(slice(1200)), every.part(slice(1200, None))
@@ -379,7 +379,7 @@ def network(weights: Weights, images: Tensor, coupled: bool, shares: Tensor) -> 
 def losses_at(
     weights: Weights, x: Tensor, y: Tensor, coupled: bool, shares: Tensor | None = None
 ) -> Tensor:
-    """Of images `[T, B, 1, 8, 8]` with labels `[T, B]`."""
+    """Return the losses of images `[T, B, 1, 8, 8]` with labels `[T, B]`."""
     shares = torch.ones(y.shape, dtype=x.dtype) if shares is None else shares
     logits = network(weights, x, coupled, shares)
     return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view_as(y)
@@ -421,7 +421,7 @@ class Problem:
     def losses(
         self, weights: Weights, index: Tensor, coins: Tensor, path: str, shares: Tensor | None
     ) -> Tensor:
-        """`[T, B]`, of the images at index `[T, B]`."""
+        """Return losses `[T, B]` of the images at index `[T, B]`."""
         images = self.images.augment(index.flatten(), coins.flatten(0, 1), path)
         x, y = images.unflatten(0, index.shape), self.images.labels[index]
         return losses_at(weights, x, y, self.coupled, shares)
@@ -473,7 +473,7 @@ def estimate(
 
 
 class Found(NamedTuple):
-    """Of an estimator at one problem and p: squared lengths of vectors in p."""
+    """Results of an estimator at one problem and p: squared lengths of vectors in p."""
 
     probability: str
     passes: int
@@ -516,18 +516,18 @@ def problems(names: Sequence[str], full: bool, coupled: bool, count: int) -> Ite
 
 
 def probabilities(number: int) -> dict[str, Tensor]:
-    """The same for all, and a mixture."""
+    """Return probabilities: equal for all operations, and a mixture."""
     same = {f"p = {p}": torch.full((number,), p, dtype=torch.float64) for p in (0.1, 0.5, 0.9)}
     return same | {"mixed": torch.linspace(0.1, 0.9, number, dtype=torch.float64)}
 
 
 def choose(trials: int, images: int, generator: torch.Generator) -> Tensor:
-    """Batches `[trials, BATCH]` without an image twice."""
+    """Draw batches `[trials, BATCH]`, each without repeated images."""
     return torch.rand(trials, images, generator=generator).argsort(1)[:, :BATCH]
 
 
 def study(names: Sequence[str], full: bool) -> Results:
-    """No coupling: the truth is exact."""
+    """Run the study without coupling, where the truth is exact."""
     results: Results = {}
     for problem in problems(names, full, coupled=False, count=256):
         table, generator = problem.table(), torch.Generator().manual_seed(0)
@@ -545,7 +545,7 @@ def study(names: Sequence[str], full: bool) -> Results:
 
 
 def flip_each(problem: Problem, index: Tensor, coins: Tensor) -> tuple[Tensor, Tensor]:
-    """What flipping one coin of one image does to all losses of its batch, and to its own alone.
+    """Return the effect of each flipped coin on all losses of the batch, and on its own loss.
 
     For coins `[T, B, J]`, `[T, J]` each: an unbiased estimate of the derivative in p, whatever the
     coupling, in B J passes; and the same if other images did not notice.
@@ -620,7 +620,7 @@ class Summary(NamedTuple):
 
     @property
     def largest(self) -> float:
-        """The bias, squared, that chance may hide."""
+        """Return the largest squared bias that chance may hide."""
         return max(self.bias, 0.0) + 2 * self.chance
 
     def left(self, passes: float) -> float:
@@ -739,7 +739,7 @@ def paint(free: Results, coupled: Results, path: Path) -> None:
 @click.option("--draws", default=20, show_default=True, help="Of the truth with BatchNorm.")
 @click.option("--picture", default="docs/probability_gradients.png", show_default=True)
 def main(operations: int, full: bool, draws: int, picture: str) -> None:
-    """Estimators of probability gradients against the truth; see the head of this file."""
+    """Compare estimators of probability gradients with the truth; see the module docstring."""
     torch.set_num_threads(1)
     began, names = time.perf_counter(), list(REACH)[:operations]
     print(

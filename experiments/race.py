@@ -1,9 +1,9 @@
-"""Every method under the same budget, on the same data and bench; then the same final training.
+"""Race of every search method with the same budget, data and bench, then equal final trainings.
 
-Each method and seed is a study of `run.py tune`, a process of one thread, as many at a time as
-`--parallel` says; its best configuration is trained by `run.py derive`, all for the same number of
-epochs, and tested once; of ours that of the first round too. What is there already is not done
-again: a race can be stopped and go on.
+Each method and seed is a study of `run.py tune` in a process with one thread; `--parallel` sets the
+number of processes at a time. `run.py derive` trains the best configuration of each study, always
+for the same number of epochs, and tests it once. For our method, the configuration of the first
+round is trained too. Existing results are kept, so a race can be stopped and resumed.
 
     python experiments/race.py --out out-race --budget-hours 0.25
 """
@@ -46,7 +46,7 @@ def main(
     out: str, budget_hours: float, epochs: int, final_epochs: int, seeds: int, methods: str,
     population: int, subset: int, max_params: int, parallel: int,
 ) -> None:  # fmt: skip
-    """See the head of this file."""
+    """Run the experiment; see the docstring of the module."""
     names = methods.split(",")
 
     def one(method: str, seed: int) -> Path:
@@ -74,7 +74,7 @@ def main(
         click.echo(f"{place}: test accuracy {metrics['test_accuracy']:.2%}")
 
     Path(out).mkdir(parents=True, exist_ok=True)
-    # another order for each seed, so that none always meets the same neighbour
+    # another order for each seed, so that none always meets the same neighbor
     runs = [(names[(i + s) % len(names)], s) for s in range(seeds) for i in range(len(names))]
     with ThreadPoolExecutor(parallel) as pool:
         folders = list(pool.map(lambda run: one(*run), runs))

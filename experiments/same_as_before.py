@@ -1,9 +1,9 @@
-"""Runs small runs of every command by steps and tells whether the numbers are those of before.
+"""Run every command for a few steps and tell whether the numbers equal earlier numbers.
 
     python experiments/same_as_before.py before.json     # writes the file, or compares with it
 
 About three minutes on one thread. Numbers are compared exactly: genotypes, learned schedules,
-architecture logits, hashes of the final weights, metrics, the augmentation that was learned.
+architecture logits, hashes of the final weights, metrics, the learned augmentation.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ def run(folder: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Without what depends on the clock."""
+    """Return the value without the entries that depend on the clock."""
     if isinstance(value, dict):
         return {n: _plain(v) for n, v in value.items() if n not in TIMES}
     return [_plain(v) for v in value] if isinstance(value, list) else value

@@ -1,11 +1,13 @@
-"""A fixed small network on 10 000 images of Fashion-MNIST: does a learned value need tuning?
+"""Learned values against tuned values, with a fixed small network on 10 000 Fashion-MNIST images.
 
-`rate` starts the learning rate at {1/30, 1/10, 1, 10} times the best of a grid of constants times
-a cosine and trains once with each way of learning it. `magnitude` starts augmentation magnitudes at
-zero and compares with a grid of one global magnitude. `augment` compares whole policies, also on
-colour images (`colour_fashion.py`). Accuracy is that of the 10 000 test images, which no training
-and no hypergradient sees: the 2 000 validation images that the hypergradients use would be a biased
-and noisier measure.
+- `rate` starts the learning rate at {1/30, 1/10, 1, 10} times the best rate of a grid (constants
+  times a cosine), and trains once with each way to learn it.
+- `magnitude` starts augmentation magnitudes at zero, and compares with a grid of one global
+  magnitude.
+- `augment` compares whole policies, also on color images (`colour_fashion.py`).
+
+The accuracy is measured on the 10 000 test images, which no training and no hypergradient uses. The
+2 000 validation images of the hypergradients would give a biased and noisier accuracy.
 
     python experiments/small_network.py rate
     python experiments/small_network.py magnitude
@@ -13,7 +15,7 @@ and noisier measure.
     python experiments/colour_fashion.py
     python experiments/small_network.py augment --data cifar10
 
-Results are kept in --out as they come; the command goes on where it was stopped.
+Results are written to --out at once; a stopped command continues where it stopped.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class Split(NamedTuple):
 
 @cache
 def data(name: str = "fashion-mnist") -> tuple[Split, Split, Split]:
-    """Training (8 000), validation (2 000) and test (10 000) images."""
+    """Return training (8 000), validation (2 000) and test (10 000) images."""
     folder = Path("data") if name == "fashion-mnist" else COLOUR
     dataset = load(name, folder, download=False, image_size=None)
     parts = split(dataset, subset=10_000, seed=0)
@@ -85,7 +87,7 @@ def data(name: str = "fashion-mnist") -> tuple[Split, Split, Split]:
 
 
 def network(seed: int, channels: int = 1, side: int = 28) -> nn.Sequential:
-    """Three convolutions, SiLU, BatchNorm: 24 000 parameters."""
+    """Return a network of three convolutions with SiLU and BatchNorm: 24 000 parameters."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for before, after, stride in ((channels, 16, 2), (16, 32, 2), (32, 32, 1)):
@@ -184,7 +186,7 @@ def fit(
 
 @torch.no_grad()
 def calibrate(model: nn.Module, split: Split) -> None:
-    """Exact BatchNorm statistics."""
+    """Compute exact BatchNorm statistics."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
@@ -207,7 +209,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def work(job: tuple[str, dict[str, Any]]) -> tuple[str, dict]:
-    """A training in a process of its own, one thread."""
+    """Run one training in a separate process with one thread."""
     torch.set_num_threads(1)
     key, arguments = job
     if arguments.get("search"):
@@ -216,7 +218,7 @@ def work(job: tuple[str, dict[str, Any]]) -> tuple[str, dict]:
 
 
 def collect(out: Path, jobs: dict[str, dict[str, Any]], workers: int) -> dict[str, dict]:
-    """Runs what the file does not hold yet; every result is written when it comes."""
+    """Run the trainings that the file lacks; write every result at once."""
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = out.read_text().splitlines() if out.exists() else []
     found = dict(json.loads(line) for line in lines)
@@ -236,7 +238,7 @@ def mean(found: dict[str, dict], keys: Iterable[str], name: str = "accuracy") ->
 
 @click.group()
 def main() -> None:
-    """See the head of this file."""
+    """Run the experiment; see the docstring of the module."""
 
 
 @main.command()
@@ -245,7 +247,7 @@ def main() -> None:
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Trainings at once, one thread each.")
 def rate(out: str, steps: int, seeds: int, workers: int) -> None:
-    """The learning rate, from four starts."""
+    """Learn the learning rate from four starting values."""
     grid = (0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4, 1.0)
     jobs = {f"grid {lr} {s}": {"seed": s, "steps": steps, "lr": lr} for lr in grid
             for s in range(seeds)}  # fmt: skip
@@ -285,7 +287,7 @@ MAGNITUDE_LR = 0.1  # the best of the grid of `rate`
 
 
 class Low(Learned):
-    """Magnitudes that start next to zero."""
+    """Policy whose magnitudes start close to zero."""
 
     @property
     def starts(self) -> dict[str, float]:
@@ -298,7 +300,7 @@ class Low(Learned):
 @click.option("--seeds", default=2, show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Trainings at once, one thread each.")
 def magnitude(out: str, steps: int, seeds: int, workers: int) -> None:
-    """Augmentation magnitudes, from zero."""
+    """Learn augmentation magnitudes, starting at zero."""
     policy = Learned(channels=1, crop=2, probabilities=False, operations=CLASSIC)
     zero = Augmentation(Low(channels=1, crop=2, probabilities=False, operations=CLASSIC))
     grid = (0.0, 0.1, 0.2, 0.35, 0.5)
@@ -338,7 +340,7 @@ def magnitude(out: str, steps: int, seeds: int, workers: int) -> None:
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Trainings at once, one thread each.")
 def augment(dataset: str, out: str, steps: int, seeds: int, workers: int) -> None:
-    """Policies: none, flips and shifts, published ones with a grid, and learned in one run."""
+    """Compare policies: none, flips and shifts, published with a grid, learned in one run."""
     train, _, _ = data(dataset)
     base = {"channels": train.images.shape[1], "crop": 2}
     grid = {

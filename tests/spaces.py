@@ -1,4 +1,4 @@
-"""Random members of a search space, the weights that single them out, and a count of work."""
+"""Random discrete spaces, their one-hot weights, and a counter of MACs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from darts_lite.nas.relaxation import logit_shapes
 
 
 def random_member(space: SearchSpace, seed: int) -> SearchSpace:
-    """A random discrete member: `keep` edges per node, one option per edge."""
+    """Return a random discrete space: `keep` edges per node, one option per edge."""
     rng = random.Random(seed)
     return replace(space, cells=tuple(_discrete_cell(cell, rng) for cell in space.cells))
 
@@ -33,7 +33,7 @@ def _discrete_cell(cell: Cell, rng: random.Random) -> Cell:
 
 
 def one_hot(space: SearchSpace, member: SearchSpace) -> Weights:
-    """Weights (float64) of `space` that are one on what `member` has and zero elsewhere."""
+    """Return weights (float64) of `space`: one for the options of `member`, zero for all others."""
     return {cell.name: _one_hot_cell(cell, member.cell(cell.name)) for cell in space.cells}
 
 
@@ -61,7 +61,7 @@ def _is(option: Operation | None, name: str) -> float:
 
 
 def _size(option: Operation | None, operation: Operation, choice: str) -> Tensor:
-    """[n]: one on the size of the option; on the first where the option is something else."""
+    """Return [n]: one at the size of the option, or at the first size for another operation."""
     sizes = operation.choices[choice]
     taken = option is not None and option.name == operation.name
     index = sizes.index(option.choices[choice][0]) if option is not None and taken else 0
@@ -69,7 +69,7 @@ def _size(option: Operation | None, operation: Operation, choice: str) -> Tensor
 
 
 def random_logits(space: SearchSpace, seed: int = 0, scale: float = 1.0) -> dict[str, Tensor]:
-    """Normal logits in float64."""
+    """Return normally distributed logits in float64."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: scale * torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -78,9 +78,9 @@ def random_logits(space: SearchSpace, seed: int = 0, scale: float = 1.0) -> dict
 
 
 class MacCounter(TorchFunctionMode):
-    """Counts multiply-accumulates as a convolution's weights × output positions, and in matrices.
+    """Counter of multiply-accumulates: weights × output positions of convolutions, and matrices.
 
-    Independent of the source: it sees the calls that are made, whichever module makes them.
+    It is independent of the source code, because it sees the calls of every module.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Small studies: a space without networks, workers and commands within this process."""
+"""Small studies for tests: a space without networks; workers and commands in this process."""
 
 import os
 import signal
@@ -32,13 +32,13 @@ SMALL = ["--dataset", "digits", "--space", "blocks", "--cells", "3", "--channels
 
 
 def call(*arguments: object) -> Result:
-    """Runs a command whose clock begins now."""
+    """Run a command whose clock starts now."""
     with patch.object(cli, "PROCESS_START", time.monotonic()):
         return invoke(cli.main, *arguments)
 
 
 def refuse(*arguments: object) -> str:
-    """Runs a command that must fail as bad input does; returns its one line."""
+    """Run a command with bad input; return its one-line error."""
     result = call(*arguments)
     assert result.exit_code == 2, result.output
     assert result.exception is None or isinstance(result.exception, SystemExit)
@@ -50,7 +50,7 @@ def refuse(*arguments: object) -> str:
 
 @dataclass(frozen=True)
 class Toy:
-    """A space of three dimensions, of which nothing is trained."""
+    """A space of three dimensions without networks."""
 
     def configure(self, choose: Any) -> Any:
         values = {
@@ -68,7 +68,7 @@ def digits(subset: int) -> tuple[Dataset, Splits]:
 
 
 def small(folder: Path, method: str = "random", **changes: Any) -> Worker:
-    """A worker of a new study in a folder, or of the one that is there already."""
+    """Return a worker of the study in a folder; create the study if needed."""
     said: dict[str, Any] = {
         "out": str(folder),
         "dataset": "digits",
@@ -104,7 +104,7 @@ def small(folder: Path, method: str = "random", **changes: Any) -> Worker:
 
 
 def on(worker: Worker, **changes: Any) -> Worker:
-    """The same worker on a bench with changes."""
+    """Return the same worker with changes to its bench."""
     return replace(worker, bench=replace(worker.bench, **changes))
 
 
@@ -113,7 +113,7 @@ def states(worker: Worker) -> list[str]:
 
 
 class Within:
-    """In place of a worker's process: its work is done by the time it has started."""
+    """Replacement of a worker's process that does all work at its start, in this process."""
 
     def __init__(self, launcher: Any, index: int) -> None:
         ours = (launcher.options, index, launcher.deadline, os.getppid(), launcher.errors)
@@ -135,13 +135,13 @@ class Within:
 
 
 def work_within(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets workers of `tune` work in this process, which spares five seconds for each."""
+    """Run the workers of `tune` in this process, which saves five seconds per worker."""
     monkeypatch.setattr(launch._Launcher, "_start", lambda self, index: Within(self, index))
 
 
 @contextmanager
 def at_most(seconds: int) -> Iterator[None]:
-    """Fails what does not come to an end."""
+    """Raise `TimeoutError` if the block takes too long."""
 
     def late(*_: object) -> None:
         raise TimeoutError(f"not over after {seconds} s")

@@ -1,4 +1,4 @@
-"""Rank correlations of hand-made measurements, and what is said of them."""
+"""Rank correlations of made-up measurements, and their table."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LOW, MIDDLE, FULL = 1 / 9, 1 / 3, 1.0
 
 
 def rows(*columns: Sequence[float], seconds: Sequence[float] = (1, 3, 9)) -> list[dict[str, Any]]:
-    """Configurations from the accuracies at each fidelity."""
+    """Return rows from the accuracies at each fidelity."""
     found = [{"accuracies": list(each)} for each in zip(*columns, strict=True)]
     return [{**row, "seconds": list(seconds)[-len(columns) :]} for row in found]
 
 
 def kendall(a: Sequence[float], b: Sequence[float]) -> float:
-    """Variant b, from its definition."""
+    """Return Kendall's tau, variant b, from its definition."""
     x, y = (np.sign(np.subtract.outer(each, each)) for each in (a, b))
     return float((x * y).sum() / math.sqrt((x * x).sum() * (y * y).sum()))
 
@@ -36,12 +36,12 @@ RANKING = [0.1, 0.2, 0.3, 0.4, 0.5]
     ("cheap", "full", "tau", "regret"),
     [
         (RANKING, RANKING, 1.0, 0.0),
-        ([0.01, 0.02, 0.5, 0.6, 0.61], RANKING, 1.0, 0.0),  # ranks alone count
+        ([0.01, 0.02, 0.5, 0.6, 0.61], RANKING, 1.0, 0.0),  # only ranks count
         (RANKING[::-1], RANKING, -1.0, 0.4),
         ([0.1, 0.2, 0.4, 0.3], [0.1, 0.2, 0.3, 0.4], 2 / 3, 0.1),
         ([0.1, 0.1, 0.2, 0.3], [0.1, 0.2, 0.3, 0.4], 5 / math.sqrt(30), 0.0),
         ([0.1, 0.1, 0.2, 0.2], [0.1, 0.1, 0.2, 0.2], 1.0, 0.0),
-        ([0.1, 0.2, 0.2, 0.1], [0.1, 0.2, 0.1, 0.2], 0.0, 0.0),  # of equal ones the first
+        ([0.1, 0.2, 0.2, 0.1], [0.1, 0.2, 0.1, 0.2], 0.0, 0.0),  # the first of equal configurations
         ([0.3, 0.1, 0.2], [0.5, 0.9, 0.7], -1.0, 0.4),
     ],
 )
@@ -57,14 +57,14 @@ def test_exact_correlations(
         assert found.low == pytest.approx(tau) and found.high == pytest.approx(tau)
 
 
-def test_every_fidelity_but_the_last_is_compared_with_the_last() -> None:
+def test_every_fidelity_is_compared_with_the_last() -> None:
     found = compare((LOW, MIDDLE, FULL), rows(RANKING[::-1], RANKING, RANKING))
     assert [c.fidelity for c in found] == [LOW, MIDDLE]
     assert [c.tau for c in found] == pytest.approx([-1, 1])
     assert [c.cost for c in found] == pytest.approx([1 / 9, 1 / 3])
 
 
-def test_the_cost_is_the_mean_share_of_the_time() -> None:
+def test_cost_is_the_mean_fraction_of_time() -> None:
     measured = rows(RANKING[:3], RANKING[:3])
     for row, seconds in zip(measured, ([1.0, 2.0], [10.0, 40.0], [3.0, 4.0])):
         row["seconds"] = seconds
@@ -72,8 +72,8 @@ def test_the_cost_is_the_mean_share_of_the_time() -> None:
     assert found.cost == pytest.approx((0.5 + 0.25 + 0.75) / 3)
 
 
-def test_the_interval_is_that_of_the_bootstrap() -> None:
-    """Narrower with more configurations, and the same each time."""
+def test_interval_is_from_the_bootstrap() -> None:
+    """The interval is narrower with more configurations, and reproducible."""
     rng, widths = np.random.default_rng(3), []
     for count in (10, 40):
         full = rng.random(count)
@@ -93,43 +93,43 @@ def test_the_interval_is_that_of_the_bootstrap() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_of_fewer_than_three_nothing_can_be_said(count: int) -> None:
-    with pytest.raises(UserError, match=f"^{count} configurations say nothing .*; measure more$"):
+def test_fewer_than_three_configurations_raise(count: int) -> None:
+    with pytest.raises(UserError, match=f"at least 3 configurations, got {count}; measure more$"):
         compare((MIDDLE, FULL), rows(RANKING[:count], RANKING[:count]))
 
 
 @pytest.mark.parametrize("constant", [0, 1])
-def test_equal_accuracies_rank_nothing(constant: int) -> None:
-    """As where a fidelity is too low to be better than chance."""
+def test_equal_accuracies_have_no_ranking(constant: int) -> None:
+    """This happens if a fidelity is too low to be better than chance."""
     columns = [RANKING, RANKING]
     columns[constant] = [0.1] * 5
     (found,) = compare((MIDDLE, FULL), rows(*columns))
     json.dumps(asdict(found), allow_nan=False)
-    assert "no fidelity is certain" in table("epochs", [found], 5)
+    assert "no fidelity reliably ranks" in table("epochs", [found], 5)
 
 
-# --- the table --------------------------------------------------------------------------------
+# --- The table --------------------------------------------------------------------------------
 
 SOUND = Correlation(fidelity=LOW, tau=0.8, low=0.62, high=0.9, cost=0.12, regret=0.0134)
 POOR = Correlation(fidelity=MIDDLE, tau=0.6, low=0.31, high=0.8, cost=0.345, regret=0.0)
 
 
-def test_the_table() -> None:
+def test_table() -> None:
     lines = table("epochs", [POOR, SOUND], 20).splitlines()
     assert lines[0] == "| epochs | Kendall τ (90 % interval) | cost | accuracy lost by its choice |"
     assert lines[1] == "|---|---|---|---|"
     assert lines[2] == "| 0.33 | 0.60 (0.31 to 0.80) | 0.34 | 0.00 points |"
     assert lines[3] == "| 0.11 | 0.80 (0.62 to 0.90) | 0.12 | 1.34 points |"
     assert lines[4] == (
-        "20 configurations: epochs of 0.11 ranks them much as the full training does"
+        "20 configurations: fidelity 0.11 (epochs) ranks them almost like the full training"
     )
 
 
-def test_the_verdict() -> None:
-    """The lowest fidelity whose whole interval is above a half; none is a matter of luck."""
+def test_verdict() -> None:
+    """It names the lowest fidelity whose whole interval is above 0.5, if there is one."""
     better = replace(SOUND, fidelity=MIDDLE)
-    assert "subset of 0.11 ranks" in table("subset", [SOUND, better], 9)
+    assert "fidelity 0.11 (subset) ranks" in table("subset", [SOUND, better], 9)
     for found in ([POOR], [POOR, replace(SOUND, low=0.5)], [replace(SOUND, low=math.nan)]):
         verdict = table("subset", found, 9).splitlines()[-1]
-        assert verdict.startswith("9 configurations: no fidelity is certain to rank them")
+        assert verdict.startswith("9 configurations: no fidelity reliably ranks them")
         assert "a higher --lowest" in verdict

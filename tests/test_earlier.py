@@ -1,4 +1,4 @@
-"""Studies that start from earlier ones: what they train first, learn from, and say."""
+"""Warm start of studies: first trials, imported results, and messages."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def best_first(out: Path) -> list[dict[str, Any]]:
 
 
 def imported(out: Path) -> list[float]:
-    """Accuracies that came from elsewhere."""
+    """Return the imported accuracies."""
     study = Study(out / "study.journal")
     own = {r.trial for r in study.records()}
     return [t.values[0] for t in study._trials() if t.number not in own]
@@ -63,15 +63,15 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
         work_within(patch)
         tune(out, "random", "--trials", TRIALS)
     accuracies = [t["accuracy"] for t in trials(out)]
-    assert sorted(accuracies, reverse=True) != accuracies  # lest their order say nothing
+    assert sorted(accuracies, reverse=True) != accuracies  # so that the order is tested
     return out
 
 
 # --- from a study -----------------------------------------------------------------------------
 
 
-def test_on_the_same_data_everything_counts(earlier: Path, tmp_path: Path) -> None:
-    """The best come first, with the same results, and TPE knows all of them beforehand."""
+def test_earlier_results_count_on_the_same_data(earlier: Path, tmp_path: Path) -> None:
+    """The best come first with the same results, and TPE has all earlier results."""
     out = tmp_path / "out"
     output = tune(out, "tpe", "--trials", 5, "--warm-start", earlier)
     assert said(output, earlier) == (
@@ -103,7 +103,7 @@ def test_on_the_same_data_everything_counts(earlier: Path, tmp_path: Path) -> No
         ("tpe", ["--image-size", 10], "images of 10 × 10 pixels, were 8 × 8"),
     ],
 )
-def test_otherwise_the_best_are_trained_anew(
+def test_best_are_trained_again_on_other_data(
     earlier: Path, tmp_path: Path, method: str, other: Sequence[object], difference: str
 ) -> None:
     out = tmp_path / "out"
@@ -129,9 +129,7 @@ def test_only_the_best_few_are_trained_first(
 
 
 @pytest.mark.parametrize("method", ["asha", "bohb", "pbt"])
-def test_other_methods_begin_with_the_best_as_they_begin_with_any(
-    earlier: Path, tmp_path: Path, method: str
-) -> None:
+def test_other_methods_start_with_the_best(earlier: Path, tmp_path: Path, method: str) -> None:
     out = tmp_path / "out"
     tune(out, method, "--trials", 1, "--population", 2, "--warm-start", earlier)
     plain = tmp_path / "plain"
@@ -146,7 +144,7 @@ def test_other_methods_begin_with_the_best_as_they_begin_with_any(
     assert len({r.job.key for r in records}) == count
 
 
-def test_of_several_the_best_come_first_and_none_twice(earlier: Path, tmp_path: Path) -> None:
+def test_several_warm_starts_are_sorted_without_duplicates(earlier: Path, tmp_path: Path) -> None:
     second = tmp_path / "second"
     tune(second, "random", "--trials", 2, "--seed", 1)
     out = tmp_path / "out"
@@ -163,7 +161,7 @@ def test_of_several_the_best_come_first_and_none_twice(earlier: Path, tmp_path: 
     assert order == sorted(order, reverse=True)
 
 
-def test_what_is_of_another_space_is_left_out(earlier: Path, tmp_path: Path) -> None:
+def test_configurations_of_another_space_are_skipped(earlier: Path, tmp_path: Path) -> None:
     output = tune(tmp_path / "out", "tpe", "--cells", 4, "--trials", 1, "--warm-start", earlier)
     line = said(output, earlier)
     assert "0 configurations to train first; 4 not of this space (" in line
@@ -174,8 +172,8 @@ def test_what_is_of_another_space_is_left_out(earlier: Path, tmp_path: Path) -> 
 # --- from a genotype, and for the gradient ----------------------------------------------------
 
 
-def test_a_genotype_is_the_first_to_be_trained(earlier: Path, tmp_path: Path) -> None:
-    """What it says of its training included."""
+def test_genotype_is_trained_first(earlier: Path, tmp_path: Path) -> None:
+    """The recipe of the genotype is used too."""
     out, path = tmp_path / "out", earlier / "g.json"
     output = tune(out, "tpe", "--trials", 2, "--warm-start", path)
     assert said(output, path) == "data unchanged; 1 configurations to train first"
@@ -184,12 +182,12 @@ def test_a_genotype_is_the_first_to_be_trained(earlier: Path, tmp_path: Path) ->
     best = best_first(earlier)[0]
     assert (first["configuration"], first["accuracy"]) == (best["configuration"], best["accuracy"])
     assert second["configuration"] != first["configuration"] and imported(out) == []
-    assert f"{path}: its" not in output  # nothing is known of the time that it took
+    assert f"{path}: its" not in output  # its time is unknown
 
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[list[Genotype]]:
-    """What each search of the gradient begins from."""
+    """Record the genotypes that each gradient search starts from."""
     found: list[list[Genotype]] = []
     warm = gradient._warm
 
@@ -202,10 +200,10 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[list[Genotype]]:
 
 
 @pytest.mark.parametrize("name", [".", "g.json"])
-def test_the_gradient_begins_from_the_best(
+def test_gradient_starts_from_the_best(
     earlier: Path, tmp_path: Path, begun: list[list[Genotype]], name: str
 ) -> None:
-    """In its second round from what it found itself."""
+    """The second round starts from the result of the first round."""
     out = tmp_path / "out"
     tune(out, "gradient", "--trials", 2, "--warm-start", earlier / name)
     given = Genotype.load(earlier / "g.json")
@@ -214,8 +212,8 @@ def test_the_gradient_begins_from_the_best(
     assert len(trials(out)) == 2
 
 
-def test_what_the_gradient_found_is_trained_by_others(tmp_path: Path) -> None:
-    """By its trials, or by its result alone, as of a search."""
+def test_gradient_result_is_trained_by_other_methods(tmp_path: Path) -> None:
+    """The path is a study, or only its g.json."""
     first, searched = tmp_path / "first", tmp_path / "searched"
     tune(first, "gradient", "--trials", 2)
     searched.mkdir()
@@ -233,24 +231,26 @@ def test_what_the_gradient_found_is_trained_by_others(tmp_path: Path) -> None:
         place = out / "trials" / str(first_trial["trial"])
         found = Genotype.load(place / "genotype.json")
         assert found.space == genotype.space
-        assert found.settings["batch_size"] == 32  # the nearest: half of the images are too few
+        assert (
+            found.settings["batch_size"] == 32
+        )  # the nearest size: half of the images are too few for more
         ends = {n: s[-1][1] for n, s in genotype.hyperparameters.items()}
         lr = found.hyperparameters["lr"][-1][1]
         assert lr == pytest.approx(min(max(ends["lr"], 3e-3), 1.0))
 
 
 @pytest.mark.parametrize("method", ["random", "gradient"])
-def test_a_study_goes_on_though_what_it_started_from_is_gone(
+def test_study_resumes_without_the_earlier_study(
     earlier: Path, tmp_path: Path, method: str
 ) -> None:
     copy, out = tmp_path / "copy", tmp_path / "out"
     shutil.copytree(earlier, copy)
     tune(out, method, "--trials", 1, "--warm-start", copy)
-    again = ["--resume", "--warm-start", copy]  # the same words once more
+    again = ["--resume", "--warm-start", copy]  # the same options again
     tune(out, method, "--trials", 2, *again)
     shutil.rmtree(copy)
     output = tune(out, method, "--trials", 3, *again)
-    assert "warm start from" not in output  # it started long ago
+    assert "warm start from" not in output  # the study is already started
     assert len([t for t in trials(out) if t["state"] == "complete"]) == 3
     line = refuse("tune", "--method", method, "--out", out, "--resume", "--warm-start", earlier)
     assert "warm_start" in line
@@ -260,7 +260,7 @@ def test_a_study_goes_on_though_what_it_started_from_is_gone(
 
 
 def curve(folder: Path, like: Path, *points: tuple[float, float]) -> Path:
-    """A study that measured these accuracies at these times."""
+    """Return a study with these accuracies at these times."""
     folder.mkdir()
     shutil.copy(like / "study.json", folder)
     line = trials(like)[0]
@@ -279,19 +279,19 @@ def curve(folder: Path, like: Path, *points: tuple[float, float]) -> Path:
         (
             [(10, 0.5), (90, 0.8), (95, 0.7)],
             [(5, 0.6), (20, 0.8)],
-            "its 80.00% was reached after 20 s; it took 90 s then: 70 s saved",
+            "its 80.00% was reached after 20 s; the earlier study took 90 s: 70 s saved",
         ),
         (
             [(10, 0.8)],
             [(5, 0.6), (30, 0.9)],
-            "its 80.00% was reached after 30 s; it took 10 s then: 20 s more",
+            "its 80.00% was reached after 30 s; the earlier study took 10 s: 20 s more",
         ),
-        ([(10, 0.8)], [(5, 0.6), (30, 0.7)], "its 80.00% was not reached but 70.00%"),
-        ([(10, 0.8)], [], "its 80.00% was not reached but nothing"),
+        ([(10, 0.8)], [(5, 0.6), (30, 0.7)], "its 80.00% was not reached, best is 70.00%"),
+        ([(10, 0.8)], [], "its 80.00% was not reached, best is nothing"),
         ([], [(5, 0.6)], None),
     ],
 )
-def test_how_much_sooner(
+def test_saved_time(
     earlier: Path,
     tmp_path: Path,
     before: list[tuple[float, float]],
@@ -304,7 +304,7 @@ def test_how_much_sooner(
     assert lines == ([] if expected is None else [f"{first}: {expected}"])
 
 
-# --- what is of no use ------------------------------------------------------------------------
+# --- Bad input ---------------------------------------------------------------------------------
 
 
 def torn(folder: Path) -> None:
@@ -325,7 +325,7 @@ def genotype_torn(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("damage", "message"),
     [
         (torn, "trials.jsonl line 1"),
         (no_trials, "must contain trials.jsonl"),
@@ -333,18 +333,18 @@ def genotype_torn(folder: Path) -> None:
         (genotype_torn, "g.json must be a genotype"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(
-    earlier: Path, tmp_path: Path, spoil: Callable[[Path], None], told: str
+def test_unreadable_warm_start_gives_one_line_error(
+    earlier: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     copy, out = tmp_path / "copy", tmp_path / "out"
     shutil.copytree(earlier, copy)
-    spoil(copy)
-    assert told in refuse("tune", "--method", "tpe", *SMALL, "--out", out, "--warm-start", copy)
+    damage(copy)
+    assert message in refuse("tune", "--method", "tpe", *SMALL, "--out", out, "--warm-start", copy)
     assert not out.exists()
 
 
-def test_a_gradient_needs_a_genotype_to_begin_from(earlier: Path, tmp_path: Path) -> None:
-    """Which a study that was interrupted has not yet."""
+def test_gradient_warm_start_needs_a_genotype(earlier: Path, tmp_path: Path) -> None:
+    """An interrupted study has no g.json yet."""
     copy, out = tmp_path / "copy", tmp_path / "out"
     shutil.copytree(earlier, copy)
     (copy / "g.json").unlink()

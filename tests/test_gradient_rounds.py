@@ -1,4 +1,4 @@
-"""Rounds of search: how long each is, what is left for its training, and what it starts from."""
+"""Gradient rounds: length of each search, time for its training, and its warm start."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def job(number: int, part: int = 0, length: int = 10, start: int | None = None) 
 
 
 def done(trial: int, job: Job, elapsed: float, trained: float = 20.0, **changes: Any) -> Record:
-    """A round that took `trained` seconds beside its search."""
+    """Return the record of a round whose training took `trained` seconds."""
     seconds = job.notes["length"] + trained
     return record(trial, 0.5, job=job, elapsed=elapsed, seconds=seconds, **changes)
 
 
 def clocked(budget: float, trained: float, parts: int = 1) -> list[tuple[int, float, float]]:
-    """The rounds of a study with one worker: length, beginning and end of each search."""
+    """Return length, start and end of each search in a study with one worker."""
     method, records, now, found = Gradient(budget=budget, parts=parts), [], 0.0, []
     while jobs := method.follow(records):
         for each in jobs:
@@ -67,7 +67,7 @@ def clocked(budget: float, trained: float, parts: int = 1) -> list[tuple[int, fl
 # --- how long ---------------------------------------------------------------------------------
 
 
-def test_every_search_takes_a_small_part_of_the_budget() -> None:
+def test_each_search_takes_a_small_fraction_of_the_budget() -> None:
     assert 0 < SHARE <= 0.1
     assert Gradient(budget=3.0).follow([]) == [job(0, length=1)]
     method, records, length = Gradient(budget=HOUR), [], round(SHARE * HOUR)
@@ -78,7 +78,7 @@ def test_every_search_takes_a_small_part_of_the_budget() -> None:
         records[i] = done(i, job(i, length=length), elapsed=(i + 1) * (length + 20.0))
 
 
-def test_without_a_clock_rounds_are_in_steps() -> None:
+def test_rounds_are_in_steps_without_time_budget() -> None:
     method, records = Gradient(), []
     for i in range(3):
         assert method.follow(records) == [job(i, length=STEPS)]
@@ -87,27 +87,27 @@ def test_without_a_clock_rounds_are_in_steps() -> None:
 
 @pytest.mark.parametrize("trained", [5.0, 50.0, 200.0, 400.0, 3000.0])
 @pytest.mark.parametrize("budget", [60.0, 360.0, 1000.0, HOUR, 10 * HOUR])
-def test_after_every_search_there_is_time_for_its_training(budget: float, trained: float) -> None:
-    """But for the first one, before which nobody knows how long a training takes."""
+def test_each_search_leaves_time_for_its_training(budget: float, trained: float) -> None:
+    """The first search is an exception, because the time of a training is not known yet."""
     rounds = clocked(budget, trained)
     for _, _, end in rounds[1:]:
-        assert end + trained <= budget + 0.5  # lengths are whole seconds
+        assert end + trained <= budget + 0.5  # lengths are in whole seconds
     lengths, usual = [length for length, _, _ in rounds], max(1, round(SHARE * budget))
     assert lengths[:-1] == [usual] * (len(lengths) - 1) and lengths[-1] <= usual
     last = rounds[-1]
     left = SPARE * (budget - last[2] - trained) - trained
-    assert left <= usual / 4 + 0.5  # no other round of some use would fit
+    assert left <= usual / 4 + 0.5  # no other useful round would fit
 
 
-def test_nothing_more_fits() -> None:
+def test_last_round_is_shorter_or_absent() -> None:
     method, usual = Gradient(budget=1000.0), round(SHARE * 1000.0)
     fits = done(0, job(0, length=usual), elapsed=870.0, trained=100.0)
-    assert method.follow([fits]) == [job(1, length=17)]  # 0.9 of 130 s, less the training
+    assert method.follow([fits]) == [job(1, length=17)]  # 0.9 of 130 s, minus the training
     for elapsed, trained in ((885.0, 100.0), (800.0, 176.0), (1000.0, 1.0), (1100.0, 0.0)):
         assert method.follow([done(0, job(0, length=usual), elapsed, trained)]) == []
 
 
-def test_of_a_front_the_other_parts_come_before_the_next_round() -> None:
+def test_all_parts_of_a_front_come_before_the_next_round() -> None:
     method = Gradient(budget=HOUR, parts=3)
     whole = job(0, length=180)
     first = done(0, whole, elapsed=200.0)
@@ -122,14 +122,14 @@ def test_of_a_front_the_other_parts_come_before_the_next_round() -> None:
 
 
 @pytest.mark.parametrize("state", ["diverged", "infeasible"])
-def test_of_a_round_that_failed_there_are_no_other_parts(state: str) -> None:
+def test_failed_round_has_no_other_parts(state: str) -> None:
     failed = done(0, job(0, length=180), elapsed=200.0, state=state)
     (found,) = Gradient(budget=HOUR, parts=3).follow([failed])
     assert (found.notes["round"], found.notes["part"]) == (1, 0)
 
 
 @pytest.mark.parametrize("state", AGAIN)
-def test_a_part_that_came_to_nothing_is_done_again(state: str) -> None:
+def test_failed_part_is_done_again(state: str) -> None:
     method = Gradient(parts=2)
     first, part = record(0, 0.5, job=job(0, length=STEPS)), job(0, 1, length=STEPS, start=0)
     lost = record(1, job=part, state=state)
@@ -147,10 +147,8 @@ def test_a_part_that_came_to_nothing_is_done_again(state: str) -> None:
         pytest.param(None),
     ],
 )
-def test_a_round_that_is_done_again_makes_the_next_no_longer(
-    budget: float | None, state: str
-) -> None:
-    """`Study` puts it up again under its key; nothing else begins meanwhile."""
+def test_repeated_round_does_not_lengthen_the_next(budget: float | None, state: str) -> None:
+    """`Study` queues the job again under its key; no other job starts in between."""
     method = Gradient(budget=budget)
     (first,) = method.follow([])
     lost = record(0, job=first, state=state)
@@ -163,13 +161,13 @@ def test_a_round_that_is_done_again_makes_the_next_no_longer(
 
 
 @pytest.mark.parametrize("parts", [2, 3])
-def test_the_trainings_of_other_parts_take_time_too(parts: int) -> None:
+def test_trainings_of_other_parts_take_time_too(parts: int) -> None:
     for trained in (50.0, 100.0, 200.0):
         for _, _, end in clocked(1000.0, trained, parts)[1:]:
             assert end + trained <= 1000.5
 
 
-def test_a_search_that_diverged_says_nothing_of_how_long_a_training_takes() -> None:
+def test_diverged_search_gives_no_training_time() -> None:
     method = Gradient(budget=1000.0)
     good = done(0, job(0, length=50), elapsed=250.0, trained=200.0)
     bad = record(1, job=job(1, length=100), state="diverged", elapsed=350.0)
@@ -179,8 +177,8 @@ def test_a_search_that_diverged_says_nothing_of_how_long_a_training_takes() -> N
             assert (records[-1].elapsed or 0) + found.notes["length"] + 200.0 <= 1000.0
 
 
-def test_a_round_that_was_continued_says_nothing_of_how_long_a_training_takes() -> None:
-    """Its search was over when it was stopped: what is left for the second worker is to train."""
+def test_continued_round_gives_no_training_time() -> None:
+    """The search was finished at the stop, so the second worker only trains."""
     first = done(0, job(0, length=120), elapsed=170.0, trained=50.0)
     lost = record(1, job=job(1, length=240), state="lost")
     again = record(2, 0.5, job=job(1, length=240, start=1), elapsed=500.0, seconds=50.0)
@@ -219,7 +217,7 @@ def bench(digits: tuple[Dataset, Splits], tmp_path: Path) -> Bench:
 
 @pytest.fixture
 def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """The searches that were begun, with what they began with."""
+    """Record the started searches with their initial values."""
     begun: list[Any] = []
 
     class Spy(SearchTask):
@@ -253,8 +251,8 @@ def kept(bench: Bench, trial: int = 0) -> Any:
     return checkpoint.load(bench.place(trial) / "search" / "checkpoint.pt", "search")["state"]
 
 
-def test_a_round_finds_a_genotype_that_can_be_trained(bench: Bench, tasks: list[Any]) -> None:
-    """And writes nothing outside its folder."""
+def test_round_gives_a_trainable_genotype(bench: Bench, tasks: list[Any]) -> None:
+    """The search writes only to its folder."""
     found = searched(bench, trial=3)
     assert found is not None and tasks[0].count == LENGTH == kept(bench, 3)["step"]
     files = [path for path in bench.folder.rglob("*") if path.is_file()]
@@ -269,10 +267,8 @@ def test_a_round_finds_a_genotype_that_can_be_trained(bench: Bench, tasks: list[
     assert accuracy is not None and 0 <= accuracy <= 1
 
 
-def test_the_second_round_starts_from_what_the_first_has_learned(
-    bench: Bench, tasks: list[Any]
-) -> None:
-    """Its choices, its hyperparameters and the weights of its supernet; by another seed."""
+def test_second_round_starts_from_the_first(bench: Bench, tasks: list[Any]) -> None:
+    """It takes logits, hyperparameters and supernet weights, but another seed."""
     first = searched(bench)
     assert first is not None
     weights = kept(bench)["task"]["params"]
@@ -296,8 +292,8 @@ def test_the_second_round_starts_from_what_the_first_has_learned(
     assert torch.equal(kept(bench)["task"]["params"][0], weights[0])  # as it was
 
 
-def test_the_best_of_the_earlier_ones_counts(bench: Bench, tasks: list[Any]) -> None:
-    """Without a folder, or from a supernet of another width, it gives no weights."""
+def test_best_earlier_round_counts(bench: Bench, tasks: list[Any]) -> None:
+    """Without a folder, or with a supernet of another width, no weights are taken."""
     first = searched(bench)
     assert first is not None
     folder = bench.place(0) / "search"
@@ -307,12 +303,12 @@ def test_the_best_of_the_earlier_ones_counts(bench: Bench, tasks: list[Any]) -> 
         searched(bench, 1, earlier=[earlier, (other, folder)])
         assert tasks[-1].warm.starts == starts([first])
         assert tasks[-1].warm.params is None
-        assert torch.equal(tasks[-1].first[0], tasks[0].first[0])  # of the same seed
+        assert torch.equal(tasks[-1].first[0], tasks[0].first[0])  # from the same seed
         (bench.place(1) / "search" / "checkpoint.pt").unlink()
 
 
-def test_what_has_no_gradient_is_tried_round_by_round(bench: Bench, tasks: list[Any]) -> None:
-    """One change a round, of the best before; when all are tried, none."""
+def test_settings_without_gradient_change_round_by_round(bench: Bench, tasks: list[Any]) -> None:
+    """Each round changes one setting of the best earlier round; after the last, none."""
     best = searched(bench)
     assert best is not None
     earlier = [(replace(best, settings={**best.settings, "batch_size": 24}), None)]
@@ -323,10 +319,8 @@ def test_what_has_no_gradient_is_tried_round_by_round(bench: Bench, tasks: list[
         assert tasks[-1].config == replace(CONFIG, **expected, seed=CONFIG.seed + number)
 
 
-def test_with_another_optimiser_a_learning_rate_is_sought_anew(
-    bench: Bench, tasks: list[Any]
-) -> None:
-    """For new weights: from trained ones only low rates work."""
+def test_new_optimizer_starts_a_new_learning_rate_search(bench: Bench, tasks: list[Any]) -> None:
+    """The weights are new, because trained weights allow only low learning rates."""
     first = searched(bench)
     assert first is not None
     number = 1 + CHANGES.index({"optimizer": "adamw"})
@@ -347,7 +341,7 @@ def test_with_another_optimiser_a_learning_rate_is_sought_anew(
         pytest.param({"seed": 5, "settings": {"search_channels": 4, "seed": 5}}, id="seed"),
     ],
 )
-def test_weights_that_saw_what_are_validation_images_now_are_not_taken(
+def test_weights_trained_on_validation_images_are_not_taken(
     bench: Bench, tasks: list[Any], changes: dict[str, Any]
 ) -> None:
     first = searched(bench)
@@ -364,16 +358,14 @@ def test_weights_of_another_space_are_not_taken(bench: Bench, tasks: list[Any]) 
     assert tasks[1].warm.params is None
 
 
-def test_a_genotype_of_a_later_round_names_the_seed_that_split_the_data(bench: Bench) -> None:
+def test_later_genotype_has_the_seed_of_the_data_splits(bench: Bench) -> None:
     found = searched(bench, 1, job(1, length=LENGTH))
     assert found is not None
     assert found.seed == bench.seed
 
 
-def test_a_part_is_derived_from_the_same_search_under_half_the_cap(
-    bench: Bench, tasks: list[Any]
-) -> None:
-    """With a head start for the largest network, which both caps are too low for."""
+def test_part_uses_the_same_search_with_half_the_limit(bench: Bench, tasks: list[Any]) -> None:
+    """The logits prefer the largest network, which exceeds both limits."""
     space = CONFIG.build_space()
     largest = (Edge(0, 1, (Operation("inverted_residual", {"kernel": (5,), "expansion": (6,)}),)),)
     cells = tuple(replace(cell, edges=largest) for cell in space.cells)
@@ -391,16 +383,16 @@ def test_a_part_is_derived_from_the_same_search_under_half_the_cap(
 
 
 class Cut(Budget):
-    """Its deadline passes at the third step."""
+    """Budget whose deadline passes at the third step."""
 
     def exhausted(self, step: int) -> bool:
         return step >= 3 or super().exhausted(step)
 
 
-def test_a_search_that_the_deadline_ended_goes_on(
+def test_search_ended_by_the_deadline_continues(
     bench: Bench, tasks: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In its own folder or another trial's: to the same genotype as in one go."""
+    """Its own or another trial's folder gives the genotype of an uninterrupted run."""
     whole = searched(bench, 0)
     assert whole is not None
     assert searched(replace(bench, deadline=0.0), 1) is None
@@ -415,8 +407,8 @@ def test_a_search_that_the_deadline_ended_goes_on(
     assert [task.count for task in tasks] == [LENGTH, 0, 3, 3, LENGTH - 3, LENGTH - 3]
 
 
-def test_a_search_that_was_over_is_not_done_again(bench: Bench, tasks: list[Any]) -> None:
-    """If its training was stopped: the genotype is there already."""
+def test_finished_search_is_not_repeated(bench: Bench, tasks: list[Any]) -> None:
+    """If the training was stopped, the genotype already exists."""
     whole = searched(bench, 0)
     assert whole is not None
     kept_there = replace(whole, settings={**whole.settings, "note": "there"})

@@ -1,5 +1,5 @@
-"""Populations played without training: who goes on from whom, with which values, and the schedule
-that their weights were trained under in the end."""
+"""Populations without training: sources of members, their values, and the schedules of their
+weights."""
 
 from __future__ import annotations
 
@@ -51,9 +51,13 @@ def notes(found: Record) -> dict[str, int]:
 
 
 def played(method: Population, workers: int = 1, seed: int = 0, trouble: float = 0.0) -> Play:
-    """Until the next population begins; accuracies, and who finishes first, are drawn.
+    """Return a study until the next population starts, with random accuracies and order.
 
-    Arguments: `trouble`, the probability that a job comes to nothing, or diverges.
+    Arguments:
+        method: Population to run.
+        workers: Number of workers.
+        seed: Random seed.
+        trouble: Probability that a job fails or diverges.
     """
     generator, chance = torch.Generator().manual_seed(seed), random.Random(seed)
     play = Play(method, lambda: SPACE.configure(Random(generator)).values)
@@ -67,18 +71,20 @@ def played(method: Population, workers: int = 1, seed: int = 0, trouble: float =
         trial = flying.pop(chance.randrange(len(flying)))
         if chance.random() < trouble:
             first = notes(play.records[trial])["generation"] == 1
-            state = chance.choice([*AGAIN[: 2 + first], "diverged"])  # only a new one is too large
+            state = chance.choice(
+                [*AGAIN[: 2 + first], "diverged"]
+            )  # only a new configuration is too large
         play.end(trial, accuracy, state)
 
 
 def own(play: Play, member: int) -> list[Record]:
-    """What counts of a member of the first population, in order."""
+    """Return the records of a member of the first population that count, in order."""
     mine = [r for r in play.records if notes(r) and notes(r)["member"] == member and r.done]
     return [r for r in mine if notes(r)["population"] == 0]
 
 
 def selected(member: int, before: tuple[Record, ...]) -> tuple[Record, list[Record]]:
-    """The last record of a member, and those it may go on from, by the rule of the paper."""
+    """Return the last record of a member, and its possible sources by the rule of the paper."""
     done = [r for r in before if r.done]
     newest = {m: max((r for r in done if notes(r)["member"] == m), key=generation)
               for m in {notes(r)["member"] for r in done}}  # fmt: skip
@@ -93,7 +99,7 @@ def generation(found: Record) -> int:
 
 
 def decisions(play: Play) -> list[tuple[Job, Record, Record, bool]]:
-    """Of jobs after the first generation: job, last record, source, and whether it is replaced."""
+    """Return job, last record, source and replacement flag of jobs after the first generation."""
     found = []
     for job, before in play.decided:
         again = job.start is not None and before[job.start].state in ("lost", "stopped")
@@ -105,11 +111,11 @@ def decisions(play: Play) -> list[tuple[Job, Record, Record, bool]]:
     return found
 
 
-# --- who goes on from whom --------------------------------------------------------------------
+# --- Sources of members -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", [PBT, PBA, replace(PBT, size=2), replace(PBT, size=3)])
-def test_alone_every_member_goes_through_every_generation(method: Population) -> None:
+def test_one_worker_trains_every_generation_of_every_member(method: Population) -> None:
     play = played(method)
     for member in range(method.size):
         mine = own(play, member)
@@ -117,16 +123,16 @@ def test_alone_every_member_goes_through_every_generation(method: Population) ->
         assert [r.fidelity for r in mine] == [1 / 5, 2 / 5, 3 / 5, 4 / 5, 1.0]
         assert [r.state for r in mine] == [*["paused"] * 4, "complete"]
         assert mine[0].job.start is None and mine[0].job.values == method.begin
-    assert len(play.records) == 6 * method.size  # and the next population is up
+    assert len(play.records) == 6 * method.size  # the next population has started
 
 
 @pytest.mark.parametrize("trouble", [0.0, 0.3])
 @pytest.mark.parametrize("workers", [3, 8, 20])
 @pytest.mark.parametrize("method", [PBT, PBA])
-def test_together_no_generation_is_trained_twice(
+def test_several_workers_train_no_generation_twice(
     method: Population, workers: int, trouble: float
 ) -> None:
-    """Whoever finishes first, and whatever comes to nothing."""
+    """The order of the workers and failed jobs do not matter."""
     for seed in range(3):
         play = played(method, workers, seed, trouble)
         keys = [r.job.key for r in play.records if r.counts]
@@ -147,10 +153,8 @@ def test_together_no_generation_is_trained_twice(
 
 @pytest.mark.parametrize("workers", [1, 5])
 @pytest.mark.parametrize("method", [PBT, PBA])
-def test_one_of_the_worst_quarter_starts_from_one_of_the_best(
-    method: Population, workers: int
-) -> None:
-    """The others from their own weights and, in population based training, with their values."""
+def test_worst_quarter_continues_from_best_quarter(method: Population, workers: int) -> None:
+    """Other members keep their weights and, in population based training, their values."""
     count: Counter[bool] = Counter()
     for seed in range(5):
         for job, last, source, replaced in decisions(played(method, workers, seed, trouble=0.1)):
@@ -166,7 +170,7 @@ def test_one_of_the_worst_quarter_starts_from_one_of_the_best(
 
 
 def finished(accuracies: list[float], at: Mapping[int, int] | None = None) -> list[Record]:
-    """Members after their first generation, or that which `at` gives to a member."""
+    """Return members after their first generation, or after the generation in `at`."""
     found = []
     for i, accuracy in enumerate(accuracies):
         reached = (at or {}).get(i, 1)
@@ -189,7 +193,7 @@ def next_of(member: int, records: list[Record], method: Population = PBT) -> Job
 EIGHT = [0.5, 0.9, 0.4, 0.8, 0.2, 0.6, 0.3, 0.7]  # 4 and 6 are worst, 1 and 3 are best
 
 
-def test_the_worst_quarter_of_eight_are_two_and_either_of_the_best_may_replace_them() -> None:
+def test_quarter_of_eight_members_is_two() -> None:
     starts: Counter[int | None] = Counter()
     for seed in range(200):
         for job in replace(PBT, seed=seed).follow(finished(EIGHT)):
@@ -202,15 +206,15 @@ def test_the_worst_quarter_of_eight_are_two_and_either_of_the_best_may_replace_t
     assert all(150 < count < 250 for count in starts.values())
 
 
-def test_who_diverged_is_replaced() -> None:
+def test_diverged_member_is_replaced() -> None:
     records = finished(EIGHT)
     records[1] = replace(records[1], state="diverged", accuracy=0.0, measurements=())
     assert next_of(1, records).start in (3, 7)
-    assert next_of(6, records).start == 6  # no longer among the two worst
+    assert next_of(6, records).start == 6  # not one of the two worst any more
 
 
-def test_who_is_replaced_by_one_that_is_further_goes_on_from_there() -> None:
-    """Under its own key, so that it is not done twice."""
+def test_replacement_by_a_later_generation_skips_generations() -> None:
+    """The job keeps its own key, so that it is not done twice."""
     records = finished([0.5, 0.1, 0.9, 0.6], at={2: 3})
     job = next_of(1, records)
     assert (job.start, job.fidelities) == (2, (4 / 5,))
@@ -224,8 +228,8 @@ def test_who_is_replaced_by_one_that_is_further_goes_on_from_there() -> None:
 
 
 @pytest.mark.parametrize("state", AGAIN)
-def test_a_generation_that_came_to_nothing_is_done_again(state: str) -> None:
-    """A configuration above the cap is drawn anew."""
+def test_failed_generation_is_done_again(state: str) -> None:
+    """A configuration above the parameter limit is drawn again."""
     begun = PBT.follow([])
     assert [(j.values, j.start, j.fidelities) for j in begun] == [(None, None, (1 / 5,))] * 8
     records = [record(i, job=j, state="running") for i, j in enumerate(begun)]
@@ -238,7 +242,7 @@ def test_a_generation_that_came_to_nothing_is_done_again(state: str) -> None:
     assert later in PBT.follow([*finished(EIGHT), record(8, job=later, state=state)])
 
 
-def test_the_next_population_begins_when_all_are_trained_in_full() -> None:
+def test_next_population_starts_when_all_members_are_complete() -> None:
     last = dict.fromkeys(range(8), 5)
     for member in range(8):
         jobs = PBT.follow(finished(EIGHT, at={**last, member: 4}))
@@ -252,17 +256,17 @@ def test_the_next_population_begins_when_all_are_trained_in_full() -> None:
     assert PBT.follow([*finished(EIGHT, at=last), *started]) == []
     running = [replace(r, state="running") for r in started[1:]]
     begun = [record(8, 0.5, 1 / 5, job=jobs[0], values={"sgd.lr": 0.1}), *running]
-    (job,) = PBT.follow([*finished(EIGHT, at=last), *begun])  # the old ones are out of the game
+    (job,) = PBT.follow([*finished(EIGHT, at=last), *begun])  # the old population does not count
     assert (job.start, job.values) == (8, {"sgd.lr": 0.1})
 
 
-def test_records_of_others_are_none_of_its_members() -> None:
-    """Such as what an earlier study has measured."""
+def test_other_records_are_no_members() -> None:
+    """Imported results of an earlier study are no members."""
     assert PBT.first([]) is None
     assert PBT.follow([record(0, 0.9)]) == PBT.follow([])
 
 
-def test_decisions_depend_on_the_seed_alone() -> None:
+def test_decisions_depend_only_on_the_seed() -> None:
     def story(method: Population, seed: int = 0) -> list[Job]:
         return [job for job, _ in played(method, 3, seed).decided]
 
@@ -272,14 +276,14 @@ def test_decisions_depend_on_the_seed_alone() -> None:
     four, six = (
         [next_of(m, finished(EIGHT), replace(PBT, seed=s)).values for s in range(8)] for m in (4, 6)
     )
-    assert four != six  # each member for itself, and each seed
+    assert four != six  # different for each member and seed
     assert all(any(other != each[0] for other in each) for each in (four, six))
 
 
-# --- values -----------------------------------------------------------------------------------
+# --- Values -----------------------------------------------------------------------------------
 
 
-def test_what_may_change_while_a_network_is_trained() -> None:
+def test_explorable_values() -> None:
     configurations = [SPACE.configure(Random(torch.Generator().manual_seed(s))) for s in range(99)]
     names = {n for c in configurations for n in c.values}
     assert {n: explorable(n) for n in names if explorable(n)} == RANGES
@@ -289,8 +293,8 @@ def test_what_may_change_while_a_network_is_trained() -> None:
     }  # fmt: skip
 
 
-def test_explored_values_stay_in_their_ranges_and_the_others_as_they_are() -> None:
-    """They are configurations as they stand: nothing of them would be clipped."""
+def test_explored_values_stay_in_range_and_others_unchanged() -> None:
+    """They are valid configurations: no value would be clipped."""
     explored = 0
     for seed in range(4):
         for job, _, source, replaced in decisions(played(PBT, 4, seed)):
@@ -307,8 +311,8 @@ def test_explored_values_stay_in_their_ranges_and_the_others_as_they_are() -> No
     assert explored > 50
 
 
-def test_perturbed_by_a_fifth_or_a_quarter_and_one_in_four_drawn_anew() -> None:
-    """In the logarithm, where the range is one of the logarithm."""
+def test_pbt_factors_and_resampling_probability() -> None:
+    """Ranges with a logarithmic scale are sampled logarithmically."""
     rates, drawn, sizes = Counter[float](), [], []
     for seed in range(400):
         values = next_of(4, finished(EIGHT), replace(PBT, seed=seed)).values
@@ -327,7 +331,7 @@ def test_perturbed_by_a_fifth_or_a_quarter_and_one_in_four_drawn_anew() -> None:
     assert 65 < len(fresh) < 135 and 0.35 < sum(m < 15 for m in fresh) / len(fresh) < 0.65
 
 
-def test_at_an_end_of_its_range_a_value_stays_there() -> None:
+def test_value_at_the_end_of_its_range_stays() -> None:
     values: Values = {"sgd.lr": 1.0, "adamw.weight_decay": 1e-4, "probability.rotate": 0.02}
     records = [replace(r, values=values) for r in finished(EIGHT)]
     for seed in range(30):
@@ -338,8 +342,8 @@ def test_at_an_end_of_its_range_a_value_stays_there() -> None:
             assert isinstance(value, float) and low <= value <= high
 
 
-def test_augmentation_moves_in_tenths_or_is_drawn_anew() -> None:
-    """From zero on, up to three of them, at every generation of every member."""
+def test_pba_steps_and_resampling_probability() -> None:
+    """Values start at zero and move by up to 0.3 per generation and member."""
     steps: Counter[int] = Counter()
     for seed in range(4):
         for job, _, source, _ in decisions(played(PBA, 2, seed)):
@@ -350,7 +354,7 @@ def test_augmentation_moves_in_tenths_or_is_drawn_anew() -> None:
                 assert 0 <= value <= 1
                 tenths = 10 * (value - before)
                 if abs(tenths - round(tenths)) < 1e-9 and abs(tenths) < 3.5:
-                    if 0.3 <= before <= 0.7:  # no end is in the way
+                    if 0.3 <= before <= 0.7:  # far from both ends of the range
                         steps[round(tenths)] += 1
                 elif value not in (0.0, 1.0):
                     steps[99] += 1 if 0.3 <= before <= 0.7 else 0
@@ -363,7 +367,7 @@ def test_augmentation_moves_in_tenths_or_is_drawn_anew() -> None:
     assert shares == pytest.approx(dict.fromkeys((-3, -2, -1, 1, 2, 3), 0.1), abs=0.05)
 
 
-# --- lineage ----------------------------------------------------------------------------------
+# --- Lineage ----------------------------------------------------------------------------------
 
 RATE, ROTATE = "lr", "magnitude.rotate"
 
@@ -371,7 +375,7 @@ RATE, ROTATE = "lr", "magnitude.rotate"
 def member(
     trial: int, start: int | None, quarter: int, rate: float, rotate: float, **changes: Any
 ) -> Record:
-    """Trained to a quarter of the whole, with these values in its last part."""
+    """Return a record trained up to a generation, with these values in its last part."""
     job = Job(fidelities=(quarter / 4,), start=start, notes={"member": 0, "generation": quarter})
     learned = {RATE: rate, "weight_decay": 1e-3, ROTATE: rotate, "probability.rotate": 0.5}
     return record(trial, 0.5, quarter / 4, job=job, learned=learned, **changes)
@@ -379,12 +383,12 @@ def member(
 
 CHAIN = [
     member(0, None, 1, rate=0.1, rotate=0.1),
-    member(1, None, 1, rate=0.2, rotate=0.2),  # what the member is replaced by
+    member(1, None, 1, rate=0.2, rotate=0.2),  # the replacement of the member
     member(2, 1, 2, rate=0.16, rotate=0.25),
     member(3, 2, 3, rate=0.16, rotate=0.25, state="lost", measurements=()),
     member(4, 3, 3, rate=0.16, rotate=0.25),
     member(5, 4, 4, rate=0.2, rotate=0.25),
-    member(6, 0, 4, rate=0.9, rotate=0.9),  # of another chain
+    member(6, 0, 4, rate=0.9, rotate=0.9),  # another chain
 ]
 RECORDS = {r.trial: r for r in CHAIN}
 SCHEDULES = {
@@ -396,32 +400,32 @@ SCHEDULES = {
 
 
 def close(found: Schedule, expected: Schedule) -> None:
-    """Equal values at almost equal fractions, for a step takes some time."""
+    """Check equal values at almost equal fractions, because one step takes some time."""
     assert [v for _, v in found] == [v for _, v in expected]
     assert [f for f, _ in found] == pytest.approx([f for f, _ in expected], abs=2e-6)
     assert [f for f, _ in found] == sorted(f for f, _ in found)
 
 
-def test_the_schedule_of_a_chain_with_a_replacement() -> None:
+def test_schedule_of_a_chain_with_a_replacement() -> None:
     found = lineage(CHAIN[5], RECORDS)
     assert found.keys() == CHAIN[5].learned.keys()
     for name, expected in SCHEDULES.items():
         close(found[name], expected)
 
 
-def test_the_schedule_of_one_that_was_never_replaced_and_of_one_that_is_not_done() -> None:
+def test_schedule_of_unreplaced_and_unfinished_members() -> None:
     close(lineage(CHAIN[0], RECORDS)[RATE], ((0, 0.1), (1 / 4, 0.1)))
     close(lineage(CHAIN[6], RECORDS)[RATE], ((0, 0.1), (1 / 4, 0.1), (1 / 4, 0.9), (1, 0.9)))
 
 
-def test_values_that_nothing_was_trained_with_are_not_in_a_schedule() -> None:
-    """Who takes over what is trained in full already has nothing left to train."""
+def test_schedule_has_only_values_of_a_training() -> None:
+    """A member that takes over fully trained weights has nothing left to train."""
     jump = member(7, 5, 4, rate=0.7, rotate=0.7)
     assert lineage(jump, RECORDS | {7: jump}) == lineage(CHAIN[5], RECORDS)
 
 
-def test_a_start_that_is_not_known_is_no_part_of_a_chain() -> None:
-    """As on another machine, of an earlier study."""
+def test_unknown_start_ends_the_chain() -> None:
+    """The start may be of an earlier study, on another machine."""
     stray = member(8, 99, 2, rate=0.3, rotate=0.3)
     close(lineage(stray, RECORDS)[RATE], ((0, 0.3), (1 / 2, 0.3)))
 
@@ -441,10 +445,10 @@ def genotype(digits: tuple[Dataset, Splits]) -> Genotype:
     )
 
 
-def test_a_training_follows_a_lineage(
+def test_training_follows_the_lineage(
     digits: tuple[Dataset, Splits], genotype: Genotype, tmp_path: Path
 ) -> None:
-    """Inside each generation it has exactly the values of that generation, its pixels too."""
+    """In each generation, values and augmented pixels equal the values of the generation."""
     genotype.save(tmp_path / "g.json")
     task = TrainTask(
         DeriveOptions(), Genotype.load(tmp_path / "g.json"), *digits, torch.device("cpu")
@@ -460,7 +464,7 @@ def test_a_training_follows_a_lineage(
     assert task.report()["used/lr"] == pytest.approx(0.16)
 
 
-def test_a_generation_begins_with_its_own_values() -> None:
+def test_generation_starts_with_its_own_values() -> None:
     found = lineage(CHAIN[5], RECORDS)
     for fraction, rate in ((0.0, 0.2), (1 / 4, 0.16), (1 / 2, 0.16), (3 / 4, 0.2)):
         assert interpolate(found[RATE], fraction) == rate

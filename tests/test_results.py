@@ -1,4 +1,4 @@
-"""What a study leaves on disk: the best configuration, every trial, and files that others read."""
+"""Results of a study on disk: the best configuration, every trial, and files for other commands."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sized(
     return record(trial, accuracy, fidelity, parameters=parameters)
 
 
-# --- the best ---------------------------------------------------------------------------------
+# --- The best ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def sized(
         ([], None),
         ([sized(0, 0.2, 100, NINTH), sized(1, 0.3, 90, NINTH)], 1),
         ([sized(0, 0.9, 90, NINTH), sized(1, 0.5, 90, THIRD), sized(2, 0.4, 90, THIRD)], 1),
-        ([sized(0, 0.9, 90, THIRD), sized(1, 0.1, 90, 1.0)], 1),  # as far as it goes, come what may
+        ([sized(0, 0.9, 90, THIRD), sized(1, 0.1, 90, 1.0)], 1),  # the higher fidelity wins
         ([sized(0, 0.9, 101), sized(1, 0.5, 100), sized(2, 0.4, 1)], 1),
         ([sized(0, 0.9, 101), sized(1, 0.5, 100, NINTH)], 1),
         ([sized(0, 0.5, 90), sized(1, 0.5, 10)], 0),
@@ -54,7 +54,7 @@ def sized(
         ([sized(0, 0.9, 101)], None),
     ],
 )
-def test_the_best_is_trained_furthest_then_most_accurate_and_under_the_cap(
+def test_best_has_highest_fidelity_then_accuracy_within_limit(
     records: list[Record], found: int | None
 ) -> None:
     for some in (records, records[::-1]):
@@ -62,7 +62,7 @@ def test_the_best_is_trained_furthest_then_most_accurate_and_under_the_cap(
         assert (None if chosen is None else chosen.trial) == found
 
 
-def test_the_front_is_of_those_in_full_under_the_cap() -> None:
+def test_front_has_only_complete_trials_within_limit() -> None:
     records = [
         sized(0, 0.9, 101),
         sized(1, 0.8, 100),
@@ -76,13 +76,13 @@ def test_the_front_is_of_those_in_full_under_the_cap() -> None:
     assert pareto(records[:1], CAP) == []
 
 
-# --- every trial ------------------------------------------------------------------------------
+# --- Every trial ------------------------------------------------------------------------------
 
 DATA: dict[str, Any] = {"name": "digits", "sha256": "a" * 64, "shape": [1, 8, 8]}
 STUDY = {"method": "asha", "seed": 1, "max_params": CAP, "dataset": DATA, "objective": "accuracy"}
 
 
-def test_the_report_reads_every_trial(tmp_path: Path) -> None:
+def test_report_reads_every_trial(tmp_path: Path) -> None:
     measured = (Measurement(3.25, NINTH, 0.25), Measurement(9.5, 1.0, 0.75))
     values: dict[str, Value] = {"optimizer": "sgd", "sgd.lr": 0.1, "channels": 4, "flag": True}
     full = record(
@@ -113,15 +113,15 @@ def test_the_report_reads_every_trial(tmp_path: Path) -> None:
         measurements=tuple(report.Measurement(*m) for m in measured),
         configuration=values,
     )
-    assert second.configuration == {"lr": 0.2}  # of a search nobody was asked
+    assert second.configuration == {"lr": 0.2}  # a search has no chosen values
     assert study.seconds == 9.5
     lines = (tmp_path / "trials.jsonl").read_text().splitlines()
     assert json.loads(lines[0])["notes"] == {"rung": 2, "origin": 0}
     assert [path.name for path in tmp_path.glob("*.tmp")] == []
 
 
-def test_every_state_is_one_that_the_report_knows(tmp_path: Path) -> None:
-    """What waits has not begun; the file is written anew each time."""
+def test_report_knows_every_state(tmp_path: Path) -> None:
+    """Waiting trials are not listed; the file is replaced each time."""
     (tmp_path / "study.json").write_text(json.dumps(STUDY))
     write_trials(tmp_path / "trials.jsonl", [record(9, 0.5)])
     states = [*FOR_GOOD, *AGAIN]
@@ -134,12 +134,12 @@ def test_every_state_is_one_that_the_report_knows(tmp_path: Path) -> None:
     assert report.read_study(tmp_path).trials == ()
 
 
-# --- the best configuration -------------------------------------------------------------------
+# --- The best configuration -------------------------------------------------------------------
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """Of a few images of noise, in two classes."""
+    """Return a bench with a few noise images in two classes."""
     pixels = torch.randint(256, (8, 1, 8, 8), generator=torch.Generator().manual_seed(0))
     images = Images(pixels.to(torch.uint8), torch.arange(8) % 2)
     return Bench(
@@ -155,7 +155,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def genotype(bench: Bench, policy: str) -> Genotype:
-    """A random configuration with an augmentation."""
+    """Return a random configuration with an augmentation policy."""
 
     class Chooser(Random):
         def categorical(self, name: str, choices: Sequence[Value]) -> Any:
@@ -170,7 +170,7 @@ def genotype(bench: Bench, policy: str) -> Genotype:
 
 
 def trained(bench: Bench, found: Genotype) -> TrainTask:
-    """As `derive` would begin."""
+    """Return the training task of `derive`."""
     size = found.settings["batch_size"]
     assert isinstance(size, int)
     task = TrainTask(
@@ -181,8 +181,8 @@ def trained(bench: Bench, found: Genotype) -> TrainTask:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_the_best_configuration_is_for_derive(bench: Bench, policy: str) -> None:
-    """And its augmentation for `--augment`; nothing else is written."""
+def test_best_configuration_is_for_derive(bench: Bench, policy: str) -> None:
+    """The augmentation is written for `--augment`, and nothing else."""
     known = genotype(bench, policy)
     assert write_best(bench, [record(0, 0.5)], record(0, 0.5), known) == known
     assert runs.load_genotype(bench.folder / "g.json", None) == known
@@ -198,7 +198,7 @@ def test_the_best_configuration_is_for_derive(bench: Bench, policy: str) -> None
 
 
 def members(learned: list[Mapping[str, float]]) -> list[Record]:
-    """One member, generation by generation."""
+    """Return the records of one member, one per generation."""
     count = len(learned)
     return [
         record(
@@ -216,8 +216,8 @@ def members(learned: list[Mapping[str, float]]) -> list[Record]:
     ]
 
 
-def test_of_a_population_it_is_the_schedule_that_was_followed(bench: Bench) -> None:
-    """From no augmentation at all to some."""
+def test_population_result_has_the_schedule_of_its_training(bench: Bench) -> None:
+    """The schedule starts without augmentation."""
     known = genotype(bench, "learned")
     names = [n for n in known.hyperparameters if n not in ("lr", "weight_decay")]
     own = {"lr": 0.05, "weight_decay": 1e-3}
@@ -235,7 +235,7 @@ def test_of_a_population_it_is_the_schedule_that_was_followed(bench: Bench) -> N
     assert trained(bench, found).values(0.5) == steps[1]
 
 
-def test_of_a_population_with_randaugment_too(bench: Bench) -> None:
+def test_population_result_with_randaugment(bench: Bench) -> None:
     known = genotype(bench, "randaugment")
     own = {"lr": 0.05, "weight_decay": 1e-3}
     records = members([own | {"magnitude.all": size} for size in (0.2, 0.8)])

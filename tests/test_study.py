@@ -1,7 +1,8 @@
-"""A study in storage: what its workers share, and what becomes of the work of those who die.
+"""A study in storage: shared state of the workers, and recovery of the jobs of dead workers.
 
-Journal files and SQLite, which stands in for any data base; with a URL in DARTS_LITE_DATABASE, such
-as postgresql+psycopg://me@/postgres?host=/tmp, that data base too: its study is deleted.
+The tests use journal files and SQLite. SQLite represents every database. If DARTS_LITE_DATABASE has
+a URL, such as postgresql+psycopg://me@/postgres?host=/tmp, the tests use this database too, and
+delete its study.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from darts_lite.hpo.records import Job, Measurement, Record
 from darts_lite.hpo.storage import NAME, STALE, Study, Trial
 
 DATABASE = os.environ.get("DARTS_LITE_DATABASE")
-if DATABASE:  # its driver complains of connections that are still open when a study is forgotten
+if DATABASE:  # its driver warns about connections that are open when a study is deleted
     pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 ONCE, KEYED = Job(fidelities=(1.0,)), Job(fidelities=(1.0,), key="k")
 RANDOM, TPE, BOHB = Sampled("random"), Sampled("tpe"), Sampled("tpe", rungs(1 / 9))
@@ -51,7 +52,7 @@ def sqlite(tmp_path: Path) -> Opened:
 
 @lru_cache
 def new_sqlite() -> bytes:
-    """A new study, as its tables take a second to make."""
+    """Return the file of a new study once, because creating its tables takes a second."""
     with TemporaryDirectory() as folder:
         Study(f"sqlite:///{folder}/study.db").create({"seed": 3}, pareto=False)
         return Path(folder, "study.db").read_bytes()
@@ -69,13 +70,13 @@ LOCKING = [journal, *([database] if DATABASE else [])]  # SQLite cannot lock a r
 
 @pytest.fixture(params=[sqlite, *LOCKING])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
-    """Opens one study again and again, as each worker does."""
+    """Return a function that opens one study again, as each worker does."""
     return request.param(tmp_path)
 
 
 @pytest.fixture(autouse=True)
 def _unflushed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is waited for at every word of a journal otherwise."""
+    """Do not flush the journal to the disk, for speed."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
@@ -97,7 +98,7 @@ def states(study: Study) -> list[str]:
 
 
 def put_up_twice(study: Study, job: Job) -> None:
-    """As two workers do who look at the same time."""
+    """Put a job into the queue twice, like two workers at the same time."""
     for _ in range(2):
         study._load().enqueue_trial(dict(job.values or {}), {"job": job.to_json()})
 
@@ -109,10 +110,10 @@ def infeasible(study: Study, excess: float = 1.0) -> Trial:
     return trial
 
 
-# --- what is stored ---------------------------------------------------------------------------
+# --- Stored state -----------------------------------------------------------------------------
 
 
-def test_another_process_sees_everything_that_was_said(opened: Opened) -> None:
+def test_another_process_sees_the_whole_state(opened: Opened) -> None:
     one, other = opened(), opened()
     assert one.exists() and other.settings == {"seed": 3}
     job = Job(
@@ -179,13 +180,13 @@ def test_outcomes(
     record, *more = study.records()
     assert (record.state, record.done, record.counts) == (outcome, done, counts)
     assert [r.state for r in more] == ["waiting"] * waiting
-    assert begun(study).number == 1  # the study goes on
+    assert begun(study).number == 1  # the study continues
 
 
-# --- who does what ----------------------------------------------------------------------------
+# --- Job queue --------------------------------------------------------------------------------
 
 
-def test_waiting_jobs_come_first_and_each_to_one_worker(opened: Opened) -> None:
+def test_waiting_jobs_come_first_and_go_to_one_worker(opened: Opened) -> None:
     jobs = [Job(fidelities=(1.0,), key=key) for key in "abc"]
     opened().enqueue(jobs)
     trials = [begun(opened(), worker) for worker in ("0 here 1", "1 here 2", "0 there 1")]
@@ -213,7 +214,7 @@ def test_workers_at_the_same_time_get_different_jobs(opened: Opened) -> None:
     assert sorted(t.job.key for t in found) == ["", "", "", *"012345"]
 
 
-def test_of_two_with_one_key_the_earlier_counts(opened: Opened) -> None:
+def test_earlier_of_two_trials_with_one_key_counts(opened: Opened) -> None:
     study = opened()
     put_up_twice(study, KEYED)
     first, second = begun(study), begun(opened())
@@ -221,18 +222,18 @@ def test_of_two_with_one_key_the_earlier_counts(opened: Opened) -> None:
     assert states(study) == ["running", "running"]
     study.enqueue([KEYED])
     assert len(study.records()) == 2
-    first.end("infeasible")  # which leaves the job undone
+    first.end("infeasible")  # the job is not done
     study.enqueue([KEYED])
     assert begun(study).job == KEYED
 
 
-def test_a_job_without_a_key_may_be_put_up_again(study: Study) -> None:
+def test_job_without_key_may_be_queued_twice(study: Study) -> None:
     study.enqueue([ONCE, ONCE])
     study.enqueue([ONCE])
     assert states(study) == ["waiting"] * 3
 
 
-def test_a_method_without_new_configurations_waits_for_jobs(study: Study) -> None:
+def test_method_without_new_configurations_waits_for_jobs(study: Study) -> None:
     class Follows:
         sampler, prunes = "random", False
 
@@ -247,11 +248,11 @@ def test_a_method_without_new_configurations_waits_for_jobs(study: Study) -> Non
     assert len(study.records()) == 2
 
 
-# --- who dies ---------------------------------------------------------------------------------
+# --- Worker liveness --------------------------------------------------------------------------
 
 
 def half_done(study: Study, worker: str, key: str = "") -> Trial:
-    """A trial that has been measured at the first of three fidelities."""
+    """Return a trial that is measured at the first of three fidelities."""
     study.enqueue([Job(fidelities=rungs(1 / 9), key=key, notes={"rung": 1})])
     trial = begun(study, worker, BOHB)
     trial.configure(Toy())
@@ -261,7 +262,7 @@ def half_done(study: Study, worker: str, key: str = "") -> Trial:
 
 
 def dies(open_again: Opened, at: str) -> int:
-    """A process that is killed: at work on a trial, or while it writes to the journal."""
+    """Kill a process while it trains, or while it writes to the journal."""
 
     def work(sender: Any) -> None:
         study = open_again()
@@ -278,7 +279,7 @@ def dies(open_again: Opened, at: str) -> int:
     process.start()
     if at == "work":
         assert receiver.recv() == process.pid
-        assert open_again().take_over() == 0  # as long as it is alive
+        assert open_again().take_over() == 0  # while the worker is alive
         process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -286,7 +287,7 @@ def dies(open_again: Opened, at: str) -> int:
     return process.pid
 
 
-def test_the_rest_of_what_a_killed_process_did_is_put_up_once(opened: Opened) -> None:
+def test_rest_of_killed_job_is_queued_once(opened: Opened) -> None:
     dies(opened, "work")
     one, other = opened(), opened()
     assert one.take_over() == 1
@@ -308,8 +309,8 @@ def test_the_rest_of_what_a_killed_process_did_is_put_up_once(opened: Opened) ->
 
 
 @pytest.mark.parametrize("opened", LOCKING, indirect=True)
-def test_two_who_notice_a_death_at_once(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of two begins to take over before the other has."""
+def test_two_workers_take_over_at_once(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both workers start to take over before the other is finished."""
     half_done(opened(), "0 elsewhere 1")
     studies, start, counts = [opened(), opened()], threading.Barrier(2), []
     claim = Study._claim
@@ -343,12 +344,12 @@ def test_two_who_notice_a_death_at_once(opened: Opened, monkeypatch: pytest.Monk
         ("1 elsewhere 1", STALE - 5, False, False),
         ("1 elsewhere 1", STALE + 5, False, True),
         ("1 elsewhere 1", 0, True, True),
-        (ME, STALE + 5, False, True),  # a process of that number, but not this one
+        (ME, STALE + 5, False, True),  # another process with this process ID
     ],
     ids=["me", "other", "other-quiet", "other-stale", "other-named", "me-stale"],
 )
 @pytest.mark.parametrize("beats", [False, True])
-def test_who_counts_as_dead(
+def test_dead_workers(
     study: Study,
     monkeypatch: pytest.MonkeyPatch,
     worker: str,
@@ -358,7 +359,7 @@ def test_who_counts_as_dead(
     beats: bool,
 ) -> None:
     trial, now = begun(study, worker), time.time()
-    if beats:  # an hour after its beginning
+    if beats:  # an hour after its start
         now += 3600
         trial._trial.set_user_attr("alive", now)
     monkeypatch.setattr(time, "time", lambda: now + quiet)
@@ -366,7 +367,7 @@ def test_who_counts_as_dead(
     assert states(study) == (["lost", "waiting"] if taken else ["running"])
 
 
-def test_a_worker_in_another_time_zone_is_alive(
+def test_worker_in_another_time_zone_is_alive(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as there:
@@ -377,7 +378,7 @@ def test_a_worker_in_another_time_zone_is_alive(
     assert opened().take_over() == 0
 
 
-def test_signs_of_life(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeats(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEARTBEAT", 0.01)
     trial = begun(study, "1 elsewhere 1")
     written, beat = threading.Event(), trial._trial.set_user_attr
@@ -398,8 +399,8 @@ def test_signs_of_life(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     assert study.take_over() == 1
 
 
-def test_the_heir_may_die_too(study: Study) -> None:
-    """Its job keeps its key, and goes on from where the heir was."""
+def test_second_worker_may_die_too(study: Study) -> None:
+    """The job keeps its key, and continues from the checkpoint of the second worker."""
     half_done(study, "a", key="a key")
     assert study.take_over(["a"]) == 1
     heir = begun(study, "b")
@@ -414,8 +415,8 @@ def test_the_heir_may_die_too(study: Study) -> None:
     assert states(study) == ["lost", "lost", "complete"]
 
 
-def test_one_who_dies_between_all_measurements_and_the_end(study: Study) -> None:
-    """The last fidelity is measured again: there is a checkpoint of it."""
+def test_death_between_last_measurement_and_end(study: Study) -> None:
+    """The last fidelity is measured again from its checkpoint."""
     trial = half_done(study, "a")
     for fidelity in (1 / 3, 1.0):
         trial.measured(Measurement(9.0, fidelity, 0.5))
@@ -428,7 +429,7 @@ def test_one_who_dies_between_all_measurements_and_the_end(study: Study) -> None
 @pytest.mark.parametrize(
     "outcome", ["complete", "pruned", "infeasible", "diverged", "stopped", "duplicate"]
 )
-def test_who_comes_back_late_changes_nothing(opened: Opened, outcome: str, taken: bool) -> None:
+def test_late_worker_changes_nothing(opened: Opened, outcome: str, taken: bool) -> None:
     study = opened()
     late = half_done(study, "a")
     study.take_over(["a"])
@@ -445,10 +446,10 @@ def test_who_comes_back_late_changes_nothing(opened: Opened, outcome: str, taken
 
 
 @pytest.mark.filterwarnings("ignore:.*lock file")  # of Optuna 4
-def test_a_lock_that_a_killed_writer_left_is_released(
+def test_stale_lock_of_a_killed_writer_is_released(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a relative path too, which is how studies are usually named."""
+    """Relative paths are tested too, because they are common."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     path = Path("out/study.journal")
@@ -462,19 +463,19 @@ def test_a_lock_that_a_killed_writer_left_is_released(
         assert begun(study).number == 0
 
 
-def test_a_stopped_trial_is_put_up_again(opened: Opened) -> None:
+def test_stopped_trial_is_queued_again(opened: Opened) -> None:
     half_done(opened(), ME, key="a key").end("stopped")
     stopped, waiting = opened().records()
     assert stopped.state == "stopped" and stopped.fidelity == 1 / 9
     assert (waiting.job.key, waiting.job.start) == ("a key", 0)
     assert waiting.job.fidelities == (1 / 3, 1.0)
     trial = begun(opened())
-    trial.end("stopped")  # before it was measured again
+    trial.end("stopped")  # before the second measurement
     rest = opened().records()[-1].job
     assert (rest.start, rest.done) == (1, stopped.measurements)
 
 
-# --- the clock --------------------------------------------------------------------------------
+# --- The clock --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -493,7 +494,7 @@ def test_covered(spans: list[tuple[float, float]], length: float) -> None:
     assert covered(spans) == length
 
 
-def test_the_clock_runs_while_anybody_works(
+def test_clock_runs_while_any_session_is_alive(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
@@ -503,7 +504,7 @@ def test_the_clock_runs_while_anybody_works(
     for session, started, at, elapsed in [
         ("a", 100.0, 110.0, 10),
         ("a", 100.0, 120.0, 20),
-        ("b", 115.0, 130.0, 30),  # on another machine, at the same time
+        ("b", 115.0, 130.0, 30),  # another machine, at the same time
         ("a", 100.0, 130.0, 30),
         ("c", 1000.0, 1010.0, 40),  # after a break
     ]:
@@ -511,14 +512,14 @@ def test_the_clock_runs_while_anybody_works(
         study.tick(session, started)
         assert opened().elapsed() == elapsed
     assert study.elapsed(now=1015.0) == 45
-    assert study.elapsed(now=1005.0) == 40  # a clock that goes slower
+    assert study.elapsed(now=1005.0) == 40  # a clock that is behind
 
 
-# --- what is drawn ----------------------------------------------------------------------------
+# --- Samplers ---------------------------------------------------------------------------------
 
 
 def draws(study: Study, count: int, method: Any = RANDOM, worker: str = ME, seed: int = 0) -> list:
-    """Configurations one after the other, each the better the larger its x."""
+    """Draw configurations one by one; the accuracy grows with x."""
     found = []
     for _ in range(count):
         trial = study.begin(method, worker, seed)
@@ -531,9 +532,9 @@ def draws(study: Study, count: int, method: Any = RANDOM, worker: str = ME, seed
 
 
 @pytest.mark.parametrize("method", [RANDOM, TPE], ids=["random", "tpe"])
-def test_draws_are_reproducible_and_go_on(tmp_path: Path, method: Any) -> None:
-    """By the seed and the worker's index, not by its process; a study that is opened again goes on
-    where it was."""
+def test_draws_are_reproducible_and_continue(tmp_path: Path, method: Any) -> None:
+    """Draws depend on the seed and the worker's index, not on the process, and continue after a
+    study is opened again."""
 
     def fresh(name: str) -> Callable[[], Study]:
         Study(tmp_path / name).create({}, pareto=False)
@@ -549,7 +550,7 @@ def test_draws_are_reproducible_and_go_on(tmp_path: Path, method: Any) -> None:
 
 
 def test_tpe_learns_and_random_search_does_not(tmp_path: Path) -> None:
-    """After ten configurations at random."""
+    """The first ten configurations are random."""
     means = {}
     for method in (RANDOM, TPE):
         study = Study(tmp_path / method.sampler)
@@ -558,7 +559,7 @@ def test_tpe_learns_and_random_search_does_not(tmp_path: Path) -> None:
     assert means["tpe"] > 0.75 > 0.65 > means["random"]
 
 
-def test_tpe_is_told_by_how_much_a_configuration_is_too_large(study: Study) -> None:
+def test_tpe_knows_the_excess_of_large_configurations(study: Study) -> None:
     trials = [begun(study, method=TPE) for _ in range(3)]
     for trial, excess, outcome in zip(trials, (0.5, -0.2, 2.0), ("infeasible", "complete", "")):
         trial.configure(Toy())
@@ -572,7 +573,7 @@ def test_tpe_is_told_by_how_much_a_configuration_is_too_large(study: Study) -> N
 
 
 @pytest.mark.parametrize("pareto", [False, True])
-def test_imported_results_are_learned_from_but_are_no_trials(tmp_path: Path, pareto: bool) -> None:
+def test_imported_results_inform_tpe_but_are_no_trials(tmp_path: Path, pareto: bool) -> None:
     study = Study(tmp_path / "study.journal")
     study.create({}, pareto=pareto)
     for i in range(24):
@@ -584,14 +585,14 @@ def test_imported_results_are_learned_from_but_are_no_trials(tmp_path: Path, par
     assert study.records() == [] and not study.take_over()
     trials = [begun(study, method=TPE) for _ in range(12)]
     drawn = [t.configure(Toy()).values["x"] for t in trials]
-    assert sum(drawn) / 12 > 0.7  # nothing at random first
+    assert sum(drawn) / 12 > 0.7  # no random configurations first
     assert [r.trial for r in study.records()] == list(range(24, 36))
     imported = study._trials()[23]
     assert imported.values == ([23 / 24, 9.0] if pareto else [23 / 24])
     assert imported.params == {"kind": "a", "width": 4, "x": 23 / 24}
 
 
-# --- what cannot be read ----------------------------------------------------------------------
+# --- Unreadable storage ------------------------------------------------------------------------
 
 
 def failing(action: Callable[[], object]) -> str:
@@ -615,7 +616,7 @@ def failing(action: Callable[[], object]) -> str:
         ("sqlite://[", "sqlite://["),
     ],
 )
-def test_a_storage_that_cannot_be_read_is_one_line(
+def test_unreadable_storage_gives_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -626,12 +627,12 @@ def test_a_storage_that_cannot_be_read_is_one_line(
 
 
 @pytest.mark.parametrize("content", ["", '{"op_code": 77, "worker_id": "w"}\n', "[1]\n", "3\n"])
-def test_a_journal_of_something_else_is_one_line(tmp_path: Path, content: str) -> None:
+def test_foreign_journal_gives_one_line_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "study.journal").write_text(content)
     assert "study.journal" in failing(lambda: Study(tmp_path / "study.journal").settings)
 
 
-def test_a_journal_that_was_damaged_is_one_line(study: Study) -> None:
+def test_damaged_journal_gives_one_line_error(study: Study) -> None:
     begun(study)
     path = Path(study.where)
     lines = path.read_text().splitlines()
@@ -639,13 +640,13 @@ def test_a_journal_that_was_damaged_is_one_line(study: Study) -> None:
     assert "study.journal" in failing(lambda: Study(path).settings)
 
 
-def test_no_study_is_one_line(opened: Opened, tmp_path: Path) -> None:
+def test_missing_study_gives_one_line_error(opened: Opened, tmp_path: Path) -> None:
     study = Study(tmp_path / "empty.journal")
     assert not study.exists()
-    assert "start one without --resume" in failing(lambda: study.settings)
+    assert "start a study without --resume" in failing(lambda: study.settings)
 
 
-def test_a_study_of_somebody_else_is_one_line(tmp_path: Path) -> None:
+def test_foreign_study_gives_one_line_error(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     optuna.create_study(storage=url, study_name="theirs")
     assert not Study(url).exists()
@@ -654,7 +655,7 @@ def test_a_study_of_somebody_else_is_one_line(tmp_path: Path) -> None:
     assert "no study of darts_lite" in failing(lambda: Study(url).settings)
 
 
-def test_of_two_who_begin_a_study_at_once_one_is_told(opened: Opened) -> None:
+def test_one_of_two_simultaneous_creations_raises(opened: Opened) -> None:
     assert opened().exists()
     line = failing(lambda: opened().create({"seed": 9}, pareto=False))
     assert "--resume" in line

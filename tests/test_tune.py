@@ -1,6 +1,7 @@
 """The commands `tune`, `correlate` and `report`: every method, several workers, kill -9, bad input.
 
-Where workers are killed they are real processes; elsewhere they work in this one, for speed.
+Tests that kill workers use real processes. All other tests run the workers in this process, for
+speed.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from darts_lite.reporting import comparison as report
 from darts_lite.training.task import TrainTask
 
 METHODS = {"random": 2, "tpe": 2, "bohb": 2, "asha": 4, "pbt": 4, "pba": 4, "gradient": 2}
-KEPT = ("random", "tpe", "asha", "gradient")  # know two objectives
+KEPT = ("random", "tpe", "asha", "gradient")  # methods with two objectives
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def within(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes half a minute to draw a thousand networks in vain, and seconds to search well."""
+    """Lower the number of draws and the length of a search, for speed."""
     for module in (setup, correlation):
         monkeypatch.setattr(module, "DRAWS", 20)
     monkeypatch.setattr(gradient, "STEPS", 6)
@@ -73,12 +74,12 @@ def png(path: Path) -> bool:
         return image.format == "PNG" and min(image.size) > 100
 
 
-# --- every method -----------------------------------------------------------------------------
+# --- Methods ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A finished study of a method, made when it is asked for."""
+    """Return a finished study of a method, made on first use."""
     folder = tmp_path_factory.mktemp("studies")
 
     def made(method: str) -> Path:
@@ -94,7 +95,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_finds_what_derive_trains(
+def test_derive_trains_the_result_of_each_method(
     within: None, studies: Callable[[str], Path], tmp_path: Path, method: str
 ) -> None:
     out = studies(method)
@@ -122,10 +123,10 @@ def test_a_method_finds_what_derive_trains(
     assert (out / "report" / "index.html").stat().st_size > 1000
 
 
-def test_optimisers_and_batch_sizes_of_derive_are_those_that_were_tried(
+def test_derive_uses_optimizer_and_batch_size_of_the_trial(
     within: None, studies: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Of each kind one, lest the ones above all happen to be alike."""
+    """Test one configuration per kind, because the best ones above may be alike."""
     (tmp_path / "search").mkdir()
     usual = Genotype.load(studies("random") / "g.json")
     for optimizer, moments in (("sgd", 1), ("adamw", 2)):
@@ -138,7 +139,7 @@ def test_optimisers_and_batch_sizes_of_derive_are_those_that_were_tried(
         assert state["step"] == 5 and len(state["task"]["optimizer"][1]) == moments
 
 
-def test_the_schedule_of_pba_is_replayed_on_a_larger_network(
+def test_pba_schedule_is_replayed_on_a_larger_network(
     within: None,
     studies: Callable[[str], Path],
     tmp_path: Path,
@@ -178,7 +179,7 @@ def test_the_schedule_of_pba_is_replayed_on_a_larger_network(
     assert Genotype.load(tmp_path / "derive" / "genotype.json") == larger
 
 
-def test_pba_learns_for_the_network_that_it_is_given(
+def test_pba_trains_the_given_network(
     within: None, studies: Callable[[str], Path], tmp_path: Path
 ) -> None:
     given = studies("random") / "g.json"
@@ -192,7 +193,7 @@ def test_pba_learns_for_the_network_that_it_is_given(
 
 
 @pytest.mark.parametrize("method", KEPT)
-def test_a_front_of_size_and_accuracy(within: None, tmp_path: Path, method: str) -> None:
+def test_front_of_size_and_accuracy(within: None, tmp_path: Path, method: str) -> None:
     out = tmp_path / "out"
     result = call(*tune(out, method, "--trials", 3, "--pareto", "--lowest", 1, "--epochs", 1))
     assert result.exit_code == 0, result.output
@@ -203,21 +204,23 @@ def test_a_front_of_size_and_accuracy(within: None, tmp_path: Path, method: str)
     assert len(said) == len(front) > 0
     for parameters, accuracy in front:
         assert sum(line.startswith(f"{parameters} parameters: {accuracy:.2%}") for line in said)
-    if method == "gradient":  # one search, from which networks of half and a quarter are derived
+    if (
+        method == "gradient"
+    ):  # one search gives networks with the full, half and a quarter of the limit
         assert [t["notes"]["part"] for t in lines(out / "trials.jsonl")] == [0, 1, 2]
         assert all(p <= 20_000 >> part for part, (p, _) in enumerate(points))
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in KEPT])
-def test_other_methods_refuse_a_front(tmp_path: Path, method: str) -> None:
+def test_other_methods_reject_pareto(tmp_path: Path, method: str) -> None:
     assert "--pareto" in refuse(*tune(tmp_path / "out", method, "--pareto"))
     assert not (tmp_path / "out").exists()
 
 
-# --- going on, and joining --------------------------------------------------------------------
+# --- Resuming and joining ---------------------------------------------------------------------
 
 
-def test_more_trials_and_a_study_that_is_joined(within: None, tmp_path: Path) -> None:
+def test_resume_with_more_trials_and_join(within: None, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     begin = tune(one, "random", "--trials", 2, "--seed", 1)
     assert call(*begin).exit_code == 0
@@ -232,7 +235,7 @@ def test_more_trials_and_a_study_that_is_joined(within: None, tmp_path: Path) ->
     assert again.exit_code == 0, again.output
     after = lines(one / "trials.jsonl")
     assert after[:2] == before and len(after) == 3
-    assert Study(one / "study.journal").settings["options"]["trials"] == 3  # for who joins
+    assert Study(one / "study.journal").settings["options"]["trials"] == 3  # for workers that join
     assert after[2]["elapsed"] > after[1]["elapsed"]
 
     joined = call("tune", "--method", "random", "--resume", "--trials", 4, "--out", two,
@@ -246,13 +249,13 @@ def test_more_trials_and_a_study_that_is_joined(within: None, tmp_path: Path) ->
     assert json.loads((two / "study.json").read_text())["seed"] == 1
     trained = call("derive", "--genotype", two / "g.json", "--epochs", 1)
     assert trained.exit_code == 0, trained.output
-    for place in (one, two):  # all is done; both folders remember where the study is
+    for place in (one, two):  # nothing is left to do; both folders know the storage
         nothing = call("tune", "--method", "random", "--resume", "--trials", 4, "--out", place)
         assert nothing.exit_code == 0 and (place / "study.journal").exists() == (place == one)
     assert lines(one / "trials.jsonl") == lines(two / "trials.jsonl")
 
 
-def test_a_data_base_and_settings_that_need_no_repeating(within: None, tmp_path: Path) -> None:
+def test_resume_of_a_database_needs_no_options(within: None, tmp_path: Path) -> None:
     out, storage = tmp_path / "out", f"sqlite:///{tmp_path}/study.db"
     result = call(*tune(out, "asha", "--trials", 3, "--storage", storage))
     assert result.exit_code == 0, result.output
@@ -260,15 +263,15 @@ def test_a_data_base_and_settings_that_need_no_repeating(within: None, tmp_path:
     assert "holds a study" in refuse(*tune(tmp_path / "b", "asha", "--storage", storage))
     again = call("tune", "--method", "asha", "--resume", "--out", out, "--trials", 5)
     assert again.exit_code == 0, again.output
-    assert not (out / "study.journal").exists()  # its folder remembers where it is
+    assert not (out / "study.journal").exists()  # the folder knows the storage
     assert len(lines(out / "trials.jsonl")) == 5
     assert [t["fidelity"] for t in lines(out / "trials.jsonl")].count(pytest.approx(1 / 9)) >= 3
 
 
-def test_a_budget_in_hours_covers_all_sessions(
+def test_budget_in_hours_covers_all_sessions(
     within: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second session has what the first has left, and time between them does not count."""
+    """The second session has the rest of the budget; time between sessions does not count."""
     monkeypatch.setattr(launch, "CLOSING", 0.5)
     out = tmp_path / "out"
     command = tune(out, "random", "--budget-hours", 4 / 3600, "--epochs", 1)
@@ -286,11 +289,11 @@ def test_a_budget_in_hours_covers_all_sessions(
     assert all(t["elapsed"] <= 6 for t in done[1])
 
 
-# --- processes --------------------------------------------------------------------------------
+# --- Processes --------------------------------------------------------------------------------
 
 
 def trials_of(study: Study) -> list[tuple[str, str, bool]]:
-    """State and worker of every trial, and whether it is trained."""
+    """Return state, worker and whether it is trained, of every trial."""
     found = {r.trial: r for r in study.records()}
     return [
         (found[t.number].state, t.user_attrs["worker"], bool(found[t.number].parameters))
@@ -300,7 +303,7 @@ def trials_of(study: Study) -> list[tuple[str, str, bool]]:
 
 
 def stop_amid_training(study: Study, pid: int, seconds: float = 60) -> None:
-    """Stops a process while a worker trains and nobody writes to the journal."""
+    """Stop a process while a worker trains and no process writes to the journal."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         os.kill(pid, signal.SIGSTOP)
@@ -331,7 +334,7 @@ def is_alive(pid: int) -> bool:
 
 @contextmanager
 def meanwhile(action: Callable[[], None]) -> Iterator[None]:
-    """Does something in another thread, whose errors are not lost."""
+    """Run an action in another thread and raise its errors here."""
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -349,11 +352,11 @@ def meanwhile(action: Callable[[], None]) -> Iterator[None]:
 
 
 EPOCHS = 25
-LONG = ["--epochs", EPOCHS, "--checkpoint-seconds", 0]  # long enough to be killed meanwhile
+LONG = ["--epochs", EPOCHS, "--checkpoint-seconds", 0]  # long enough for a kill
 
 
 def amid_training(study: Study, out: Path, pid: int) -> Record:
-    """Stops a worker well before the end of a training, and returns of which."""
+    """Stop a worker well before the end of a training, and return the record of this training."""
     while True:
         stop_amid_training(study, pid)
         (record,) = (r for r in study.records() if r.state == "running")
@@ -367,13 +370,13 @@ def amid_training(study: Study, out: Path, pid: int) -> Record:
 
 
 def opened(path: Path) -> Study:
-    """The study in a journal, once it is there."""
+    """Wait for a journal, and return its study."""
     until(lambda: path.exists() and Study(path).exists())
     return Study(path)
 
 
-def test_one_of_two_workers_is_killed(tmp_path: Path) -> None:
-    """Another takes its place and its trial."""
+def test_killed_worker_is_replaced(tmp_path: Path) -> None:
+    """A new worker takes over its place and its trial."""
     out = tmp_path / "out"
     killed: list[int] = []
 
@@ -399,7 +402,7 @@ def test_one_of_two_workers_is_killed(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     study = Study(out / "study.journal")
     records = study.records()
-    assert 6 <= len(finished(records)) <= 7  # two may begin the last one at once
+    assert 6 <= len(finished(records)) <= 7  # two workers may start the last trial at once
     (lost,) = (r for r in records if r.state == "lost")
     (heir,) = (r for r in records if r.job.start == lost.trial)
     assert heir.state == "complete" and heir.values == lost.values
@@ -411,8 +414,8 @@ def test_one_of_two_workers_is_killed(tmp_path: Path) -> None:
     assert [t["state"] for t in listed].count("failed") == 1
 
 
-def test_a_launcher_is_killed_and_its_study_goes_on(tmp_path: Path) -> None:
-    """Then the user interrupts it, and goes on again: nothing is lost or done twice."""
+def test_study_of_killed_launcher_can_be_resumed(tmp_path: Path) -> None:
+    """Then it is interrupted and resumed again: nothing is lost or done twice."""
     out = tmp_path / "out"
     begin = [*tune(out, "random", "--trials", 6), *LONG]
     command = [sys.executable, str(ROOT / "run.py"), *map(str, begin)]
@@ -431,7 +434,7 @@ def test_a_launcher_is_killed_and_its_study_goes_on(tmp_path: Path) -> None:
     assert 0 < len(before) < 6 and not (out / "g.json").exists()
 
     def interrupt() -> None:
-        """As a terminal does: first the worker, which is not impressed, then the launcher."""
+        """Send SIGINT like a terminal: to the worker, which ignores it, then to the launcher."""
         new = until(lambda: {int(w.rpartition(" ")[2]) for _, w, _ in trials_of(study)} - workers)
         (pid,) = new
         first = amid_training(study, out, pid)
@@ -470,7 +473,7 @@ def test_a_launcher_is_killed_and_its_study_goes_on(tmp_path: Path) -> None:
     assert Genotype.load(out / "g.json").parameters == best.parameters
 
 
-# --- correlate and report ---------------------------------------------------------------------
+# --- Correlate and report ---------------------------------------------------------------------
 
 
 def correlate(out: Path, *more: object) -> list[object]:
@@ -479,7 +482,7 @@ def correlate(out: Path, *more: object) -> list[object]:
 
 
 @pytest.mark.parametrize("fidelity", ["epochs", "subset", "resolution"])
-def test_a_fidelity_is_compared_with_the_full_training(tmp_path: Path, fidelity: str) -> None:
+def test_correlate_compares_a_fidelity_with_full_training(tmp_path: Path, fidelity: str) -> None:
     more = ["--fidelity", fidelity, *(["--image-size", 16] if fidelity == "resolution" else [])]
     out = tmp_path / "out"
     result = call(*correlate(out, *more))
@@ -500,7 +503,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_more_configurations_are_compared(compared: Path) -> None:
+def test_correlate_resumes_with_more_configurations(compared: Path) -> None:
     rows = lines(compared / "correlation.jsonl")
     assert "--resume" in refuse(*correlate(compared))
     again = call("correlate", "--resume", "--out", compared, "--configurations", 4)
@@ -513,10 +516,10 @@ def test_more_configurations_are_compared(compared: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [2, 7])
-def test_an_interrupted_correlation_goes_on_where_it_was(
+def test_interrupted_correlation_resumes_exactly(
     compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """To the same numbers, whatever fidelity it was at, and without a word of its settings."""
+    """The numbers are the same at every fidelity, and --resume needs no other option."""
     out = tmp_path / "out"
     original, made = TrainTask.step, 0
 
@@ -540,7 +543,7 @@ def test_an_interrupted_correlation_goes_on_where_it_was(
     assert [r["configuration"] for r in found] == [r["configuration"] for r in expected]
 
 
-def test_a_report_on_two_studies(
+def test_report_on_two_studies(
     within: None, studies: Callable[[str], Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "report"
@@ -551,20 +554,20 @@ def test_a_report_on_two_studies(
     assert png(out / "best_so_far.png") and png(out / "scatter.png")
     table = (out / "table.md").read_text()
     assert table in result.output and "| random | 1 | 2 /" in table
-    assert call("report", studies("random"), "--out", out).exit_code == 0  # is replaced
+    assert call("report", studies("random"), "--out", out).exit_code == 0  # the report is replaced
     assert "pbt" not in (out / "table.md").read_text()
 
 
-# --- bad input --------------------------------------------------------------------------------
+# --- Bad input --------------------------------------------------------------------------------
 
 
 BAD = [
     (["--method", "guess"], "'guess' is not one of 'random', 'tpe'"),
     ([], "--method"),
-    (["--method", "pbt", "--fidelity", "subset"], "--fidelity subset: pbt trains on"),
+    (["--method", "pbt", "--fidelity", "subset"], "--fidelity must be epochs for pbt"),
     (["--method", "pba", "--fidelity", "resolution"], "--fidelity resolution: pba"),
-    (["--method", "random", "--genotype", "g.json"], "--genotype is the small model of pba"),
-    (["--method", "random", "--subset", 60], "too few for batches of 32"),
+    (["--method", "random", "--genotype", "g.json"], "--genotype is only for pba"),
+    (["--method", "random", "--subset", 60], "must be at least 64 (two batches)"),
     (["--method", "random", "--subset", 5], "5"),
     (["--method", "random", "--warm-start", "nowhere"], "nowhere"),
     (["--method", "tpe", "--warm-start", "empty"], "there is no empty/g.json"),
@@ -583,7 +586,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), BAD)
-def test_bad_input_of_tune_is_one_line(
+def test_bad_input_of_tune_gives_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -595,10 +598,10 @@ def test_bad_input_of_tune_is_one_line(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_storage_that_goes_away_is_one_line(
+def test_lost_storage_gives_one_line_error(
     within: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was measured is there when it comes back."""
+    """All results are there when the storage is back."""
     out, command = tmp_path / "out", tune(tmp_path / "out", "random", "--trials", 2)
 
     def gone(*_: object) -> None:
@@ -608,15 +611,15 @@ def test_a_storage_that_goes_away_is_one_line(
         patch.setattr(Worker, "do", lambda self, trial: gone())
         line = refuse(*command)
     assert "the server has gone" in line and "--resume" in line
-    monkeypatch.setattr("darts_lite.hpo.storage.STALE", 0.0)  # this process is alive still
+    monkeypatch.setattr("darts_lite.hpo.storage.STALE", 0.0)  # because this process is still alive
     assert call(*command, "--resume").exit_code == 0
     assert len(finished(Study(out / "study.journal").records())) == 2
 
 
-def test_what_is_there_already_is_not_overwritten(
+def test_existing_results_are_not_overwritten(
     within: None, studies: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Neither a study nor what a search found."""
+    """Neither a study nor the result of a search is overwritten."""
     result = studies("random") / "g.json"
     (tmp_path / "g.json").write_bytes(result.read_bytes())
     assert "g.json" in refuse(*tune(tmp_path, "random", "--trials", 1))
@@ -636,7 +639,7 @@ def test_what_is_there_already_is_not_overwritten(
         (["correlate", *SMALL, "--lowest", 0], "--lowest"),
     ],
 )  # fmt: skip
-def test_bad_input_of_report_and_correlate_is_one_line(
+def test_bad_input_of_report_and_correlate_gives_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[object], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

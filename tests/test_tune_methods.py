@@ -1,4 +1,4 @@
-"""What the methods decide, played without training; which records are best; jobs as JSON."""
+"""Decisions of the methods, without training; order of records; jobs as JSON."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from darts_lite.hpo.records import Job, Measurement, Method, Record
 from darts_lite.hpo.space import Values
 
 THIRD, NINTH = 1 / 3, 1 / 3 / 3
-AGAIN = ("lost", "stopped", "infeasible")  # states after which a job is done by another trial
+AGAIN = ("lost", "stopped", "infeasible")  # states after which another trial does the job
 FOR_GOOD = ("waiting", "running", "complete", "paused", "pruned", "diverged")
 
 
 def record(
     trial: int, accuracy: float | None = None, fidelity: float = 1.0, **changes: Any
 ) -> Record:
-    """A finished job, measured at its fidelity if there is an accuracy."""
+    """Return the record of a finished job, with a measurement if there is an accuracy."""
     measurements = () if accuracy is None else (Measurement(float(trial), fidelity, accuracy),)
     usual: dict[str, Any] = {
         "state": "complete" if fidelity == 1 else "paused",
@@ -40,9 +40,10 @@ def record(
 
 @dataclass
 class Play:
-    """A study without training: asks a method as workers do, and notes what was known then.
+    """Study without training: asks a method like a worker, and stores the records of that time.
 
-    Arguments: `draw`, the values of a new configuration.
+    Arguments:
+        draw: Function that returns the values of a new configuration.
     """
 
     method: Method
@@ -51,7 +52,7 @@ class Play:
     decided: list[tuple[Job, tuple[Record, ...]]] = field(default_factory=list)
 
     def begin(self) -> Record | None:
-        """The next job, as `Study.begin` finds it: one that waits, or a new configuration."""
+        """Return the next job like `Study.begin`: a waiting job, or a new configuration."""
         known, before = {r.job.key for r in self.records if r.counts}, tuple(self.records)
         for job in self.method.follow(before):
             if job.key not in known:
@@ -66,7 +67,7 @@ class Play:
         return self._change(now, state="running", values=values)
 
     def end(self, trial: int, accuracy: float, state: str = "", **changes: Any) -> Record:
-        """What came of a job; one that was stopped or lost is put up again, as `Study` does."""
+        """End a job; put a stopped or lost job into the queue again, like `Study`."""
         now, (*_, fidelity) = self.records[trial], self.records[trial].job.fidelities
         state = state or ("complete" if fidelity == 1 else "paused")
         if state in ("complete", "paused"):
@@ -92,7 +93,7 @@ class Play:
         return self.records[now.trial]
 
 
-# --- fidelities -------------------------------------------------------------------------------
+# --- Fidelities -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -112,18 +113,18 @@ class Play:
 )
 def test_rungs(lowest: float, found: tuple[float, ...]) -> None:
     assert rungs(lowest) == pytest.approx(found, rel=1e-15)
-    assert rungs(lowest)[-1] == 1.0  # exactly, as a training is complete then
+    assert rungs(lowest)[-1] == 1.0  # exactly 1, because this fidelity means a complete training
 
 
 @given(st.floats(1e-4, 1))
-def test_rungs_go_down_by_thirds_as_far_as_asked(lowest: float) -> None:
+def test_rungs_go_down_by_thirds_to_the_lowest(lowest: float) -> None:
     found = rungs(lowest)
     assert found[-1] == 1.0 and list(found) == sorted(found)
     assert all(low * 3 == pytest.approx(high) for low, high in itertools.pairwise(found))
     assert lowest * (1 - 1e-8) <= found[0] < 3 * lowest * (1 + 1e-8)
 
 
-# --- random search, TPE and BOHB --------------------------------------------------------------
+# --- Random search, TPE and BOHB --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ LEVELS = (NINTH, THIRD, 1.0)
 
 
 def noise(seed: int) -> Callable[[int, int], float]:
-    """Accuracies of a configuration at a rung: better with it, and none equals another."""
+    """Return accuracies by configuration and rung: they grow with the rung, all are different."""
     known: dict[tuple[int, int], float] = {}
     chance = random.Random(seed)
 
@@ -169,9 +170,9 @@ def noise(seed: int) -> Callable[[int, int], float]:
 def algorithm_2(
     accuracy: Callable[[int, int], float], rungs: int, count: int
 ) -> list[tuple[int, int]]:
-    """Li et al. 2020, literally, with one worker: (configuration, rung) in the order of jobs.
+    """Return Li et al. 2020, algorithm 2, with one worker: (configuration, rung) of every job.
 
-    A configuration is called by the number of the job that began it.
+    The name of a configuration is the number of its first job.
     """
     finished: list[dict[int, float]] = [{} for _ in range(rungs)]
     promoted: list[set[int]] = [set() for _ in range(rungs)]
@@ -204,7 +205,7 @@ def rung(found: Record) -> int:
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 4])
 @pytest.mark.parametrize("seed", range(5))
-def test_asha_is_algorithm_2(seed: int, levels: int) -> None:
+def test_asha_equals_algorithm_2(seed: int, levels: int) -> None:
     accuracy, count = noise(seed), 90
     play = Play(Asha(rungs(3.0 ** (1 - levels))))
     for _ in range(count):
@@ -217,7 +218,7 @@ def test_asha_is_algorithm_2(seed: int, levels: int) -> None:
 
 
 def fronts(records: Sequence[Record]) -> list[list[Record]]:
-    """Layers of records that none of the rest equals or beats in both, from the definition."""
+    """Return the fronts by definition: no other record of the rest equals or beats them in both."""
     rest, found = list(records), []
     while rest:
         found.append([r for r in rest if not any(dominates(o, r) for o in rest)])
@@ -226,7 +227,7 @@ def fronts(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def dominates(one: Record, other: Record) -> bool:
-    """At least as good in both and better in one; of equal ones, the earlier."""
+    """Tell whether a record is as good in both and better in one, or equal and earlier."""
     mine, theirs = ((r.accuracy or 0.0, -(r.parameters or 0)) for r in (one, other))
     if mine == theirs:
         return one.trial < other.trial
@@ -236,10 +237,10 @@ def dominates(one: Record, other: Record) -> bool:
 @pytest.mark.parametrize("pareto", [False, True])
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize("seed", range(2))
-def test_asha_promotes_out_of_the_top_third_and_nobody_twice(
+def test_asha_promotes_only_the_top_third_and_each_once(
     seed: int, workers: int, pareto: bool
 ) -> None:
-    """Whoever finishes first, and whatever becomes of the workers."""
+    """The order of the workers and their failures do not matter."""
     chance, flying = random.Random(seed), []
     play = Play(Asha(LEVELS, pareto))
     for _ in range(120):
@@ -257,7 +258,7 @@ def test_asha_promotes_out_of_the_top_third_and_nobody_twice(
             continue
         start = before[job.start]
         assert job.values == start.values
-        if start.state in ("lost", "stopped"):  # the same job, put up again
+        if start.state in ("lost", "stopped"):  # the same job, again in the queue
             assert (job.fidelities, job.notes) == (start.job.fidelities, start.job.notes)
             continue
         assert start.state == "paused"
@@ -277,7 +278,7 @@ def test_asha_promotes_out_of_the_top_third_and_nobody_twice(
 
 
 def rung_0(count: int, state: str = "paused", first: int = 0) -> list[Record]:
-    """Configurations at the lowest fidelity, each better than the one before."""
+    """Return records at the lowest fidelity, each better than the record before."""
     return [
         record(i, i / 100, NINTH, state=state, values={"x": i}, job=Job(**FIRST))
         for i in range(first, first + count)
@@ -294,15 +295,15 @@ PROMOTED = Job(
 )
 
 
-def test_asha_waits_for_three_and_goes_on_from_the_best_ones_checkpoint() -> None:
+def test_asha_needs_three_records_and_continues_the_best() -> None:
     asha = Asha(LEVELS)
     assert asha.follow(rung_0(2)) == []
     assert asha.first(rung_0(2)) == Job(**FIRST)
     assert asha.follow(rung_0(3)) == [PROMOTED]
 
 
-def test_asha_goes_on_from_the_highest_fidelity_down() -> None:
-    """From the trial that was promoted, not from the one that began."""
+def test_asha_promotes_from_the_highest_fidelity_down() -> None:
+    """A promotion continues from the last trial, not from the first."""
     asha, known = Asha(LEVELS), rung_0(12)
     promoted = []
     for i, (job,) in enumerate(asha.follow(known) for _ in range(4)):
@@ -325,7 +326,7 @@ def test_asha_goes_on_from_the_highest_fidelity_down() -> None:
 
 
 @pytest.mark.parametrize("state", AGAIN)
-def test_a_promotion_that_came_to_nothing_is_done_again(state: str) -> None:
+def test_failed_promotion_is_done_again(state: str) -> None:
     asha = Asha(LEVELS)
     assert asha.follow([*rung_0(3), record(3, 0.5, THIRD, job=PROMOTED, state=state)]) == [PROMOTED]
     later = record(4, 0.5, THIRD, job=replace(PROMOTED, start=3))
@@ -333,19 +334,19 @@ def test_a_promotion_that_came_to_nothing_is_done_again(state: str) -> None:
 
 
 @pytest.mark.parametrize("state", FOR_GOOD)
-def test_a_promotion_that_is_under_way_or_over_is_not_done_again(state: str) -> None:
+def test_running_or_finished_promotion_is_not_done_again(state: str) -> None:
     asha = Asha(LEVELS)
     assert asha.follow([*rung_0(3), record(3, 0.5, THIRD, job=PROMOTED, state=state)]) == []
 
 
 @pytest.mark.parametrize("state", ["diverged", "pruned", "waiting", "running", *AGAIN])
-def test_only_what_paused_goes_on(state: str) -> None:
+def test_only_paused_configurations_are_promoted(state: str) -> None:
     assert Asha(LEVELS).follow(rung_0(9, state)) == []
-    if state != "diverged":  # nor does it count among the others
+    if state != "diverged":  # other states do not count
         assert Asha(LEVELS).follow([*rung_0(2), *rung_0(9, state, first=2)]) == []
 
 
-# --- which records are best -------------------------------------------------------------------
+# --- Order of records -------------------------------------------------------------------------
 
 ACCURACIES = st.sampled_from([None, 0.0, 0.25, 0.5, 0.75])
 PAIRS = st.lists(st.tuples(ACCURACIES, st.integers(1, 5)), max_size=12)
@@ -362,17 +363,17 @@ def test_ranked() -> None:
 
 
 def test_fronts() -> None:
-    """Two of them, and a record that both beat."""
+    """Check two fronts and a record that both dominate."""
     records = sized([(0.9, 90), (0.5, 20), (0.8, 95), (0.4, 20), (0.7, 40), (0.5, 50), (0.1, 99)])
     assert [r.trial for r in front(records)] == [0, 4, 1]
     assert [r.trial for r in ranked(records, pareto=True)] == [0, 4, 1, 2, 5, 3, 6]
 
 
 @given(PAIRS, st.randoms())
-def test_a_front_is_not_dominated_and_complete(
+def test_front_is_complete_and_not_dominated(
     pairs: list[tuple[float | None, int]], chance: random.Random
 ) -> None:
-    """Of records that are equal in both there is one."""
+    """Of several equal records, the front has one."""
     records = sized(pairs)
     shuffled = chance.sample(records, len(records))
     found = front(shuffled)
@@ -394,7 +395,7 @@ def test_ranked_by_fronts(pairs: list[tuple[float | None, int]], chance: random.
     assert found == [r.trial for layer in layers for r in layer]
 
 
-# --- jobs and records -------------------------------------------------------------------------
+# --- Jobs and records -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -411,20 +412,20 @@ def test_ranked_by_fronts(pairs: list[tuple[float | None, int]], chance: random.
         ),
     ],
 )
-def test_a_job_goes_through_json(job: Job) -> None:
+def test_job_json_round_trip(job: Job) -> None:
     found = Job.from_json(json.loads(json.dumps(job.to_json())))
     assert found == job
     assert all(isinstance(m, Measurement) for m in found.done)
 
 
 @pytest.mark.parametrize("state", [*FOR_GOOD, *AGAIN])
-def test_what_a_state_means(state: str) -> None:
+def test_counts_and_done_of_each_state(state: str) -> None:
     found = record(0, state=state)
     assert found.counts is (state in FOR_GOOD)
     assert found.done is (state in ("complete", "paused", "diverged"))
 
 
-def test_the_fidelity_of_a_record_is_the_last_that_was_measured() -> None:
+def test_fidelity_of_a_record_is_the_last_measured() -> None:
     measured = (Measurement(1.0, NINTH, 0.5), Measurement(2.0, THIRD, 0.4))
     assert record(0).fidelity == 0.0
     assert record(0, measurements=measured).fidelity == THIRD

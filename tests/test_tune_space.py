@@ -1,4 +1,4 @@
-"""The space of configurations: what it asks, what it makes of the answers, and who answers."""
+"""The space of configurations: its dimensions, its configurations, and its choosers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def space_of(preset: str, learnable: Augmentation = LEARNABLE) -> ConfigurationS
 
 @dataclass
 class Asked:
-    """Answers at random, but for what is forced, and remembers every question."""
+    """Chooser with random answers, except forced answers; it records every question."""
 
     seed: int
     forced: Mapping[str, Value] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Asked:
 
 
 def needed(found: Configuration, whole: SearchSpace, learnable: Augmentation) -> set[str]:
-    """The dimensions that a configuration depends on, read off the configuration."""
+    """Return the dimensions that a configuration depends on, from the configuration itself."""
     names = {"channels", "optimizer", "label_smoothing", "batch_size", "augment"}
     for cell in whole.cells:
         for node in range(cell.inputs, cell.inputs + cell.nodes):
@@ -110,13 +110,13 @@ def needed(found: Configuration, whole: SearchSpace, learnable: Augmentation) ->
     return names
 
 
-# --- what is asked ----------------------------------------------------------------------------
+# --- Dimensions ------------------------------------------------------------------------------
 
 
 @PRESET
 @given(seed=SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_every_dimension_is_used_and_none_is_asked_twice(preset: str, seed: int) -> None:
+def test_every_dimension_is_used_and_asked_once(preset: str, seed: int) -> None:
     asked = Asked(seed)
     found = space_of(preset).configure(asked)
     names = [name for name, _ in asked.questions]
@@ -127,7 +127,7 @@ def test_every_dimension_is_used_and_none_is_asked_twice(preset: str, seed: int)
 @PRESET
 @given(seed=SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_the_answers_are_what_the_configuration_is(preset: str, seed: int) -> None:
+def test_configuration_has_the_chosen_values(preset: str, seed: int) -> None:
     asked = Asked(seed)
     found = space_of(preset).configure(asked)
     answers, optimizer = asked.answers, found.recipe.optimizer
@@ -157,8 +157,8 @@ def test_the_answers_are_what_the_configuration_is(preset: str, seed: int) -> No
 @PRESET
 @given(seed=SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_the_network_is_a_member_of_the_space(preset: str, seed: int) -> None:
-    """Every node keeps as many edges as it may, and each edge what was answered for it."""
+def test_network_is_a_member_of_the_space(preset: str, seed: int) -> None:
+    """Every node keeps as many edges as allowed, and each edge has the chosen operation."""
     asked, whole = Asked(seed), PRESETS[preset]
     found = space_of(preset).configure(asked).space
     assert found.is_discrete
@@ -179,8 +179,8 @@ def test_the_network_is_a_member_of_the_space(preset: str, seed: int) -> None:
                 assert sizes == (asked.answers[f"{where}.{operation.name}.{choice}"],)
 
 
-def test_the_ranges_of_the_training() -> None:
-    """The scales of learning rates, decays and magnitudes are logarithmic."""
+def test_ranges_of_the_recipe() -> None:
+    """Learning rates, decays and magnitudes have logarithmic scales."""
     ranges = {}
     for seed, optimizer, augment in ((0, "sgd", "learned"), (1, "adamw", "randaugment")):
         asked = Asked(seed, {"optimizer": optimizer, "augment": augment})
@@ -203,7 +203,7 @@ def test_the_ranges_of_the_training() -> None:
     ("usual", "low", "high"),
     [(2, 2, 4), (3, 2, 6), (4, 2, 8), (6, 2, 12), (8, 4, 16), (16, 8, 32), (20, 10, 40)],
 )
-def test_the_width_is_even_and_half_to_twice_the_usual(usual: int, low: int, high: int) -> None:
+def test_width_is_even_and_half_to_twice_the_usual(usual: int, low: int, high: int) -> None:
     architecture = blocks(usual, 3)
     asked = Asked(0)
     space = ConfigurationSpace(architecture=architecture, batch_sizes=(32,), learnable=LEARNABLE)
@@ -213,7 +213,7 @@ def test_the_width_is_even_and_half_to_twice_the_usual(usual: int, low: int, hig
     assert found == set(range(low, high + 1, 2))
 
 
-def test_of_a_discrete_architecture_nothing_is_asked() -> None:
+def test_discrete_architecture_has_no_dimensions() -> None:
     fixed = uniform_random(blocks(7, 3), generator(0))
     space = ConfigurationSpace(architecture=fixed, batch_sizes=(32,), learnable=LEARNABLE)
     asked = Asked(0, {"optimizer": "adamw", "augment": "none"})
@@ -224,7 +224,7 @@ def test_of_a_discrete_architecture_nothing_is_asked() -> None:
     }  # fmt: skip
 
 
-def test_an_augmentation_space_changes_the_augmentation_alone() -> None:
+def test_augmentation_space_changes_only_the_augmentation() -> None:
     space = space_of("blocks")
     for seed in range(10):
         fixed = space.configure(Asked(seed))
@@ -239,7 +239,7 @@ def test_an_augmentation_space_changes_the_augmentation_alone() -> None:
         assert found.learned == kept | asked.answers
 
 
-# --- genotypes --------------------------------------------------------------------------------
+# --- Genotypes --------------------------------------------------------------------------------
 
 
 def bench_of(dataset: Dataset, splits: Splits) -> Bench:
@@ -272,7 +272,7 @@ def tiny_bench() -> Bench:
 def test_every_configuration_can_be_trained(
     bench: Bench, policy: str, optimizer: str, preset: str, channels: int
 ) -> None:
-    """And its genotype says all that the training needs."""
+    """The genotype holds everything that the training needs."""
     space = space_of(preset, augmentation_for(bench.dataset, "learned"))
     forced = {"augment": policy, "optimizer": optimizer, "channels": channels}
     found = space.configure(Asked(len(policy), forced))
@@ -297,7 +297,7 @@ def test_every_configuration_can_be_trained(
 
 
 class Convolutions(TorchFunctionMode):
-    """The weights and strides that convolutions were called with."""
+    """Mode that records weights and strides of all convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -311,8 +311,8 @@ class Convolutions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_narrowest_cells_keep_clear_of_what_crashes() -> None:
-    """A 1x1 convolution with a stride, of fewer channels than a block of oneDNN: 8, or 16."""
+def test_narrowest_cells_avoid_the_crashing_convolution() -> None:
+    """Avoid a strided 1x1 convolution with fewer channels than a block of oneDNN (8 or 16)."""
     forced = {"channels": 2, "optimizer": "sgd", "augment": "none"}
     space = space_of("cells").configure(Asked(4, forced)).space
     network = Network(space, (1, 8, 8), 10, generator(0))
@@ -326,7 +326,7 @@ def test_the_narrowest_cells_keep_clear_of_what_crashes() -> None:
     ] == []
 
 
-def test_randaugment_is_as_strong_as_it_was_chosen(bench: Bench) -> None:
+def test_randaugment_has_the_chosen_strength(bench: Bench) -> None:
     forced = {"augment": "randaugment", "randaugment.n": 1, "randaugment.m": 15.0}
     genotype = bench.genotype(space_of("blocks").configure(Asked(0, forced)))
     config = DeriveOptions(batch_size=256, select="held_out")
@@ -336,11 +336,13 @@ def test_randaugment_is_as_strong_as_it_was_chosen(bench: Bench) -> None:
     values = {n: torch.tensor(v) for n, v in task.values(0.0).items() if n in task.augment.names}
     units, reach = choices.policy.units, task.augment.policy.reach(values)
     largest = (units if reach is None else units * reach).abs().amax((0, 1))
-    assert float(largest.sort().values[-3]) == pytest.approx(0.5)  # solarize, of two that know none
+    assert float(largest.sort().values[-3]) == pytest.approx(
+        0.5
+    )  # solarize; two operations have no magnitude
 
 
 def same(found: Configuration, expected: Configuration) -> None:
-    """Equal, floats up to rounding."""
+    """Check that two configurations are equal, floats up to rounding."""
     for name in ("space", "recipe", "batch_size", "augment"):
         assert getattr(found, name) == getattr(expected, name)
     assert found.learned == pytest.approx(expected.learned, rel=1e-12)
@@ -353,8 +355,8 @@ def same(found: Configuration, expected: Configuration) -> None:
 @PRESET
 @given(seed=SEEDS)
 @settings(max_examples=10, deadline=None)
-def test_a_genotype_gives_its_configuration_back(preset: str, seed: int) -> None:
-    """Through its JSON."""
+def test_values_of_genotype_round_trip(preset: str, seed: int) -> None:
+    """The genotype passes through JSON."""
     space, bench = space_of(preset), tiny_bench()
     found = space.configure(Asked(seed))
     adapter = TypeAdapter(Genotype)
@@ -367,7 +369,7 @@ def test_a_genotype_gives_its_configuration_back(preset: str, seed: int) -> None
 
 
 def searched(preset: str = "blocks", **changes: Any) -> Genotype:
-    """As a search writes it: the usual recipe, and what was learned as schedules."""
+    """Return a genotype as a search writes it: default recipe, learned schedules."""
     bench = tiny_bench()
     found = bench.genotype_of(uniform_random(PRESETS[preset], generator(1)))
     ends = {"lr": 0.2, "weight_decay": 1e-3, **dict.fromkeys(LEARNABLE.names, 0.3)}
@@ -380,8 +382,8 @@ def searched(preset: str = "blocks", **changes: Any) -> Genotype:
 
 
 @PRESET
-def test_what_a_search_found_is_a_configuration(preset: str) -> None:
-    """With what its schedules end at."""
+def test_genotype_of_a_search_is_a_configuration(preset: str) -> None:
+    """The values are the last values of the schedules."""
     genotype = searched(preset)
     found = space_of(preset).configure(Known(values_of(genotype)))
     assert found.space == genotype.space
@@ -389,7 +391,7 @@ def test_what_a_search_found_is_a_configuration(preset: str) -> None:
     assert found.learned == {n: s[-1][1] for n, s in genotype.hyperparameters.items()}
 
 
-def test_what_a_search_found_beyond_the_range_is_brought_into_it() -> None:
+def test_values_of_a_search_are_clipped_to_their_range() -> None:
     far = {"lr": 9.0, "weight_decay": 1e-9, **dict.fromkeys(LEARNABLE.names, 0.0)}
     genotype = searched(hyperparameters={n: ((0.0, v),) for n, v in far.items()})
     found = space_of("blocks").configure(Known(values_of(genotype)))
@@ -401,42 +403,43 @@ def test_what_a_search_found_beyond_the_range_is_brought_into_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("augment", "complaint"),
+    ("augment", "message"),
     [
-        ("learned+cutmix", r"augment is 'learned\+cutmix', here it is one of \['none', "),
-        ("mixup:alpha=0.2", "augment is 'mixup', here it is"),
-        ("augment.json", r"augment is 'augment\.json', here it is"),
-        ("randaugment", r"lacks 'randaugment\.n'"),
-        pytest.param("randaugment:n=2,m=15+cutmix", r"augment is 'randaugment:?.*\+cutmix'"),
-        pytest.param("cutmix+autoaugment:dataset=svhn", "augment is 'cutmix"),
+        ("learned+cutmix", r"augment must be one of \['none', .*, got 'learned\+cutmix'"),
+        ("mixup:alpha=0.2", "augment must be one of .*, got 'mixup'"),
+        ("augment.json", r"augment must be one of .*, got 'augment\.json'"),
+        ("randaugment", r"a value of 'randaugment\.n'"),
+        pytest.param(
+            "randaugment:n=2,m=15+cutmix",
+            r"augment must be one of .*, got 'randaugment:?.*\+cutmix'",
+        ),
+        pytest.param("cutmix+autoaugment:dataset=svhn", "augment must be one of .*, got 'cutmix"),
     ],
 )
-def test_an_augmentation_that_is_not_of_the_space_is_one_clear_line(
-    augment: str, complaint: str
-) -> None:
-    """All of these are possible with `search --augment`."""
+def test_augmentation_outside_the_space_gives_one_line_error(augment: str, message: str) -> None:
+    """`search --augment` accepts all of these."""
     genotype = searched()
     own = replace(genotype, settings={**genotype.settings, "augment": augment})
-    with pytest.raises(UserError, match=complaint) as error:
+    with pytest.raises(UserError, match=message) as error:
         space_of("blocks").configure(Known(values_of(own)))
     assert "\n" not in str(error.value)
 
 
-def test_a_genotype_of_another_space_is_refused() -> None:
+def test_genotype_of_another_space_raises() -> None:
     values = values_of(searched("cells"))
-    with pytest.raises(UserError, match=r"lacks 'block1\.0-1'; it comes from another space"):
+    with pytest.raises(UserError, match=r"must have a value of 'block1\.0-1', got none"):
         space_of("blocks").configure(Known(values))
     wide = space_of("blocks")
     wide = replace(wide, architecture=blocks(20, 3))
-    with pytest.raises(UserError, match="channels is 6, here it is 10 to 40 in steps of 2"):
+    with pytest.raises(UserError, match="channels must be 10 to 40 in steps of 2, got 6"):
         wide.configure(Known(values_of(searched())))
 
 
-# --- who answers ------------------------------------------------------------------------------
+# --- Choosers ---------------------------------------------------------------------------------
 
 
 def around(share: float, count: int) -> Any:
-    """A share of many draws, within four standard deviations."""
+    """Return the expected share of many draws, within four standard deviations."""
     return pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / count))
 
 
@@ -456,7 +459,7 @@ def test_random_answers_are_uniform() -> None:
         assert shares == [around(1 / 4, count)] * 4
 
 
-def test_random_configurations_are_spread_over_the_choices() -> None:
+def test_random_configurations_cover_the_choices() -> None:
     count = 400
     drawn = [space_of("cells").configure(Asked(seed)).values for seed in range(count)]
     for name, choices in (
@@ -473,7 +476,7 @@ def test_random_configurations_are_spread_over_the_choices() -> None:
     assert len(kept) / count == around(2 / 3, count)
 
 
-def test_random_answers_depend_on_the_generator_alone() -> None:
+def test_random_answers_depend_only_on_the_generator() -> None:
     space = space_of("cells")
     one, two, other = (space.configure(Random(generator(s))) for s in (5, 5, 6))
     assert one == two
@@ -481,23 +484,21 @@ def test_random_answers_depend_on_the_generator_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ask", "complaint"),
+    ("ask", "message"),
     [
-        (lambda k: k.categorical("gone", (1, 2)), "lacks 'gone'; it comes from another space"),
-        (lambda k: k.integer("gone", 1, 2), "lacks 'gone'"),
-        (lambda k: k.real("gone", 1, 2), "lacks 'gone'"),
-        (lambda k: k.categorical("word", ("a", "b")), r"word is 'c', here it is one of \['a', 'b"),
-        (lambda k: k.integer("whole", 1, 4), "whole is 5, here it is 1 to 4 in steps of 1"),
-        (lambda k: k.integer("whole", 6, 8), "whole is 5, here it is 6 to 8"),
-        (lambda k: k.integer("whole", 2, 8, 2), "whole is 5, here it is 2 to 8 in steps of 2"),
-        (lambda k: k.integer("real", 0, 8), "real is 0.5, here it is 0 to 8"),
-        (lambda k: k.integer("word", 0, 8), "word is 'c', here it is 0 to 8"),
+        (lambda k: k.categorical("gone", (1, 2)), "must have a value of 'gone', got none; use one"),
+        (lambda k: k.integer("gone", 1, 2), "a value of 'gone'"),
+        (lambda k: k.real("gone", 1, 2), "a value of 'gone'"),
+        (lambda k: k.categorical("word", ("a", "b")), r"word must be one of \['a', 'b.*, got 'c'"),
+        (lambda k: k.integer("whole", 1, 4), "whole must be 1 to 4 in steps of 1, got 5"),
+        (lambda k: k.integer("whole", 6, 8), "whole must be 6 to 8 .*, got 5"),
+        (lambda k: k.integer("whole", 2, 8, 2), "whole must be 2 to 8 in steps of 2, got 5"),
+        (lambda k: k.integer("real", 0, 8), "real must be 0 to 8 .*, got 0.5"),
+        (lambda k: k.integer("word", 0, 8), "word must be 0 to 8 .*, got 'c'"),
     ],
 )
-def test_a_known_value_that_does_not_fit_is_refused(
-    ask: Callable[[Known], Any], complaint: str
-) -> None:
-    with pytest.raises(UserError, match=complaint) as error:
+def test_known_value_outside_the_space_raises(ask: Callable[[Known], Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
         ask(Known({"word": "c", "whole": 5, "real": 0.5}))
     assert "\n" not in str(error.value)
 
@@ -505,12 +506,12 @@ def test_a_known_value_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("value", "found"), [(0.5, 0.5), (2, 1.0), (-3.0, 0.1), (0.1, 0.1), (1, 1.0), (math.inf, 1.0)]
 )
-def test_a_known_real_value_is_brought_into_its_range(value: float, found: float) -> None:
+def test_known_real_value_is_clipped(value: float, found: float) -> None:
     answer = Known({"x": value}).real("x", 0.1, 1.0, log=True)
     assert answer == found and isinstance(answer, float)
 
 
-def test_known_values_are_given_back() -> None:
+def test_known_values_are_returned() -> None:
     known = Known({"word": "c", "whole": 6, "flag": False})
     assert known.categorical("word", ("a", "c")) == "c"
     assert known.categorical("flag", (False, True)) is False
@@ -518,6 +519,6 @@ def test_known_values_are_given_back() -> None:
 
 
 def test_spaces_are_plain_data() -> None:
-    """Workers make them anew from the options: the same ones."""
+    """Workers build equal spaces from the options."""
     spaces: tuple[Space, Space] = (space_of("cells"), space_of("cells"))
     assert spaces[0] == spaces[1] and repr(spaces[0]) == repr(spaces[1])

@@ -1,4 +1,4 @@
-"""Workers in this process, on real trainings of a hundred digits."""
+"""Workers in this process, with real trainings on a hundred digits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from darts_lite.hpo.worker import Worker, orphans_stop
 from darts_lite.training import checkpoint
 from darts_lite.training.task import TrainTask
 
-HUGE = 1e30  # a learning rate under which nothing stays finite
+HUGE = 1e30  # a learning rate that makes every training diverge
 
 
 @pytest.fixture(autouse=True)
@@ -36,13 +36,13 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def results(worker: Worker) -> list[float | None]:
-    """Accuracies of what was finished."""
+    """Return the accuracies of finished jobs."""
     return [r.accuracy for r in worker.study.records() if r.done]
 
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[TrainTask]:
-    """Every step of a training that is made, and who made it."""
+    """Record the task of every training step."""
     made: list[TrainTask] = []
     step = TrainTask.step
 
@@ -57,7 +57,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[TrainTask]:
 def at_step(
     monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], object]
 ) -> list[TrainTask]:
-    """Does something once so many steps were made."""
+    """Run an action after a number of training steps."""
     made: list[TrainTask] = []
     step = TrainTask.step
 
@@ -76,7 +76,7 @@ def terminate() -> None:
 
 
 def measuring(monkeypatch: pytest.MonkeyPatch, accuracy: Callable[..., float]) -> list[tuple]:
-    """In place of training: an accuracy from the parameters and the fidelity."""
+    """Replace the training by a function of genotype and fidelity; record its arguments."""
     asked: list[tuple] = []
 
     def measure(self: Bench, genotype: Genotype, fidelity: float, *_: object) -> float:
@@ -87,10 +87,10 @@ def measuring(monkeypatch: pytest.MonkeyPatch, accuracy: Callable[..., float]) -
     return asked
 
 
-# --- how much is done -------------------------------------------------------------------------
+# --- Number of trials -------------------------------------------------------------------------
 
 
-def test_as_many_trials_as_were_asked_for(tmp_path: Path) -> None:
+def test_number_of_trials(tmp_path: Path) -> None:
     worker = small(tmp_path, trials=3)
     worker.study.tick("this", time.time() - 100)
     worker.run()
@@ -110,7 +110,7 @@ def test_as_many_trials_as_were_asked_for(tmp_path: Path) -> None:
     assert states(more) == ["complete"] * 5
 
 
-def test_it_is_reproducible(tmp_path: Path) -> None:
+def test_study_is_reproducible(tmp_path: Path) -> None:
     found = []
     for name in "ab":
         worker = small(tmp_path / name, trials=2)
@@ -119,8 +119,10 @@ def test_it_is_reproducible(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-def test_what_is_too_large_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor counted."""
+def test_large_configurations_are_not_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large configurations do not count as trials either."""
     asked = measuring(monkeypatch, lambda genotype, fidelity: 0.5)
     worker = small(tmp_path, "tpe", trials=12, max_params=3000)
     worker.run()
@@ -132,7 +134,7 @@ def test_what_is_too_large_is_not_trained(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(genotype.parameters <= 3000 for genotype, _ in asked)
 
 
-def test_a_space_in_which_everything_is_too_large_is_one_line(
+def test_space_with_only_large_networks_gives_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE", 4)
@@ -143,7 +145,7 @@ def test_a_space_in_which_everything_is_too_large_is_one_line(
     assert states(worker) == ["infeasible"] * 4
 
 
-def test_only_so_many_in_a_row_are_too_many(
+def test_only_consecutive_large_configurations_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measuring(monkeypatch, lambda genotype, fidelity: 0.5)
@@ -158,7 +160,7 @@ def test_only_so_many_in_a_row_are_too_many(
     assert states(again) == states(worker)
 
 
-def test_a_configuration_that_diverges_is_recorded_and_the_study_goes_on(tmp_path: Path) -> None:
+def test_diverged_configuration_is_recorded_and_study_continues(tmp_path: Path) -> None:
     plain = small(tmp_path / "plain", trials=1)
     plain.run()
     values = {**plain.study.records()[0].values, "optimizer": "sgd", "sgd.lr": HUGE,
@@ -173,13 +175,13 @@ def test_a_configuration_that_diverges_is_recorded_and_the_study_goes_on(tmp_pat
     assert second.state == "complete"
 
 
-# --- stopping and going on --------------------------------------------------------------------
+# --- Stopping and resuming --------------------------------------------------------------------
 
 
-def test_a_deadline_stops_a_trial_and_a_later_session_finishes_it(
+def test_later_session_finishes_trial_stopped_by_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the accuracy of one that was never stopped, without a step more."""
+    """The accuracy and the number of steps equal an uninterrupted trial."""
     plain = small(tmp_path / "plain", trials=1, epochs=5)
     with monkeypatch.context() as patch:
         made = at_step(patch, -1, lambda: None)
@@ -195,7 +197,7 @@ def test_a_deadline_stops_a_trial_and_a_later_session_finishes_it(
     assert results(worker) == []
     stopped = len(made)
     on(worker, deadline=time.monotonic() - 1).run()
-    assert states(worker) == ["stopped", "waiting"]  # nothing begins after the deadline
+    assert states(worker) == ["stopped", "waiting"]  # no trial starts after the deadline
     with monkeypatch.context() as patch:
         made = at_step(patch, -1, lambda: None)
         on(worker, deadline=time.monotonic() + 600).run()
@@ -207,7 +209,7 @@ def test_a_deadline_stops_a_trial_and_a_later_session_finishes_it(
 
 
 @pytest.mark.parametrize("method", ["random", "bohb", "asha"])
-def test_an_interrupt_puts_the_job_up_again_and_passes(
+def test_interrupt_queues_the_job_again_and_propagates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     plain = small(tmp_path / "plain", method, trials=3, epochs=9)
@@ -225,10 +227,10 @@ def test_an_interrupt_puts_the_job_up_again_and_passes(
     assert sum(r.done or r.state == "pruned" for r in worker.study.records()) == 3
 
 
-def test_another_fidelity_begins_anew_and_agrees(
+def test_other_fidelity_starts_again_and_agrees(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A trial on a third of the images that was stopped, and one that was not."""
+    """Compare a stopped and an uninterrupted trial on a third of the images."""
     job = Job(fidelities=(1 / 3, 1.0), key="both")
     found = []
     for name, stop in (("plain", False), ("study", True)):
@@ -236,7 +238,7 @@ def test_another_fidelity_begins_anew_and_agrees(
         worker.study.enqueue([job])
         if stop:
             with monkeypatch.context() as patch:
-                at_step(patch, 12, terminate)  # in the full training
+                at_step(patch, 12, terminate)  # during the full training
                 with pytest.raises(Interrupted):
                     worker.run()
             assert worker.study.records()[0].fidelity == 1 / 3
@@ -246,7 +248,7 @@ def test_another_fidelity_begins_anew_and_agrees(
 
 
 @pytest.mark.parametrize("trials", [1, 2])
-def test_the_last_trial_of_a_dead_worker_is_not_left_undone(tmp_path: Path, trials: int) -> None:
+def test_last_trial_of_dead_worker_is_finished(tmp_path: Path, trials: int) -> None:
     worker = small(tmp_path, trials=trials)
     replace(worker, trials=trials - 1).run()
     trial = worker.study.begin(worker.method, "1 elsewhere 1", 0)
@@ -258,10 +260,10 @@ def test_the_last_trial_of_a_dead_worker_is_not_left_undone(tmp_path: Path, tria
 
 
 @pytest.mark.parametrize("dies", [False, True])
-def test_who_is_done_waits_for_the_others(
+def test_finished_worker_waits_for_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
 ) -> None:
-    """What they are at counts; and if they die, it is done for them."""
+    """Running trials count; if their workers die, another worker does them."""
     measuring(monkeypatch, lambda genotype, fidelity: 0.5)
     worker = small(tmp_path, trials=2)
     other = worker.study.begin(worker.method, "1 elsewhere 1", 0)
@@ -282,14 +284,14 @@ def test_who_is_done_waits_for_the_others(
     assert states(worker) == (["lost", "complete", "complete"] if dies else ["complete"] * 2)
 
 
-def test_what_was_lost_before_it_was_found_too_large_is_not_done_for_ever(
+def test_lost_job_that_is_too_large_is_not_repeated_forever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE", 50)
     measuring(monkeypatch, lambda genotype, fidelity: 0.5)
     worker = small(tmp_path, trials=1, max_params=3000)
     number = 0
-    while True:  # until one is too large
+    while True:  # until a configuration is too large
         trial = worker.study.begin(worker.method, "1 elsewhere 1", number)
         assert trial is not None
         genotype = worker.bench.genotype(trial.configure(worker.space))
@@ -304,10 +306,10 @@ def test_what_was_lost_before_it_was_found_too_large_is_not_done_for_ever(
     assert worker.study.records()[number + 1].state == "infeasible"
 
 
-def test_a_lost_heir_goes_on_from_what_it_inherited(
+def test_lost_generation_continues_from_its_ancestor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[TrainTask]
 ) -> None:
-    """Who dies before the first checkpoint of a later generation has no weights to leave."""
+    """A worker that dies before its first checkpoint leaves no weights."""
     found = {}
     for name in ("plain", "study"):
         worker = small(tmp_path / name, "pbt", population=2, trials=4, epochs=2)
@@ -330,7 +332,7 @@ def test_a_lost_heir_goes_on_from_what_it_inherited(
 
 
 def dies_at(worker_of: Callable[[], Worker], step: int) -> None:
-    """A worker's process that is killed while it trains."""
+    """Run a worker in a process, and kill the process while it trains."""
 
     def work() -> None:
         original, count = TrainTask.step, 0
@@ -353,8 +355,8 @@ def dies_at(worker_of: Callable[[], Worker], step: int) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 50.0], ids=["checkpoints", "no checkpoint"])
-def test_kill_nine_amid_a_training(tmp_path: Path, seconds: float) -> None:
-    """The same accuracies as if nothing had happened, from a checkpoint if there is one."""
+def test_kill_9_during_training(tmp_path: Path, seconds: float) -> None:
+    """The accuracies equal an uninterrupted run, with and without a checkpoint."""
     plain = small(tmp_path / "plain", trials=2)
     plain.run()
 
@@ -370,7 +372,7 @@ def test_kill_nine_amid_a_training(tmp_path: Path, seconds: float) -> None:
     assert worker().bench.place(1).joinpath("checkpoint.pt").exists() == (seconds == 0)
 
 
-def test_what_another_machine_had_begun_is_done_without_its_files(
+def test_trial_of_another_machine_is_done_without_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = small(tmp_path / "plain", trials=1, epochs=4)
@@ -386,7 +388,7 @@ def test_what_another_machine_had_begun_is_done_without_its_files(
     assert (tmp_path / "there/trials/1/genotype.json").exists()
 
 
-def test_an_orphan_stops() -> None:
+def test_orphan_stops() -> None:
     received: list[int] = []
     old = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
@@ -401,7 +403,7 @@ def test_an_orphan_stops() -> None:
 
 
 def by_size(genotype: Genotype, fidelity: float) -> float:
-    """The larger the better, and the longer."""
+    """Return an accuracy that grows with size and fidelity."""
     return min(0.9, genotype.parameters / 20_000) * fidelity**0.1
 
 
@@ -430,7 +432,7 @@ def test_hyperband_prunes_and_reports_every_fidelity_once(
     assert mean[0] > mean[1]
 
 
-def test_hyperband_is_told_what_a_continued_trial_had_measured(
+def test_hyperband_knows_measurements_of_continued_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measuring(monkeypatch, lambda genotype, fidelity: 0.5 + fidelity / 4)
@@ -464,7 +466,7 @@ def test_without_pruning_nothing_is_pruned(tmp_path: Path, monkeypatch: pytest.M
     assert set(states(worker)) <= {"complete", "infeasible"}
 
 
-# --- several ----------------------------------------------------------------------------------
+# --- Several workers ---------------------------------------------------------------------------
 
 
 def finished(records: list[Record]) -> list[str]:
@@ -472,14 +474,14 @@ def finished(records: list[Record]) -> list[str]:
 
 
 def test_two_workers_share_a_population(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By turns; both put up every job at once, and some of their members are too large."""
+    """They work by turns; both queue every job, and some members are too large."""
     measuring(monkeypatch, by_size)
     one = small(tmp_path, "pbt", population=3, trials=6, max_params=4000)
     two = small(tmp_path, "pbt", population=3, trials=6, max_params=4000)
     enqueue = Study.enqueue
 
     def twice(study: Study, jobs: Iterable[Job]) -> None:
-        """What two do who have read the same records."""
+        """Do what two workers do after they have read the same records."""
         known = {r.job.key for r in study.records()}
         new = [job for job in jobs if job.key not in known]
         for job in [*new, *new]:
@@ -499,9 +501,7 @@ def test_two_workers_share_a_population(tmp_path: Path, monkeypatch: pytest.Monk
     assert finished(one.study.records()) == sorted(keys)
 
 
-def test_a_method_whose_jobs_are_all_done_ends_the_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_study_ends_when_all_jobs_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Two(Sampled):
         def first(self, records: object) -> None:
             return None

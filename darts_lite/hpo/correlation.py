@@ -1,4 +1,4 @@
-"""Whether a cheap fidelity ranks configurations as the full training does, on one's own data."""
+"""Rank correlation of cheap fidelities with the full training, on the user's data."""
 
 from __future__ import annotations
 
@@ -24,17 +24,22 @@ from darts_lite.reporting import pictures
 from darts_lite.training.options import MAY_CHANGE
 from darts_lite.training.run import Say, make_folder, read_data, remembered, require_free
 
-BOOTSTRAP = 1000
-DRAWS = 200  # of a configuration under the cap
+BOOTSTRAP = 1000  # resamples of the bootstrap interval
+DRAWS = 200  # configurations to draw until one has few enough parameters
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """How well a fidelity foretells the full training.
+    """Agreement of one fidelity with the full training.
 
-    `tau` is Kendall's rank correlation (its variant b, Kendall 1945), `low` and `high` the bounds
-    of its 90 % bootstrap interval; `cost` is the mean share of the full training's time; `regret`
-    what the configuration that is best at the fidelity lacks, in full, of the best one's accuracy.
+    Attributes:
+        fidelity: The fidelity, as a fraction of the full training.
+        tau: Kendall's rank correlation, variant b (Kendall 1945).
+        low: Lower bound of the 90 % bootstrap interval of `tau`.
+        high: Upper bound of the 90 % bootstrap interval of `tau`.
+        cost: Mean fraction of the time of the full training.
+        regret: Accuracy lost by the choice of the best configuration at this fidelity, after full
+            training (0 to 1).
     """
 
     fidelity: float
@@ -50,8 +55,20 @@ def correlate(
 ) -> list[Correlation]:
     """Train random configurations at every fidelity and compare the rankings.
 
-    Writes a line for each configuration to OUT/correlation.jsonl as it goes, and the table and its
-    picture at the end. Arguments and errors as of `launch.tune`.
+    Writes one line per configuration to OUT/correlation.jsonl during the run, and the table and its
+    picture at the end.
+
+    Arguments:
+        options: Options; `trials` is the number of configurations.
+        resume: Names of the options that the user gave with --resume; None starts a new run.
+        say: Function that prints one line.
+
+    Returns:
+        One correlation per fidelity below 1.
+
+    Raises:
+        UserError: An option or the data are wrong.
+        Interrupted: A signal stopped the run.
     """
     out = Path(options.out)
     path, settings = out / "correlation.jsonl", out / "correlation.json"
@@ -70,8 +87,8 @@ def correlate(
     }
     if before and before["data"] != said["data"]:
         raise UserError(
-            f"{settings} was made with other data than {dataset.name} holds now; restore them or "
-            "choose another --out"
+            f"the data of {dataset.name} must be the data of {settings}, got other data; restore "
+            "the data or choose another --out"
         )
     make_folder(out)
     write_json(settings, said)
@@ -101,7 +118,7 @@ def correlate(
 def _measured(
     setup: Setup, number: int, cap: int, seed: int, fidelities: Sequence[float]
 ) -> dict[str, Any]:
-    """Accuracies and seconds of one random configuration at all fidelities."""
+    """Measure accuracies and seconds of one random configuration at all fidelities."""
     generator = torch.Generator().manual_seed(1_000_003 * seed + number)
     for _ in range(DRAWS):
         configuration = setup.space.configure(Random(generator))
@@ -110,12 +127,12 @@ def _measured(
             break
     else:
         raise UserError(
-            f"{DRAWS} configurations in a row have more than {cap} parameters; raise --max-params "
-            "or give fewer --channels"
+            f"a configuration must have at most {cap} parameters, got more in {DRAWS} draws; raise "
+            "--max-params or lower --channels"
         )
     accuracies, seconds = [], []
     place = setup.bench.place(number)
-    shutil.rmtree(place, ignore_errors=True)  # what was measured in part begins anew
+    shutil.rmtree(place, ignore_errors=True)  # a partly measured configuration starts again
     spent = 0.0
     for fidelity in fidelities:
         began = time.monotonic()
@@ -136,7 +153,7 @@ def _measured(
 
 
 def _known(path: Path) -> list[dict[str, Any]]:
-    """What was measured; a line without its end was torn by a crash."""
+    """Return the measured rows; drop a last line that a crash cut off."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -145,16 +162,28 @@ def _known(path: Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in whole]
     except ValueError:
-        raise UserError(f"{path} has a damaged line; choose another --out") from None
+        raise UserError(
+            f"{path} must have one JSON object per line, got a damaged line; choose another --out"
+        ) from None
 
 
 def compare(fidelities: Sequence[float], rows: Sequence[dict[str, Any]]) -> list[Correlation]:
-    """One correlation for every fidelity but the last, which is the full training.
+    """Compare every fidelity with the last one, which is the full training.
 
-    Raises: `UserError` if there are fewer than three configurations.
+    Arguments:
+        fidelities: Fidelities, ascending; the last is 1.
+        rows: One row per configuration, with its "accuracies" and "seconds" at every fidelity.
+
+    Returns:
+        One correlation per fidelity below 1.
+
+    Raises:
+        UserError: There are fewer than three configurations.
     """
     if len(rows) < 3:
-        raise UserError(f"{len(rows)} configurations say nothing of a ranking; measure more")
+        raise UserError(
+            f"a ranking must have at least 3 configurations, got {len(rows)}; measure more"
+        )
     accuracies = np.array([row["accuracies"] for row in rows])
     seconds = np.array([row["seconds"] for row in rows])
     full = accuracies[:, -1]
@@ -180,14 +209,20 @@ def compare(fidelities: Sequence[float], rows: Sequence[dict[str, Any]]) -> list
 
 
 def _tau(a: Any, b: Any) -> float | None:
-    """None where all are equal, which ranks nothing."""
+    """Return Kendall's tau; None if all values of a list are equal, because there is no ranking."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     return float(kendalltau(a, b).statistic)
 
 
 def table(kind: str, found: Sequence[Correlation], count: int) -> str:
-    """Markdown, and one sentence that says what to make of it."""
+    """Return the correlations as a Markdown table, with one sentence of conclusion.
+
+    Arguments:
+        kind: Kind of fidelity: "epochs", "subset" or "resolution".
+        found: Correlations to print.
+        count: Number of configurations.
+    """
     lines = [
         f"| {kind} | Kendall τ (90 % interval) | cost | accuracy lost by its choice |",
         "|---|---|---|---|",
@@ -199,10 +234,10 @@ def table(kind: str, found: Sequence[Correlation], count: int) -> str:
         )
     sound = [c for c in found if c.low > 0.5]
     verdict = (
-        f"{count} configurations: {kind} of {sound[0].fidelity:.2f} ranks them much as the full "
-        "training does"
+        f"{count} configurations: fidelity {sound[0].fidelity:.2f} ({kind}) ranks them almost like "
+        "the full training"
         if sound
-        else f"{count} configurations: no fidelity is certain to rank them as the full training "
-        "does (τ above 0.5); measure more of them, or use a higher --lowest"
+        else f"{count} configurations: no fidelity reliably ranks them like the full training (τ "
+        "above 0.5); measure more configurations, or use a higher --lowest"
     )
     return "\n".join([*lines, verdict])

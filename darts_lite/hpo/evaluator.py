@@ -1,4 +1,4 @@
-"""The bench on which every method's configurations are trained and measured: one way for all."""
+"""Bench: trains and measures the configurations of every method in the same way."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from darts_lite.training.options import DeriveOptions
 from darts_lite.training.task import TrainTask
 
 FIDELITIES = ("epochs", "subset", "resolution")
-MIN_SIDE = 8  # pixels
+MIN_SIDE = 8  # pixels per side
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """What a configuration is trained with.
+    """Data, device and settings of all trainings of a study.
 
     Arguments: `epochs` of a full training; `fidelity`, what is saved at a fidelity f below one:
     "epochs" stops the full training early, at f of its steps; "subset" trains on f of the images,
@@ -53,7 +53,7 @@ class Bench:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
     def place(self, trial: int) -> Path:
-        """The folder of a trial."""
+        """Return the folder of a trial."""
         return self.folder / "trials" / str(trial)
 
     def genotype(self, configuration: Configuration) -> Genotype:
@@ -61,7 +61,7 @@ class Bench:
         return replace(self.genotype_of(configuration.space), recipe=configuration.recipe)
 
     def genotype_of(self, space: SearchSpace) -> Genotype:
-        """A network of the data, with nothing said of its training."""
+        """Return the genotype of a discrete space, without settings of the training."""
         image = (self.dataset.channels, *self.dataset.image_size)
         cost = network_cost(space, image, len(self.dataset.classes))
         return Genotype(
@@ -79,11 +79,24 @@ class Bench:
     def measure(
         self, genotype: Genotype, fidelity: float, place: Path, start: Path | None = None
     ) -> float | None:
-        """Trains to a fidelity; the validation accuracy, or None if the deadline came first.
+        """Train a genotype to a fidelity and return its validation accuracy.
 
-        With the fidelity "epochs" it goes on from the checkpoint in `place`, else from that in
-        `start`, where there is one; the others begin anew at each fidelity.
-        Raises: `Diverged`; `Interrupted`, after a checkpoint.
+        With the fidelity "epochs", the training continues from the checkpoint in `place`, else
+        from the checkpoint in `start`, if there is one. With "subset" and "resolution", the
+        training starts from new weights at each fidelity.
+
+        Arguments:
+            genotype: Network and recipe to train.
+            fidelity: Fraction of the full training, above 0 and up to 1.
+            place: Folder of the trial.
+            start: Folder of another trial to continue from.
+
+        Returns:
+            Validation accuracy (0 to 1); None if the deadline came first.
+
+        Raises:
+            Diverged: A loss or a weight is not finite.
+            Interrupted: A signal stopped the training, after a checkpoint.
         """
         dataset, splits, genotype = self._reduced(genotype, fidelity)
         size = min(genotype.recipe.batch_size, splits.train.count)
@@ -108,11 +121,11 @@ class Bench:
         return accuracy
 
     def _mark(self, fidelity: float) -> float:
-        """What a checkpoint must agree in to be continued: epochs are one training."""
+        """Return the fidelity that a checkpoint must have; "epochs" is one training, so 1."""
         return 1.0 if self.fidelity == "epochs" else fidelity
 
     def _begun(self, fidelity: float, place: Path, start: Path | None) -> Path | None:
-        """The checkpoint to go on from."""
+        """Return the checkpoint to continue from; None if there is none."""
         for path in (place, start):
             file = None if path is None else path / "checkpoint.pt"
             if file is not None and file.exists():
@@ -122,7 +135,7 @@ class Bench:
         return None
 
     def _reduced(self, genotype: Genotype, fidelity: float) -> tuple[Dataset, Splits, Genotype]:
-        """Data and genotype of a fidelity."""
+        """Return data and genotype at a fidelity."""
         splits = self.splits
         if self.fidelity == "subset" and fidelity < 1:
             train = stratified(splits.train, fidelity, self.seed)

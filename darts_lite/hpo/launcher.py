@@ -1,4 +1,4 @@
-"""The command `tune`: begins or continues a study, runs its workers, writes what came of it."""
+"""The command `tune`: start or resume a study, run its workers, write the results."""
 
 from __future__ import annotations
 
@@ -49,12 +49,21 @@ def tune(
     started: float | None = None,
     say: Say = print,
 ) -> Path:
-    """Runs a study and writes `g.json`, the best configuration; returns its path.
+    """Run a study and write the best configuration to `g.json`.
 
-    Arguments: `resume`, the names of the options that the user gave beside the wish to go on with
-    the study or to join it; all others come from the study, and None starts anew; `started`, when
-    the budget began, on the clock of `time.monotonic` (default: now).
-    Raises: `UserError`; `darts_lite.errors.Interrupted`.
+    Arguments:
+        options: Options of the study.
+        resume: Names of the options that the user gave with --resume; all other options come from
+            the study. None starts a new study.
+        started: Start of the budget, on the clock of `time.monotonic`; None means now.
+        say: Function that prints one line.
+
+    Returns:
+        Path of `g.json`.
+
+    Raises:
+        UserError: An option, the data or the storage are wrong.
+        Interrupted: A signal stopped the study.
     """
     began = time.time() - (0.0 if started is None else time.monotonic() - started)
     out = Path(options.out)
@@ -65,7 +74,7 @@ def tune(
         setup = assemble(options, dataset, splits)
         earlier = history.read(options.warm_start)
         if isinstance(setup.method, Gradient):
-            history.genotypes(options.warm_start)  # what is missing is missed now
+            history.genotypes(options.warm_start)  # checks now that the genotypes exist
         study = _begin(options, dataset)
         history.start(study, setup.method, setup.space, earlier, options, dataset, say)
     else:
@@ -75,8 +84,8 @@ def tune(
     data = dict(dataset.fingerprint)
     if study.settings["data"] != data:
         raise UserError(
-            f"{study.where} was made with other data than {options.dataset} holds now; restore "
-            "them, or begin a study with --warm-start"
+            f"the data of {options.dataset} must be the data of {study.where}, got other data; "
+            "restore the data, or start a new study with --warm-start"
         )
     make_folder(out)
     _write_settings(out, options, data)
@@ -115,7 +124,7 @@ def _begin(options: TuneOptions, dataset: Dataset) -> Study:
 
 
 def _remembered(options: TuneOptions) -> str:
-    """The storage of a study: as said, else as its folder remembers, else a file in there."""
+    """Return the storage of a study: from the option, else from study.json, else the default."""
     out = Path(options.out)
     if options.storage is not None:
         return options.storage
@@ -129,7 +138,7 @@ def _remembered(options: TuneOptions) -> str:
 def _continue(options: TuneOptions, given: Collection[str]) -> tuple[Study, TuneOptions]:
     where = _remembered(options)
     if "://" not in where and not Path(where).exists():
-        raise UserError(f"there is no {where} to resume; start without --resume")
+        raise UserError(f"there is no {where} to resume; start the study without --resume")
     study = Study(where)
     settings = study.settings
     stored = asdict(stored_options(TuneOptions, settings, Path(where)))
@@ -146,20 +155,20 @@ def _continue(options: TuneOptions, given: Collection[str]) -> tuple[Study, Tune
 
 
 def _write_settings(out: Path, options: TuneOptions, data: dict[str, Any]) -> None:
-    """`study.json`, for `report` and for people."""
+    """Write `study.json`, for `report` and for the user."""
     objective = "pareto" if options.pareto else "accuracy"
     write_json(out / "study.json", {**asdict(options), "objective": objective, "dataset": data})
 
 
 def _finish(study: Study, setup: Setup, options: TuneOptions, say: Say) -> Path:
-    """Writes the best configuration, or the front."""
+    """Write the best configuration; with --pareto, print the front too."""
     records, out = study.records(), Path(options.out)
     assert options.max_params is not None
     chosen = results.best(records, options.max_params)
     if chosen is None:
         raise UserError(
-            f"the budget ended before any configuration was measured ({len(records)} begun); go on "
-            "with --resume and a larger --budget-hours"
+            f"the budget must suffice for one measurement, got none of {len(records)} started "
+            "trials; continue with --resume and a larger --budget-hours"
         )
     if options.pareto:
         for record in results.pareto(records, options.max_params):
@@ -168,7 +177,7 @@ def _finish(study: Study, setup: Setup, options: TuneOptions, say: Say) -> Path:
     genotype = results.write_best(setup.bench, records, chosen, own)
     say(
         f"{out / 'g.json'}: trial {chosen.trial} of {len(records)}, validation accuracy "
-        f"{chosen.accuracy:.2%} at {chosen.fidelity:.0%} of a training, {genotype.parameters} "
+        f"{chosen.accuracy:.2%} at fidelity {chosen.fidelity:.0%}, {genotype.parameters} "
         f"parameters, {genotype.macs} MACs, {study.elapsed():.0f} s"
     )
     return out / "g.json"
@@ -178,7 +187,7 @@ def _finish(study: Study, setup: Setup, options: TuneOptions, say: Say) -> Path:
 
 
 class _Launcher:
-    """Starts the workers, keeps the study's clock and the bar going, replaces who is killed."""
+    """Starts the workers, updates the clock and the progress bar, restarts killed workers."""
 
     def __init__(self, study: Study, options: TuneOptions, session: str, began: float) -> None:
         self.study, self.options, self.session, self.began = study, options, session, began
@@ -236,17 +245,19 @@ class _Launcher:
         return process
 
     def _replacement(self, index: int, code: int) -> Any:
-        """Nobody for a worker that has done its work, another one for one that was killed."""
+        """Return a new worker for a killed worker, None for a worker that has finished."""
         if not self.errors.empty():
             raise UserError(self.errors.get())
         if code == 0 or self.received:
             return None
         if code > 0:
-            raise UserError(f"worker {index} failed (status {code}), see above; --resume goes on")
+            raise UserError(
+                f"worker {index} failed (status {code}), see above; continue with --resume"
+            )
         if self.restarts >= RESTARTS * self.options.workers:
             raise UserError(
-                f"worker {index} was killed by {signal.Signals(-code).name}, and {self.restarts} "
-                "before it: is there enough memory? use fewer --workers with --resume"
+                f"worker {index} was killed by {signal.Signals(-code).name}, after {self.restarts} "
+                "other kills; check the memory, and use fewer --workers with --resume"
             )
         self.restarts += 1
         return self._start(index)
@@ -277,8 +288,8 @@ class _Launcher:
 def _work(
     options: TuneOptions, index: int, deadline: float | None, parent: int, errors: Any
 ) -> None:
-    """A worker's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher passes it on as SIGTERM
+    """Run one worker; the main function of its process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher sends SIGTERM instead
     torch.set_num_threads(threads(options.workers))
     try:
         setup = assemble(options, *read_data(options, options.seed, lambda text: None))
@@ -288,7 +299,7 @@ def _work(
         assert options.max_params is not None
         seeds: tuple[tuple[Genotype, Path | None], ...] = ()
         if isinstance(setup.method, Gradient):
-            with suppress(UserError):  # gone since: its own rounds will do
+            with suppress(UserError):  # deleted since; the study's own rounds suffice
                 seeds = history.genotypes(options.warm_start)
         worker = Worker(
             study=Study(options.storage or Path(options.out) / JOURNAL),
@@ -296,7 +307,7 @@ def _work(
             space=setup.space,
             bench=bench,
             max_params=options.max_params,
-            # unlike that of the study that it starts from, lest it draw the same again
+            # differs from the seed of the earlier study, so that it draws other configurations
             seed=crc32(repr((options.seed, options.warm_start)).encode()),
             search=setup.search,
             trials=options.trials,

@@ -1,4 +1,4 @@
-"""Who is alive, and for how long somebody was."""
+"""Worker liveness: names, dead processes, and the time with at least one live session."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from contextlib import suppress
 
 
 def covered(spans: Iterable[Sequence[float]]) -> float:
-    """The length of a union of intervals.
+    """Return the length of a union of intervals.
+
+    Arguments:
+        spans: Intervals (start, end).
 
     >>> covered([(0, 2), (1, 3), (5, 6)])
     4.0
@@ -22,18 +25,21 @@ def covered(spans: Iterable[Sequence[float]]) -> float:
 
 
 def worker_name(index: int) -> str:
-    """Of this process: its index, machine and number, unlike that of any other that is alive."""
+    """Return the name of this worker: index, machine, process ID; unique among live workers."""
     return f"{index} {_machine()} {os.getpid()}"
 
 
 def _machine() -> str:
-    with suppress(OSError):  # containers of one name count their processes apart
+    with suppress(OSError):  # containers with one host name have separate process IDs
         return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
     return socket.gethostname()
 
 
 def is_dead(worker: str) -> bool:
-    """Whether a worker of this machine has no process any more; others are never known to."""
+    """Tell whether a worker is dead: it is of this machine and its process does not exist.
+
+    Workers of other machines are never reported as dead.
+    """
     _, _, rest = worker.partition(" ")
     machine, _, pid = rest.rpartition(" ")
     if machine != _machine() or not pid.isdigit():

@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners, and its answers to the questions of a space."""
+"""Adapters to Optuna: samplers, pruners, and choosers for the space."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import darts_lite.hpo.requirements  # noqa: F401  a clear error first
 from darts_lite.hpo.records import Job
 from darts_lite.hpo.space import Value
 
-STARTUP = 10  # configurations before TPE stops drawing at random
+STARTUP = 10  # random configurations before TPE starts to model
 
 
 def sampler(kind: str, seed: int) -> BaseSampler:
+    """Return the sampler "random" or "tpe", with a seed."""
     if kind == "random":
         return RandomSampler(seed)
     with warnings.catch_warnings():
@@ -34,11 +35,12 @@ def sampler(kind: str, seed: int) -> BaseSampler:
 
 
 def _violation(trial: FrozenTrial) -> tuple[float]:
-    """By how much a configuration is too large, in relation to the cap; positive is too large."""
+    """Return the excess over the parameter limit, relative to it; positive means too large."""
     return (float(trial.user_attrs.get("record", {}).get("excess", 0.0)),)
 
 
 def pruner(prunes: bool, first: Job | None) -> BasePruner:
+    """Return Hyperband over the fidelities of `first`, or no pruning."""
     if not prunes or first is None:
         return NopPruner()
     top = round(1 / first.fidelities[0])
@@ -47,7 +49,7 @@ def pruner(prunes: bool, first: Job | None) -> BasePruner:
 
 @dataclass(frozen=True)
 class Suggest:
-    """Optuna's answers to the questions of a space."""
+    """Chooser that asks the sampler of an Optuna trial."""
 
     trial: optuna.trial.Trial
 
@@ -63,7 +65,7 @@ class Suggest:
 
 @dataclass(frozen=True)
 class Distributions:
-    """Known answers, remembering the distributions that Optuna would have drawn them from."""
+    """Chooser of known values that records the distribution of every dimension for Optuna."""
 
     values: dict[str, Value]
     found: dict[str, Any] = field(default_factory=dict)

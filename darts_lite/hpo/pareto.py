@@ -1,4 +1,4 @@
-"""Which records are best: by accuracy, or by accuracy and parameters."""
+"""Order of records: by accuracy, or by accuracy and parameters."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from darts_lite.hpo.records import Record
 
 
 def ranked(records: Iterable[Record], pareto: bool = False) -> list[Record]:
-    """The best first.
+    """Return the records, the best first.
 
-    With `pareto`, by fronts of non-dominated records (Deb et al. 2002), in each by accuracy.
+    Arguments:
+        records: Records to sort.
+        pareto: Sort by fronts of non-dominated records (Deb et al. 2002), then by accuracy. False
+            sorts by accuracy only.
     """
     rest = sorted(records, key=lambda r: (-(r.accuracy or 0.0), r.trial))
     if not pareto:
@@ -24,7 +27,10 @@ def ranked(records: Iterable[Record], pareto: bool = False) -> list[Record]:
 
 
 def front(records: Sequence[Record]) -> list[Record]:
-    """Those that no other equals or beats in both accuracy and parameters; most accurate first."""
+    """Return the Pareto front of accuracy and parameters, the most accurate record first.
+
+    Of several records with equal accuracy and parameters, the front has one.
+    """
     found: list[Record] = []
     size = float("inf")
     for record in sorted(records, key=lambda r: (-(r.accuracy or 0.0), r.parameters or 0)):

@@ -1,4 +1,4 @@
-"""What a study consists of: jobs, and records of what came of them. Plain data."""
+"""Data of a study: jobs, and the records of their results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from darts_lite.hpo.space import Values
 
 
 class Measurement(NamedTuple):
-    """The validation accuracy at a fidelity, and when it was known on the study's clock."""
+    """One measurement.
+
+    Attributes:
+        elapsed: Time of the measurement on the clock of the study, in seconds.
+        fidelity: Fraction of the full training.
+        accuracy: Validation accuracy (0 to 1).
+    """
 
     elapsed: float
     fidelity: float
@@ -19,12 +25,15 @@ class Measurement(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A configuration and how far to train it; one trial does one job.
+    """A configuration to train, and how far to train it. One trial does one job.
 
-    Arguments: `fidelities` to reach and measure at, ascending; `values` of the configuration, None
-    to draw a new one; `key`, equal for jobs of which one suffices; `start`, the trial whose
-    checkpoint it goes on from; `done`, what that trial had measured on the way to the same goal;
-    `notes` of the method.
+    Arguments:
+        fidelities: Fidelities to measure at, ascending.
+        values: Values of the configuration; None draws a new configuration.
+        key: Jobs with one key are the same job: one of them suffices. Empty means no key.
+        start: Trial whose checkpoint the job continues from; None means new weights.
+        done: Measurements of the trial `start` that belong to this job.
+        notes: Notes of the method.
     """
 
     fidelities: tuple[float, ...]
@@ -46,11 +55,23 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """A job that was begun, and what has come of it so far.
+    """A trial: a job and its results so far.
 
-    `state` is "waiting", "running", "complete" (in full), "paused" (as far as its job went),
-    "pruned", "infeasible" (above the cap), "diverged", "stopped" or "lost" (its worker died).
-    `excess` is the share by which its parameters exceed the cap.
+    Attributes:
+        trial: Number of the trial.
+        state: One of "waiting", "running", "complete" (trained in full), "paused" (trained as far
+            as its job says), "pruned", "infeasible" (too many parameters), "diverged", "stopped"
+            and "lost" (its worker died).
+        job: Job of the trial.
+        values: Values of the configuration, by dimension.
+        learned: Learned values of the genotype, by name.
+        parameters: Number of trainable parameters.
+        excess: Parameters above the limit, relative to the limit; negative below it.
+        macs: Multiply-accumulate operations per image.
+        accuracy: Latest validation accuracy (0 to 1).
+        measurements: All measurements, in order.
+        seconds: Seconds that the trial took.
+        elapsed: Time of the latest measurement on the clock of the study, in seconds.
     """
 
     trial: int
@@ -68,25 +89,26 @@ class Record:
 
     @property
     def fidelity(self) -> float:
-        """How far it was trained."""
+        """Fidelity of the last measurement; 0 before the first."""
         return self.measurements[-1].fidelity if self.measurements else 0.0
 
     @property
     def counts(self) -> bool:
-        """Whether its job need not be done by another trial."""
+        """Whether no other trial needs to do the job."""
         return self.state not in ("lost", "stopped", "infeasible")
 
     @property
     def done(self) -> bool:
-        """Whether its job was finished."""
+        """Whether the job is finished."""
         return self.state in ("complete", "paused", "diverged")
 
 
 class Method(Protocol):
-    """Decides what is worth training next, from the records alone: it keeps no state.
+    """A search method: decides the next jobs from the records only, and keeps no state.
 
-    Attributes: `sampler`, who draws new configurations, "random" or "tpe"; `prunes`, whether
-    Hyperband may end a trial at a fidelity before the last.
+    Attributes:
+        sampler: Sampler of new configurations, "random" or "tpe".
+        prunes: Whether Hyperband may end a trial before its last fidelity.
     """
 
     @property
@@ -96,7 +118,7 @@ class Method(Protocol):
     def prunes(self) -> bool: ...
 
     def follow(self, records: Sequence[Record]) -> list[Job]:
-        """Jobs that follow from what is known; a key that is there already is left out later."""
+        """Return the jobs that follow from the records; the study skips keys that it has."""
 
     def first(self, records: Sequence[Record]) -> Job | None:
-        """How to train a new configuration; None while no new one may begin."""
+        """Return the job of a new configuration; None if no new configuration may start."""

@@ -1,4 +1,4 @@
-"""What a study leaves on disk: every trial for `report`, the best configuration for `derive`."""
+"""Results of a study on disk: every trial for `report`, the best configuration for `derive`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,22 @@ Records = Sequence[Record]
 
 
 def best(records: Records, max_params: int) -> Record | None:
-    """The most accurate of those that were trained furthest, within the cap."""
+    """Return the best record: the highest fidelity, then the highest accuracy.
+
+    Arguments:
+        records: Records of the study.
+        max_params: Parameter limit; larger networks are ignored.
+
+    Returns:
+        The best record; None if nothing was measured.
+    """
     known = _measured(records, max_params)
     furthest = max((r.fidelity for r in known), default=0.0)
     return next(iter(ranked(r for r in known if r.fidelity == furthest)), None)
 
 
 def pareto(records: Records, max_params: int) -> list[Record]:
-    """Those in full that no other equals or beats in accuracy and parameters."""
+    """Return the Pareto front of the fully trained records with at most `max_params` parameters."""
     return front([r for r in _measured(records, max_params) if r.fidelity == 1])
 
 
@@ -38,7 +46,7 @@ def _measured(records: Records, max_params: int) -> list[Record]:
 
 
 def write_trials(path: Path, records: Records) -> None:
-    """A JSON line for each trial, written as a whole and renamed."""
+    """Write one JSON line per trial, atomically."""
     lines = []
     for r in records:
         line: dict[str, Any] = {
@@ -60,7 +68,17 @@ def write_trials(path: Path, records: Records) -> None:
 
 
 def write_best(bench: Bench, records: Records, chosen: Record, genotype: Genotype) -> Genotype:
-    """`g.json` of a record, with the schedules under which it was trained; `augment.json` too."""
+    """Write `g.json` and `augment.json` of a record, with the schedules of its training.
+
+    Arguments:
+        bench: Bench of the study; the files go into its folder.
+        records: Records of the study.
+        chosen: Record to write.
+        genotype: Genotype of this record.
+
+    Returns:
+        The genotype with its schedules.
+    """
     schedules = scheduled(chosen, records, genotype)
     genotype = replace(genotype, recipe=replace(genotype.recipe, schedules=schedules))
     genotype.save(bench.folder / "g.json")
@@ -70,7 +88,7 @@ def write_best(bench: Bench, records: Records, chosen: Record, genotype: Genotyp
 
 
 def scheduled(chosen: Record, records: Records, genotype: Genotype) -> dict[str, Schedule]:
-    """Those of its lineage if it is a member of a population, else its own."""
+    """Return the schedules of a record: of its lineage in a population, else of its genotype."""
     if "member" not in chosen.job.notes:
         return genotype.recipe.schedules
     return lineage(chosen, {r.trial: r for r in records})

@@ -1,4 +1,4 @@
-"""From what a user said of a study to what its workers need."""
+"""From the options of a study to the objects of its workers."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from darts_lite.training.task import DEFAULTS
 METHODS = ("random", "tpe", "asha", "bohb", "pbt", "pba", "gradient")
 WITH_PARETO = ("random", "tpe", "asha", "gradient")
 BATCH_SIZES = (32, 64, 128)
-BATCH_SIZE = 64  # of our own method and of PBA
-DRAWS = 200  # of a random small model for PBA
-PARTS = 3  # networks that the gradient derives from a search for a Pareto front
+BATCH_SIZE = 64  # images per batch of our own method and of PBA
+DRAWS = 200  # random networks to draw for PBA until one has few enough parameters
+PARTS = 3  # networks per gradient search for a Pareto front
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """Everything that does not depend on the storage."""
+    """The parts of a study that do not depend on the storage."""
 
     method: Method
     space: Space
@@ -45,30 +45,42 @@ class Setup:
 
 
 def completed(options: TuneOptions, dataset: Dataset) -> TuneOptions:
-    """What the user left open, filled in, so that every worker does the same.
+    """Return the options with every default filled in, so that all workers use the same values.
 
-    Raises: `UserError` if the options do not go together.
+    Arguments:
+        options: Options of the user.
+        dataset: Data set of the study.
+
+    Raises:
+        UserError: Two options exclude each other, or a value is unknown.
     """
     for name, value, known in (
         ("method", options.method, METHODS),
         ("fidelity", options.fidelity, FIDELITIES),
     ):
         if value not in known:
-            raise UserError(f"--{name} {value}: known are {', '.join(known)}")
+            raise UserError(f"--{name} must be one of {', '.join(known)}, got {value}")
     cap, channels = size(options, dataset)
     hours = options.budget_hours
     if hours is None and options.trials is None:
         hours = 0.1 if is_small(dataset) else 1.0
     if options.pareto and options.method not in WITH_PARETO:
         raise UserError(
-            f"--pareto: {options.method} knows one objective; use {', '.join(WITH_PARETO)}"
+            f"--pareto needs a method of {', '.join(WITH_PARETO)}, got {options.method}"
         )
     if options.fidelity != "epochs" and options.method in ("pbt", "pba"):
-        raise UserError(f"--fidelity {options.fidelity}: {options.method} trains on, in epochs")
+        raise UserError(
+            f"--fidelity must be epochs for {options.method}, got {options.fidelity}; change it"
+        )
     if options.workers > 1 and (options.storage or "").startswith("sqlite"):
-        raise UserError("--storage: SQLite may give one trial to two workers; use a journal file")
+        raise UserError(
+            "--storage must not be SQLite with several workers, because a trial may run twice; "
+            "use a journal file"
+        )
     if options.genotype is not None and options.method != "pba":
-        raise UserError("--genotype is the small model of pba; for another start, --warm-start")
+        raise UserError(
+            "--genotype is only for pba, its small model; use --warm-start to start from a genotype"
+        )
     return replace(
         options, dataset=dataset.name, max_params=cap, channels=channels, budget_hours=hours
     )
@@ -115,8 +127,8 @@ def _space(options: TuneOptions, search: SearchOptions, bench: Bench) -> Space:
         sizes = tuple(s for s in BATCH_SIZES if s <= bench.splits.train.count // 2)
         if not sizes:
             raise UserError(
-                f"{bench.splits.train.count} training images are too few for batches of "
-                f"{BATCH_SIZES[0]}; use a larger --subset"
+                f"training images must be at least {2 * BATCH_SIZES[0]} (two batches), got "
+                f"{bench.splits.train.count}; use a larger --subset"
             )
         return ConfigurationSpace(
             architecture=space_of(search), batch_sizes=sizes, learnable=learnable
@@ -147,8 +159,8 @@ def _small_model(options: TuneOptions, search: SearchOptions, bench: Bench) -> G
         if found.parameters <= search.limit:
             return found
     raise UserError(
-        f"{DRAWS} random networks have more than {search.max_params} parameters; raise "
-        "--max-params, give fewer --channels, or a --genotype"
+        f"a network must have at most {search.max_params} parameters, got more in {DRAWS} draws; "
+        "raise --max-params, lower --channels, or give a --genotype"
     )
 
 
@@ -178,5 +190,5 @@ def _method(options: TuneOptions, space: Space) -> Method:
 
 
 def threads(workers: int) -> int:
-    """Of each worker, so that all together use what one process would."""
+    """Return the CPU threads per worker: all workers together use the threads of one process."""
     return max(1, torch.get_num_threads() // workers)

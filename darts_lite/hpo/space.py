@@ -1,9 +1,9 @@
-"""The one conditional space of configurations that every method of `tune` draws from.
+"""The conditional space of configurations that every method of `tune` draws from.
 
-A configuration is an architecture, an optimiser with its settings, a batch size, label smoothing
-and an augmentation. The space is a function that asks for one dimension after the other, so that a
-dimension exists only where it is used: no kernel of a skip connection, no momentum of AdamW. Who
-answers is a `Chooser`: a random generator, a sampler of Optuna, values that are known.
+A configuration is an architecture, an optimizer with its settings, a batch size, label smoothing
+and an augmentation. The space is a function that asks for one dimension after another. A dimension
+therefore exists only where it is used: a skip connection has no kernel, AdamW has no momentum. A
+`Chooser` answers: a random generator, a sampler of Optuna, or known values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ Value = str | int | float | bool
 Values = dict[str, Value]
 
 POLICIES = ("none", "standard", "randaugment", "trivialaugment", "learned")
-LIMITS: dict[str, tuple[float, float]] = {  # continuous and logarithmic
+LIMITS: dict[
+    str, tuple[float, float]
+] = {  # ranges of continuous dimensions with a logarithmic scale
     "sgd.lr": (3e-3, 1.0),
     "sgd.weight_decay": (1e-6, 1e-2),
     "adamw.lr": (1e-4, 3e-2),
@@ -38,7 +40,7 @@ LIMITS: dict[str, tuple[float, float]] = {  # continuous and logarithmic
 
 
 class Chooser(Protocol):
-    """Answers for one dimension at a time."""
+    """Chooses the value of one dimension at a time."""
 
     def categorical(self, name: str, choices: Sequence[Value]) -> Any: ...
 
@@ -65,10 +67,13 @@ class Configuration:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigurationSpace:
-    """Every configuration of a study.
+    """The space of all configurations of a study.
 
-    Arguments: `architecture`, at its usual width, of which half to twice may be chosen if it is not
-    discrete; `batch_sizes`; `learnable`, the augmentation whose values "learned" asks for.
+    Arguments:
+        architecture: Search space at its usual width. If it is not discrete, the width is chosen
+            from half to twice the usual width.
+        batch_sizes: Batch sizes to choose from, in images.
+        learnable: Augmentation whose values are dimensions if "learned" is chosen.
     """
 
     architecture: SearchSpace
@@ -76,7 +81,7 @@ class ConfigurationSpace:
     learnable: Augmentation
 
     def configure(self, choose: Chooser) -> Configuration:
-        """Asks for a configuration, dimension by dimension."""
+        """Choose a configuration, dimension by dimension."""
         heard = _Heard(choose)
         space = self._architecture(heard)
         recipe, learned = self._recipe(heard)
@@ -127,14 +132,20 @@ class ConfigurationSpace:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationSpace:
-    """The values of the learned augmentation alone; all else is given (population based
-    augmentation, Ho et al. 2019)."""
+    """The space of the values of the learned augmentation; all other values are fixed.
+
+    Used by population based augmentation (Ho et al. 2019).
+
+    Arguments:
+        fixed: Configuration with all other values.
+        learnable: Augmentation whose values are the dimensions.
+    """
 
     fixed: Configuration
     learnable: Augmentation
 
     def configure(self, choose: Chooser) -> Configuration:
-        """Asks for the values of the augmentation."""
+        """Choose the values of the augmentation."""
         heard = _Heard(choose)
         values = augmentation_values(self.learnable.policy, heard, low=0.0)
         fixed = self.fixed.recipe
@@ -154,10 +165,16 @@ def constant(values: Mapping[str, float]) -> dict[str, Schedule]:
 def augmentation_values(
     policy: Policy, choose: Chooser, low: float | None = None
 ) -> dict[str, float]:
-    """A magnitude and a probability for each kind of operation.
+    """Choose a magnitude and a probability of each kind of augmentation operation.
 
-    Arguments: `low`, the lower end of both, on linear scales; without it, magnitudes are
-    logarithmic, as weak augmentation is what is usually wanted.
+    Arguments:
+        policy: Augmentation policy with the names of the values.
+        choose: Chooser of the values.
+        low: Lower end of all ranges, on linear scales. None means logarithmic magnitudes, because
+            weak augmentation is usually best.
+
+    Returns:
+        Values by name.
     """
     found = {}
     for name in policy.names:
@@ -197,9 +214,9 @@ def _operation(cell: Cell, edge: Edge, choose: Chooser) -> Operation:
 
 
 def values_of(genotype: Genotype) -> Values:
-    """The answers that lead to a genotype: `configure` on `Known` ones gives it back.
+    """Return the values of a genotype; `configure` with `Known` values returns the genotype.
 
-    Schedules give their last values.
+    A schedule counts with its last value.
     """
     recipe, ends = genotype.recipe, genotype.recipe.last
     found: Values = {"channels": genotype.space.channels}
@@ -237,12 +254,12 @@ def values_of(genotype: Genotype) -> Values:
     }
 
 
-# --- who chooses -------------------------------------------------------------------------------
+# --- Choosers ----------------------------------------------------------------------------------
 
 
 @dataclass
 class _Heard:
-    """Passes questions on and remembers the answers."""
+    """Chooser that asks another chooser and records the values."""
 
     choose: Chooser
 
@@ -264,7 +281,7 @@ class _Heard:
 
 @dataclass(frozen=True)
 class Random:
-    """Uniform, or uniform in the logarithm."""
+    """Chooser that draws uniformly, or uniformly on a logarithmic scale."""
 
     generator: torch.Generator
 
@@ -285,28 +302,33 @@ class Random:
 
 @dataclass(frozen=True)
 class Known:
-    """Values that are known; raises `UserError` if one is missing or outside its range.
+    """Chooser of known values.
 
-    Continuous values are brought into their range: what a gradient found may lie beyond it.
+    Continuous values are clipped to their range, because a gradient may have left the range.
+
+    Raises:
+        UserError: A value is missing, or a discrete value is not in the space.
     """
 
     values: Mapping[str, Value]
 
     def _get(self, name: str) -> Value:
         if name not in self.values:
-            raise UserError(f"the configuration lacks {name!r}; it comes from another space")
+            raise UserError(
+                f"the configuration must have a value of {name!r}, got none; use one of this space"
+            )
         return self.values[name]
 
     def categorical(self, name: str, choices: Sequence[Value]) -> Any:
         value = self._get(name)
         if value not in choices:
-            raise UserError(f"{name} is {value!r}, here it is one of {list(choices)}")
+            raise UserError(f"{name} must be one of {list(choices)}, got {value!r}")
         return value
 
     def integer(self, name: str, low: int, high: int, step: int = 1) -> int:
         value = self._get(name)
         if not isinstance(value, int) or not low <= value <= high or (value - low) % step:
-            raise UserError(f"{name} is {value!r}, here it is {low} to {high} in steps of {step}")
+            raise UserError(f"{name} must be {low} to {high} in steps of {step}, got {value!r}")
         return value
 
     def real(self, name: str, low: float, high: float, log: bool = False) -> float:

@@ -1,8 +1,10 @@
-"""A study in storage that its workers share: jobs, records, the clock. Optuna's storage.
+"""The study in Optuna's storage, which its workers share: jobs, records and the clock.
 
-A job is a trial of Optuna; everything that a worker must know is in the trial, so that workers keep
-no state, on however many machines. What happens once only is decided by the storage, which lets one
-worker alone end a trial, and by the order of trials: of two with one key, the earlier one counts.
+A job is a trial of Optuna. The trial stores everything that a worker needs, so workers keep no
+state and can run on several machines. Two rules make sure that each job is done once:
+
+- The storage lets only one worker end a trial.
+- Of two trials with one key, the trial with the lower number counts.
 """
 
 from __future__ import annotations
@@ -36,16 +38,20 @@ from darts_lite.hpo.optuna_adapters import Distributions, Suggest, pruner, sampl
 from darts_lite.hpo.records import Job, Measurement, Method, Record
 from darts_lite.hpo.space import Configuration, Space
 
-NAME = "darts_lite"  # Hyperband derives a trial's bracket from it
-HEARTBEAT = 5.0  # seconds between two signs of life
-STALE = 60.0  # seconds without one, after which a worker is taken for dead
+NAME = "darts_lite"  # Hyperband derives the bracket of a trial from this name
+HEARTBEAT = 5.0  # seconds between two worker heartbeats
+STALE = 60.0  # seconds without a heartbeat after which a worker counts as dead
 LIVE = (TrialState.WAITING, TrialState.RUNNING)
 
 
 class Study:
-    """One study, seen from one process.
+    """One study, opened by one process.
 
-    Arguments: `storage`, a journal file or the URL of a data base.
+    Arguments:
+        storage: Journal file, or URL of a database.
+
+    Raises:
+        UserError: The storage cannot be opened.
     """
 
     def __init__(self, storage: str | Path) -> None:
@@ -57,15 +63,23 @@ class Study:
     # --- settings -----------------------------------------------------------------------------
 
     def exists(self) -> bool:
-        """Whether there is one in the storage."""
+        """Tell whether the storage holds a study."""
         with self._reading():
             return any(s.study_name == NAME for s in self._storage.get_all_studies())
 
     def create(self, settings: dict[str, Any], *, pareto: bool) -> None:
-        """Begins a study with the settings of all its workers."""
+        """Create the study in the storage.
+
+        Arguments:
+            settings: Settings of all workers.
+            pareto: Whether the study has two objectives, accuracy and parameters.
+
+        Raises:
+            UserError: The storage holds a study already, or cannot be read.
+        """
         up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
         directions = [up, down] if pareto else [up]
-        taken = UserError(f"{self.where} holds a study already; join it with --resume")
+        taken = UserError(f"{self.where} already holds a study; join it with --resume")
         if self.exists():
             raise taken
         with self._reading():
@@ -73,7 +87,7 @@ class Study:
                 study = optuna.create_study(
                     storage=self._storage, study_name=NAME, directions=directions
                 )
-            except DuplicatedStudyError:  # begun by somebody else at this moment
+            except DuplicatedStudyError:  # another process created the study just now
                 raise taken from None
             study.set_user_attr("settings", settings)
         self._study = study
@@ -87,7 +101,7 @@ class Study:
         return found
 
     def change(self, settings: dict[str, Any]) -> None:
-        """Replaces the settings, as when a study gets a larger budget."""
+        """Replace the settings, for example with a larger budget."""
         self._load().set_user_attr("settings", settings)
 
     def _load(self) -> optuna.Study:
@@ -96,7 +110,7 @@ class Study:
                 self._study = optuna.load_study(study_name=NAME, storage=self._storage)
             except KeyError:
                 raise UserError(
-                    f"{self.where} holds no study; start one without --resume"
+                    f"{self.where} holds no study; start a study without --resume"
                 ) from None
         return self._study
 
@@ -113,13 +127,14 @@ class Study:
     # --- the clock ----------------------------------------------------------------------------
 
     def tick(self, session: str, started: float) -> None:
-        """Says that a session, which began at the time `started`, is alive now."""
+        """Write the heartbeat of a session that started at the time `started`."""
         self._load().set_user_attr(f"session {session}", [started, time.time()])
 
     def elapsed(self, now: float | None = None) -> float:
-        """Seconds during which at least one session was alive.
+        """Return the seconds in which at least one session was alive.
 
-        Arguments: `now`, until when the newest session is alive for certain.
+        Arguments:
+            now: Current time, if the newest session is known to be alive.
         """
         attributes = self._load().user_attrs
         spans = [tuple(v) for n, v in attributes.items() if n.startswith("session ")]
@@ -131,12 +146,12 @@ class Study:
     # --- trials -------------------------------------------------------------------------------
 
     def records(self) -> list[Record]:
-        """Everything that was begun, in the order of its beginning."""
+        """Return the records of all trials, in the order of their numbers."""
         found = (_record(trial) for trial in self._trials())
         return [record for record in found if record is not None]
 
     def genotype(self, trial: int) -> Genotype:
-        """What a trial trained, wherever that was."""
+        """Return the genotype of a trial, also of a trial on another machine."""
         content = self._trials()[trial].user_attrs["genotype"]
         return Genotype.read(json.dumps(content), f"trial {trial} of {self.where}")
 
@@ -144,7 +159,7 @@ class Study:
         return self._load().get_trials(deepcopy=False)
 
     def enqueue(self, jobs: Iterable[Job]) -> None:
-        """Puts jobs up for whichever worker is free; leaves out what is there already."""
+        """Add jobs to the queue of all workers; skip jobs whose key the study has already."""
         known = {_job(t).get("key") for t in self._trials() if _counts(t)}
         for job in jobs:
             if not job.key or job.key not in known:
@@ -152,7 +167,16 @@ class Study:
                 self._load().enqueue_trial(dict(job.values or {}), {"job": job.to_json()})
 
     def begin(self, method: Method, worker: str, seed: int) -> Trial | None:
-        """The next job: one that waits, or a new configuration if the method wants one."""
+        """Take the next job: a waiting job, or a new configuration if the method wants one.
+
+        Arguments:
+            method: Search method.
+            worker: Name of the worker.
+            seed: Seed of the sampler.
+
+        Returns:
+            The trial of the job; None if there is no job now.
+        """
         while (found := self._next(method, worker, seed)) is not None:
             if not self._is_duplicate(found.number, found.job.key):
                 return found
@@ -171,10 +195,10 @@ class Study:
         study.sampler = sampler(method.sampler, drawn)
         study.pruner = pruner(method.prunes, first)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that Optuna considers a sampler experimental
+            warnings.simplefilter("ignore")  # Optuna warns that the sampler is experimental
             trial = study.ask()
         content = _job(trial)
-        if not content and first is None:  # another worker was faster
+        if not content and first is None:  # another worker took the job
             study.tell(trial, state=TrialState.FAIL)
             return self._next(method, worker, seed)
         job = Job.from_json(content) if content else first
@@ -191,9 +215,12 @@ class Study:
         )
 
     def take_over(self, dead: Sequence[str] = ()) -> int:
-        """Puts up again what workers were doing who have died; returns how many trials.
+        """Put the jobs of dead workers into the queue again; return the number of trials.
 
-        Arguments: `dead`, workers that are known to be.
+        A worker is dead if its process is gone or if it has had no heartbeat for `STALE` seconds.
+
+        Arguments:
+            dead: Names of workers that are known to be dead.
         """
         count = 0
         for trial in self._trials():
@@ -209,7 +236,7 @@ class Study:
         return count
 
     def continue_jobs(self) -> None:
-        """Puts up the rest of every job that was lost or stopped, unless somebody has."""
+        """Put the rest of every lost or stopped job into the queue, once per job."""
         records = self.records()
         too_large = {r.job.key: r.trial for r in records if r.state == "infeasible"}
         rest = [
@@ -217,11 +244,11 @@ class Study:
             for record in records
             if record.state in ("lost", "stopped")
         ]
-        # what turned out too large since is not worth going on with
+        # skip jobs whose configuration turned out to be too large
         self.enqueue(job for n, job in reversed(rest) if too_large.get(job.key, -1) < n)
 
     def _claim(self, number: int) -> bool:
-        """Ends a trial as lost; False if another worker did or it has finished."""
+        """End a trial as lost; return False if another worker ended it or it has finished."""
         try:
             self._load().tell(number, state=TrialState.FAIL)
         except (ValueError, UpdateFinishedTrialError):
@@ -229,7 +256,13 @@ class Study:
         return True
 
     def import_record(self, record: Record, space: Space, pareto: bool) -> None:
-        """Adds what another study found on the same data, for samplers to learn from."""
+        """Add a result of another study on the same data, for the sampler to learn from.
+
+        Arguments:
+            record: Result of the other study.
+            space: Space of this study.
+            pareto: Whether this study has two objectives.
+        """
         asked = Distributions(record.values)
         space.configure(asked)
         assert record.accuracy is not None and record.parameters is not None
@@ -238,14 +271,14 @@ class Study:
             params=dict(record.values),
             distributions=asked.found,
             values=values,
-            user_attrs={"record": _content(record)},  # no job: it is none of this study's
+            user_attrs={"record": _content(record)},  # no job: the result is not of this study
         )
         self._load().add_trial(trial)
 
 
 @dataclass
 class Trial:
-    """A job that this worker does; what comes of it is in storage at once."""
+    """A job that this worker does; every result is written to the storage at once."""
 
     study: Study
     _trial: optuna.trial.Trial
@@ -268,25 +301,26 @@ class Trial:
         return self._trial.number
 
     def configure(self, space: Space) -> Configuration:
-        """The configuration of the job, or a new one."""
+        """Return the configuration of the job, or draw a new configuration."""
         found = space.configure(Suggest(self._trial))
         self.note(values=found.values, learned=found.recipe.last)
         return found
 
     def note(self, **changes: Any) -> None:
-        """Remembers facts of the record."""
+        """Change fields of the record, in the storage too."""
         self.record = replace(self.record, **changes)
-        with suppress(UpdateFinishedTrialError):  # taken over: `end` will find that out too
+        with suppress(UpdateFinishedTrialError):  # another worker took over; `end` handles it
             self._trial.set_user_attr("record", _content(self.record))
 
     def trains(self, genotype: Genotype, max_params: int) -> None:
-        """Remembers what is about to be trained."""
+        """Store the genotype that is trained next, and its size."""
         excess = genotype.parameters / max_params - 1
         with suppress(UpdateFinishedTrialError):
             self._trial.set_user_attr("genotype", genotype.to_json())
         self.note(parameters=genotype.parameters, macs=genotype.macs, excess=excess)
 
     def measured(self, measurement: Measurement) -> None:
+        """Add a measurement to the record."""
         self.note(
             measurements=(*self.record.measurements, measurement),
             accuracy=measurement.accuracy,
@@ -294,9 +328,9 @@ class Trial:
         )
 
     def is_worse(self) -> bool:
-        """Whether Hyperband ends the trial here."""
+        """Report the measurements to Hyperband; tell whether it prunes the trial."""
         known = self.record.measurements
-        for measurement in known[self._reported :]:  # a continued trial has not reported any
+        for measurement in known[self._reported :]:  # a continued trial has reported none yet
             step = round(measurement.fidelity / known[0].fidelity)
             with suppress(UpdateFinishedTrialError):
                 self._trial.report(measurement.accuracy, step)
@@ -304,9 +338,12 @@ class Trial:
         return self._trial.should_prune()
 
     def end(self, outcome: str) -> None:
-        """Ends the trial; a "stopped" one is put up again as it stands.
+        """End the trial; the rest of a "stopped" trial goes into the queue again.
 
-        Does nothing if another worker took it over in the meantime.
+        Does nothing if another worker has taken over the trial.
+
+        Arguments:
+            outcome: Final state of the record; see `Record`.
         """
         self.note(state=outcome)
         known = self.record
@@ -325,7 +362,7 @@ class Trial:
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """Gives signs of life from a thread of its own."""
+        """Write worker heartbeats in a separate thread inside the block."""
 
         def beat() -> None:
             while not self._over.wait(HEARTBEAT):
@@ -343,18 +380,19 @@ class Trial:
 
 @contextmanager
 def reachable(where: str) -> Iterator[None]:
-    """One clear line if the storage goes away."""
+    """Turn a lost connection to the storage inside the block into a `UserError`."""
     try:
         yield
     except StorageInternalError as error:
         reason = " ".join(str(error).split())[:80]
         raise UserError(
-            f"lost the study {where} ({reason}); nothing measured is lost, --resume goes on"
+            f"lost the connection to the study {where} ({reason}); all results are kept, "
+            "continue with --resume"
         ) from None
 
 
 def continuation(record: Record) -> Job:
-    """The rest of a job that was not finished."""
+    """Return the rest of an unfinished job."""
     job = record.job
     reached = record.fidelity
     rest = tuple(f for f in job.fidelities if f > reached) or job.fidelities[-1:]
@@ -372,18 +410,19 @@ def _open(where: str) -> BaseStorage:
     try:
         if "://" in where:
             return RDBStorage(where, engine_kwargs={"pool_pre_ping": True})
-        # absolute: Optuna's lock is a link to the path, and a stale one would never be noticed
+        # absolute, because Optuna's lock is a link to the path; it detects no stale relative link
         return JournalStorage(JournalFileBackend(str(Path(where).absolute())))
-    except Exception as error:  # drivers of data bases raise anything
+    except Exception as error:  # database drivers raise any exception
         reason = " ".join(str(error).split())[:100]
         raise UserError(
-            f"--storage {where}: {type(error).__name__} ({reason}); give a file, or the URL of a "
-            "data base whose driver is installed, such as postgresql+psycopg://user@host/name"
+            f"cannot open --storage {where}: {type(error).__name__} ({reason}); give a file, or "
+            "the URL of a database with an installed driver, such as "
+            "postgresql+psycopg://user@host/name"
         ) from None
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Whether the job of a trial need not be done again."""
+    """Tell whether no other trial needs to do the job."""
     record = _record(trial)
     return record is not None and record.counts
 
@@ -398,7 +437,7 @@ def _content(record: Record) -> dict[str, Any]:
 
 
 def _record(trial: FrozenTrial) -> Record | None:
-    """What a trial says of itself; None for duplicates and for what was never a job here."""
+    """Return the record of a trial; None for duplicates and for imported results."""
     content = _job(trial)
     if not content:
         return None

@@ -1,7 +1,8 @@
-"""A study that starts from earlier ones: their best configurations first, their results as lessons.
+"""Warm start of a study from earlier studies and searches.
 
-What an earlier study measured counts only on the same data under the same training; otherwise its
-best configurations are trained anew. A gradient study takes the genotypes themselves.
+- The best earlier configurations are trained first.
+- TPE also learns from the earlier results, if data and training are the same.
+- A gradient study starts from the genotypes.
 """
 
 from __future__ import annotations
@@ -24,22 +25,26 @@ from darts_lite.nas.warm_start import genotype_path
 from darts_lite.reporting import comparison as report
 from darts_lite.training.run import Say
 
-TAKEN = 5  # configurations of an earlier study
-SAME = (
+TAKEN = 5  # configurations to train first, per earlier study
+SAME = (  # options that must agree; otherwise results are not comparable
     "epochs",
     "seed",
     "subset",
     "image_size",
     "max_params",
     "stem_stride",
-)  # else not comparable
+)
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What there is at a path: a study, or the genotype of a search.
+    """An earlier study, or the genotype of an earlier search.
 
-    `measured` are its configurations in full, the best first, with what came of them.
+    Attributes:
+        path: Folder of the study, or file of the genotype.
+        fingerprint: Fingerprint of its data.
+        settings: Options of the study; empty for a genotype.
+        measured: Fully trained configurations with their results, the best first.
     """
 
     path: Path
@@ -49,7 +54,11 @@ class Earlier:
 
 
 def read(paths: Iterable[str]) -> list[Earlier]:
-    """Raises `UserError` if there is neither a study nor a genotype."""
+    """Read earlier studies and genotypes.
+
+    Raises:
+        UserError: A path holds neither a study nor a genotype.
+    """
     return [_study(Path(p)) if (Path(p) / "study.json").exists() else _genotype(p) for p in paths]
 
 
@@ -60,7 +69,7 @@ def _study(path: Path) -> Earlier:
     full.sort(key=lambda t: -(t.accuracy or 0.0))
     settings = json.loads((path / "study.json").read_text())
     measured = tuple((dict(t.configuration), t) for t in full)
-    if settings["method"] == "gradient":  # its trials are genotypes, not answers to questions
+    if settings["method"] == "gradient":  # its trials have genotypes, not chosen values
         measured = tuple(
             (values_of(Genotype.load(path / "trials" / str(t.trial) / "genotype.json")), t)
             for t in full
@@ -83,7 +92,17 @@ def start(
     dataset: Dataset,
     say: Say,
 ) -> None:
-    """Puts up the best earlier configurations as first jobs, and imports what was measured."""
+    """Put the best earlier configurations into the queue, and import earlier results.
+
+    Arguments:
+        study: New study.
+        method: Its search method.
+        space: Its space.
+        earlier: Earlier studies and genotypes.
+        options: Options of the new study.
+        dataset: Data set of the new study.
+        say: Function that prints one line.
+    """
     known: list[tuple[float, Values]] = []
     for each in earlier:
         difference = changed(each.fingerprint, dataset.fingerprint)
@@ -101,8 +120,8 @@ def start(
             parts.append(f"{sum(exact for *_, exact in fitting)} results to learn from")
         say(f"warm start from {each.path}: {'; '.join(parts)}")
     if isinstance(method, Gradient):
-        return  # its first round starts from the genotypes
-    known.sort(key=lambda pair: -pair[0])  # a genotype without a study was the result of a search
+        return  # the first round starts from the genotypes
+    known.sort(key=lambda pair: -pair[0])  # a genotype of a search has no accuracy: count it as 1
     candidates = [v for i, (_, v) in enumerate(known) if v not in [u for _, u in known[:i]]]
     first = method.first([])
     slots = [first] * len(candidates) if first else method.follow([])
@@ -115,11 +134,11 @@ def start(
 def _fitting(
     space: Space, each: Earlier
 ) -> tuple[list[tuple[Values, report.Trial | None, bool]], str]:
-    """Those that this space has, whether exactly, and why it has not the first of the others."""
+    """Return the configurations in this space (with whether exactly), and why one is not."""
     found, why = [], ""
     for known, trial in each.measured:
         values = dict(known)
-        if isinstance(space, ConfigurationSpace):  # the batch that comes nearest will do
+        if isinstance(space, ConfigurationSpace):  # the nearest batch size is good enough
             size = values.get("batch_size", 0)
             values["batch_size"] = min(space.batch_sizes, key=lambda s: abs(s - int(size)))
         try:
@@ -142,7 +161,7 @@ def _record(values: Values, trial: report.Trial) -> Record:
 
 
 def genotypes(paths: Iterable[str]) -> tuple[tuple[Genotype, Path | None], ...]:
-    """Those that a gradient study starts from, with the folders of their searches."""
+    """Return the genotypes for the start of a gradient study, with their search folders."""
     found = []
     for path in map(genotype_path, paths):
         found.append((Genotype.load(path), _search_folder(path)))
@@ -155,9 +174,13 @@ def _search_folder(path: Path) -> Path | None:
 
 
 def saved(paths: Iterable[str], folder: Path) -> list[str]:
-    """How much sooner the study in `folder` was as good as each earlier one: a line each.
+    """Return one line per earlier study: the time saved until its best accuracy.
 
-    Nothing of one that is not there any more.
+    Earlier studies that do not exist any more give no line.
+
+    Arguments:
+        paths: Earlier studies and genotypes.
+        folder: Folder of the new study.
     """
     lines = []
     now = report.read_study(folder)
@@ -178,11 +201,11 @@ def saved(paths: Iterable[str], folder: Path) -> list[str]:
         if after is None:
             best = report.best_so_far(now)
             reached = f"{best[-1][1]:.2%}" if best else "nothing"
-            lines.append(f"{each.path}: its {accuracy:.2%} was not reached but {reached}")
+            lines.append(f"{each.path}: its {accuracy:.2%} was not reached, best is {reached}")
         else:
             gain = before - after
             lines.append(
-                f"{each.path}: its {accuracy:.2%} was reached after {after:.0f} s; it took "
-                f"{before:.0f} s then: {abs(gain):.0f} s {'saved' if gain >= 0 else 'more'}"
+                f"{each.path}: its {accuracy:.2%} was reached after {after:.0f} s; the earlier "
+                f"study took {before:.0f} s: {abs(gain):.0f} s {'saved' if gain >= 0 else 'more'}"
             )
     return lines

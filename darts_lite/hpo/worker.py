@@ -1,4 +1,4 @@
-"""What one worker does: take a job, train, say what came of it; until the budget is spent."""
+"""Worker of a study: take a job, train, record the result, until the budget is spent."""
 
 from __future__ import annotations
 
@@ -22,17 +22,24 @@ from darts_lite.hpo.space import Space
 from darts_lite.hpo.storage import Study, Trial
 from darts_lite.nas.options import SearchOptions
 
-POLL = 0.5  # seconds between two looks for work
-PATIENCE = 1000  # configurations above the cap in a row
+POLL = 0.5  # seconds between two checks for a job
+PATIENCE = 1000  # consecutive configurations above the parameter limit before an error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """A process that does jobs of a study.
+    """A process that does the jobs of a study.
 
-    Arguments: `trials` that the study shall have in all, without a limit if None; `search`, of the
-    gradient's rounds; `seeds`, earlier genotypes that its first round starts from, with the folders
-    of their searches.
+    Arguments:
+        study: Study of the jobs.
+        method: Search method.
+        space: Space of configurations.
+        bench: Bench of the trainings.
+        max_params: Parameter limit.
+        seed: Seed of the sampler.
+        search: Settings of the first round of the method "gradient".
+        seeds: Earlier genotypes for the first round of "gradient", with their search folders.
+        trials: Number of trials of the whole study; None means no limit.
     """
 
     study: Study
@@ -46,9 +53,14 @@ class Worker:
     trials: int | None = None
 
     def run(self, index: int = 0) -> None:
-        """Works until the deadline, or until there are enough trials.
+        """Do jobs until the deadline, or until there are enough trials.
 
-        Raises: `Interrupted` after putting its job up again.
+        Arguments:
+            index: Index of the worker in its session.
+
+        Raises:
+            Interrupted: A signal stopped the worker; the job is in the queue again.
+            UserError: Too many consecutive configurations exceed the parameter limit.
         """
         name = worker_name(index)
         too_large = 0
@@ -59,7 +71,7 @@ class Worker:
             if trial is None:
                 states = {r.state for r in self.study.records()}
                 if "running" not in states and (enough or "waiting" not in states):
-                    return  # else somebody may die, or find something more to do
+                    return  # otherwise a worker may die or add jobs
                 time.sleep(POLL)
                 continue
             with trial.alive():
@@ -67,8 +79,8 @@ class Worker:
             too_large = too_large + 1 if trial.record.state == "infeasible" else 0
             if too_large == PATIENCE:
                 raise UserError(
-                    f"{PATIENCE} configurations in a row have more than {self.max_params} "
-                    "parameters; raise --max-params or give fewer --channels"
+                    f"a configuration must have at most {self.max_params} parameters, got more in "
+                    f"{PATIENCE} consecutive draws; raise --max-params or lower --channels"
                 )
 
     def _enough(self) -> bool:
@@ -78,7 +90,7 @@ class Worker:
         return len(counted) >= self.trials
 
     def do(self, trial: Trial) -> None:
-        """One job, to its end or until it is stopped."""
+        """Do one job, to its end or until a signal stops it."""
         began = time.monotonic()
         before = trial.record.seconds
         try:
@@ -115,9 +127,10 @@ class Worker:
         return "complete" if job.fidelities[-1] == 1 else "paused"
 
     def _inherited(self, job: Job) -> Path | None:
-        """The folder whose checkpoint a job goes on from: of its start, or of what that came from.
+        """Return the folder whose checkpoint a job continues from: of its start, or of an ancestor.
 
-        A trial that was lost before its first checkpoint has none of its own.
+        A trial that was lost before its first checkpoint has no checkpoint; then the trial that it
+        started from is used.
         """
         starts = {r.trial: r.job.start for r in self.study.records()}
         trial = job.start
@@ -137,7 +150,7 @@ class Worker:
         return found
 
     def _earlier(self) -> list[tuple[Genotype, Path | None]]:
-        """Genotypes of this study, the best first, then those that it was given."""
+        """Return the genotypes of this study, the best first, then the earlier genotypes."""
         own = [r for r in self.study.records() if r.state == "complete"]
         found = [
             (self.study.genotype(r.trial), self.bench.place(r.trial) / "search")
@@ -148,7 +161,7 @@ class Worker:
 
 @contextmanager
 def orphans_stop(parent: int) -> Iterator[None]:
-    """Asks this process to stop once its parent is gone."""
+    """Stop this process (SIGTERM) when its parent process is gone, inside the block."""
     over = threading.Event()
 
     def watch() -> None:

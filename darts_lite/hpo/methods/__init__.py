@@ -1,1 +1,1 @@
-"""Search methods of `tune`: pure functions of what was measured."""
+"""Search methods of `tune`: pure functions of the records."""

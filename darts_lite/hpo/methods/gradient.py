@@ -1,11 +1,12 @@
-"""Our own method as one among the others: rounds of search, each followed by a training.
+"""Our own method as one method of `tune`: rounds of a gradient search and a full training.
 
-A round searches, discretises under the cap and trains the result in full, on the same bench and
-clock as everybody else. The next round starts from what the best one before has learned, the
-weights of its supernet included, so that searches add up.
+A round searches, discretizes within the parameter limit and trains the result in full, on the
+bench and the clock of all methods. The next round starts from the best earlier round: its logits,
+its hyperparameters and the weights of its supernet.
 
-What has no gradient (the optimiser, the batch size, which kind of augmentation) is tried round by
-round: each changes one thing of the best before, as `CHANGES` says; when all are tried, nothing.
+The optimizer, the batch size and the kind of augmentation have no gradient. Each round changes one
+of them in the settings of the best earlier round, in the order of `CHANGES`. After the last entry,
+rounds change nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import checkpoint, loop
 from darts_lite.training.budget import Budget
 
-SHARE = 0.02  # of the budget, for a search
+SHARE = 0.02  # fraction of the budget for one search
 BEGIN: dict[str, Any] = {"optimizer": "sgd", "augment": "none"}
 CHANGES: tuple[dict[str, Any], ...] = (
     {"batch_size": 32},
@@ -34,17 +35,20 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"optimizer": "adamw"},
     {"augment": "learned"},
 )
-STEPS = 100  # of a search in a study that has no clock
-SPARE = 0.9  # of the time that is left, lest the last training be cut short
+STEPS = 100  # steps of one search if the study has no time budget
+SPARE = 0.9  # usable fraction of the time left, so that the last training can finish
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gradient:
     """Search by hypergradients, in rounds.
 
-    Arguments: `budget` of the study in seconds, None if it has no clock; `parts`, how many
-    networks are derived from each search: the first under the cap, each further one under half
-    the cap of the one before.
+    Arguments:
+        budget: Budget of the study in seconds; None means no time budget.
+        parts: Networks per search. The first network obeys the parameter limit, each further
+            network half the limit of the network before.
+        sampler: Unused, because nothing is sampled.
+        prunes: Whether Hyperband may end a trial; always False.
     """
 
     budget: float | None = None
@@ -72,7 +76,7 @@ class Gradient:
         return [self._job({"round": number, "part": 0, "length": length}, None)] if length else []
 
     def _length(self, records: Sequence[Record]) -> int:
-        """Of the next search, in seconds or steps; 0 if no training would have time after it."""
+        """Return the length of the next search (seconds or steps); 0 if no training would fit."""
         if self.budget is None:
             return STEPS
         usual = max(1, round(SHARE * self.budget))
@@ -96,11 +100,21 @@ def search_round(
     earlier: Sequence[tuple[Genotype, Path | None]],
     clock: bool,
 ) -> Genotype | None:
-    """The genotype of a round; None if the deadline came first.
+    """Run the search of one round, and return its genotype.
 
-    Arguments: `config` of the first round; `earlier`, genotypes to start from and the folders of
-    their searches, the best first; `clock`, whether the length of the job is in seconds. It goes on
-    from the checkpoint in `place` or in that of the job's start, where there is one.
+    The search continues from the checkpoint in `place`, else from the checkpoint of the trial
+    `job.start`, if there is one.
+
+    Arguments:
+        bench: Bench of the study.
+        config: Search settings of the first round.
+        job: Job of the round.
+        place: Folder of the trial.
+        earlier: Genotypes to start from, the best first, with their search folders.
+        clock: Whether the length of the search is in seconds; False means steps.
+
+    Returns:
+        The genotype; None if the deadline came first.
     """
     number, part, length = (job.notes[n] for n in ("round", "part", "length"))
     began = None if job.start is None else bench.place(job.start)
@@ -138,7 +152,7 @@ def search_round(
 def _tried(
     number: int, earlier: Sequence[tuple[Genotype, Path | None]], config: SearchOptions
 ) -> dict[str, Any]:
-    """What has no gradient, of a round."""
+    """Return the settings without a gradient of one round."""
     usual = {"batch_size": config.batch_size, **BEGIN}
     best = _trained_by(earlier[0][0].recipe) if earlier else {}
     change = CHANGES[number - 1] if 1 <= number <= len(CHANGES) else {}
@@ -154,10 +168,11 @@ def _trained_by(recipe: Recipe) -> dict[str, Any]:
 def _warm(
     earlier: Sequence[tuple[Genotype, Path | None]], config: SearchOptions, bench: Bench
 ) -> Warm:
-    """What the best of the earlier searches has learned.
+    """Return the warm start of a search from the best earlier search.
 
-    Weights too, if they are of this supernet, have seen the same training images alone, and the
-    learning rate is known: from trained weights none can be found that new weights need.
+    The weights are included if three conditions hold: they are of the same supernet, they were
+    trained on the same training images only, and the learning rate is known. With trained weights,
+    no search can find the learning rate that new weights need.
     """
     if not earlier:
         return COLD

@@ -1,7 +1,7 @@
-"""Methods that train a population side by side: PBT, and PBA for a schedule of augmentation.
+"""Population based training (PBT), and population based augmentation (PBA).
 
-Every member is trained for a generation at a time. Before its next one, a member among the worst
-takes over weights and values of one of the best, and its values are then perturbed.
+Every member is trained one generation at a time. Before its next generation, one of the worst
+members takes the weights and values of one of the best members, and its values are perturbed.
 """
 
 from __future__ import annotations
@@ -18,25 +18,33 @@ from darts_lite.hpo.records import Job, Record
 from darts_lite.hpo.space import LIMITS, Values
 from darts_lite.schedules import Schedule
 
-FACTORS = (0.8, 1.25)
-RESAMPLED = 0.25  # probability that a value is drawn anew instead
-PBA_RESAMPLED = 0.2
-PBA_STEPS = 3  # of a tenth of the range, at the most
+FACTORS = (0.8, 1.25)  # factors of a perturbed value
+RESAMPLED = 0.25  # probability that PBT draws a new value instead
+PBA_RESAMPLED = 0.2  # probability that PBA draws a new value instead
+PBA_STEPS = 3  # maximum change of a value, in tenths of its range
 
 
 @dataclass(frozen=True, kw_only=True)
 class Population:
-    """Population based training (Jaderberg et al. 2017), asynchronous, or that of augmentation.
+    """Asynchronous population based training or augmentation.
 
-    Truncation selection: one of the worst quarter is replaced by one of the best. With explore
-    "pbt" learning rate, weight decay and the augmentation's values are multiplied by 0.8 or 1.25
-    or, one time in four, drawn anew; with "pba" the augmentation's values, all from zero on, move
-    by up to three tenths or, one time in five, are drawn anew (Ho et al. 2019, algorithm 1). When
-    every member has been trained in full, another population begins.
+    - Selection: a member of the worst quarter is replaced by a member of the best quarter.
+    - "pbt" (Jaderberg et al. 2017): learning rate, weight decay and the values of the augmentation
+      are multiplied by 0.8 or 1.25; with probability 0.25, a value is drawn again.
+    - "pba" (Ho et al. 2019, algorithm 1): the values of the augmentation start at zero and move by
+      up to 0.3; with probability 0.2, a value is drawn again.
 
-    Arguments: `size`; `generations` of a training; `explore`; `begin`, the values of every member,
-    None to draw them; `seed` of every decision, which depends on nothing but it, the member and the
-    generation.
+    When every member is trained in full, a new population starts.
+
+    Arguments:
+        size: Number of members.
+        generations: Generations of one full training.
+        explore: "pbt" or "pba".
+        begin: First values of every member; None draws them.
+        seed: Seed of the decisions. A decision depends only on seed, population, member and
+            generation.
+        sampler: Sampler of the first values.
+        prunes: Whether Hyperband may end a trial; always False.
     """
 
     size: int
@@ -48,12 +56,12 @@ class Population:
     prunes: bool = False
 
     def first(self, records: Sequence[Record]) -> Job | None:
-        return None  # members are begun by `follow`
+        return None  # `follow` starts the members
 
     def follow(self, records: Sequence[Record]) -> list[Job]:
         known = [r for r in records if "member" in r.job.notes]
         if any(r.state == "waiting" for r in known):
-            return []  # later there is more to compare a member with
+            return []  # wait: later, more members can be compared
         keys = {r.job.key for r in known if r.counts}
         jobs: list[Job] = []
         latest = max((r.job.notes["population"] for r in known), default=0)
@@ -97,7 +105,7 @@ class Population:
         )
 
     def _next(self, population: int, member: int, last: Record, finished: Sequence[Record]) -> Job:
-        """The next generation of a member, of its own or of what replaces it."""
+        """Return the next generation of a member, continued from itself or from its replacement."""
         generation = last.job.notes["generation"] + 1
         generator = torch.Generator().manual_seed(
             crc32(f"{self.seed} {population} {member} {generation}".encode())
@@ -120,7 +128,7 @@ class Population:
         job = self._job(population, member, generation, values, source.trial)
         reached = source.job.notes["generation"]
         if replaced and reached >= generation:
-            # from a member that is further: there is nothing left of this generation
+            # the source is ahead: this generation is already trained
             jump = min(reached + 1, self.generations)
             notes = {**job.notes, "generation": jump}
             return replace(job, fidelities=(jump / self.generations,), notes=notes)
@@ -150,7 +158,7 @@ class Population:
 
 
 def explorable(name: str) -> tuple[float, float] | None:
-    """The range of a value that may change while a network is trained; None for any other."""
+    """Return the range of a value that may change during a training; None for other values."""
     kind, _, rest = name.partition(".")
     if name in LIMITS:
         return LIMITS[name]
@@ -162,9 +170,11 @@ def explorable(name: str) -> tuple[float, float] | None:
 
 
 def lineage(last: Record, records: Mapping[int, Record]) -> dict[str, Schedule]:
-    """The schedules under which the weights of a record were trained, in steps.
+    """Return the piecewise constant schedules of the training of a record's weights.
 
-    Arguments: records by trial, among them every one that it goes back to.
+    Arguments:
+        last: Record of the weights.
+        records: Records by trial, with all ancestors of `last`.
     """
     chain = [last]
     while (start := chain[-1].job.start) is not None and start in records:
@@ -177,7 +187,7 @@ def lineage(last: Record, records: Mapping[int, Record]) -> dict[str, Schedule]:
         for name, knots in schedules.items():
             value = record.learned.get(name, last.learned[name])
             if not knots or knots[-1][1] != value:
-                knots.append((before, value))  # two at one fraction: it holds from there on
+                knots.append((before, value))  # two knots at one fraction make a jump
             knots.append((record.fidelity, value))
         before = record.fidelity
     return {name: tuple(knots) for name, knots in schedules.items()}

@@ -1,4 +1,4 @@
-"""Methods that train configurations one by one: random search, TPE, BOHB, ASHA."""
+"""Methods that train single configurations: random search, TPE, BOHB, ASHA."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from darts_lite.hpo.pareto import ranked
 from darts_lite.hpo.records import Job, Record
 
-ETA = 3  # of the configurations at a fidelity, one in so many goes on to the next
+ETA = 3  # one of ETA configurations at a fidelity continues to the next fidelity
 
 
 def rungs(lowest: float) -> tuple[float, ...]:
-    """The fidelities of successive halving: 1, 1/3, 1/9, ... down to `lowest`, ascending.
+    """Return the fidelities of successive halving: 1, 1/3, 1/9, ... down to `lowest`, ascending.
 
     >>> [round(f, 3) for f in rungs(0.1)]
     [0.111, 0.333, 1.0]
@@ -25,11 +25,13 @@ def rungs(lowest: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Every configuration is trained in full, or until it is pruned.
+    """Random search, TPE and BOHB: train every configuration in full, or until it is pruned.
 
-    With "random" it is random search (Bergstra & Bengio 2012), with "tpe" the tree-structured
-    Parzen estimator (Bergstra et al. 2011; Watanabe 2023), with "tpe" and `fidelities` Hyperband's
-    pruning of TPE's configurations, which is like BOHB (Falkner et al. 2018).
+    Arguments:
+        sampler: "random" for random search (Bergstra & Bengio 2012), "tpe" for the tree-structured
+            Parzen estimator (Bergstra et al. 2011; Watanabe 2023).
+        fidelities: Fidelities to measure at, ascending. With several fidelities, Hyperband prunes;
+            with "tpe", this is similar to BOHB (Falkner et al. 2018).
     """
 
     sampler: str
@@ -50,10 +52,15 @@ class Sampled:
 class Asha:
     """Asynchronous successive halving (Li et al. 2020, algorithm 2).
 
-    A configuration pauses at each fidelity. Whenever a worker is free, the best one that is among
-    the top third of its fidelity goes on from its checkpoint, from the highest fidelity down; if
-    there is none, a new configuration begins at the lowest. With `pareto`, best means the first
-    fronts of accuracy and parameters.
+    A configuration pauses at each fidelity. When a worker is free, it looks at each fidelity, from
+    the highest down. The best paused configuration of the top third continues from its checkpoint.
+    If there is none, a new configuration starts at the lowest fidelity.
+
+    Arguments:
+        fidelities: Fidelities, ascending; the last is 1.
+        pareto: Rank by the fronts of accuracy and parameters instead of by accuracy.
+        sampler: Sampler of new configurations.
+        prunes: Whether Hyperband may end a trial; always False.
     """
 
     fidelities: tuple[float, ...]
