@@ -17,6 +17,7 @@ import darts_lite
 ORDER = (  # a room may import from itself and from the rooms before it
     "errors",
     "schedules",
+    "files",
     "architecture",
     "hypergradient",
     "augment",
@@ -24,15 +25,19 @@ ORDER = (  # a room may import from itself and from the rooms before it
     "reporting",
     "training",
     "nas",
-    "commands",
     "hpo",
-    "cli",
+    "commands",
 )
-ONLY = {  # rooms that import less than what lies below: they know nothing of networks
-    "architecture": {"errors", "schedules"},
+BASE = {"errors", "schedules", "files"}
+ONLY: dict[str, set[str]] = {  # rooms that import less than what lies before them
+    "errors": set(),
+    "schedules": set(),
+    "files": {"errors"},
+    "architecture": BASE,
     "hypergradient": set(),
-    "augment": {"errors", "schedules"},
-    "data": {"errors"},
+    "augment": BASE,
+    "data": BASE,
+    "reporting": BASE | {"architecture", "augment"},
 }
 IMPORTERS = {  # library -> the modules that may import it
     "tensorboard": ("darts_lite.reporting.recorder",),
@@ -44,13 +49,18 @@ IMPORTERS = {  # library -> the modules that may import it
         "darts_lite.reporting.pictures.studies",
     ),
     "higher": ("darts_lite.hypergradient.torch_optimizers",),
-    "click": ("darts_lite.commands.cli",),
+    "click": ("darts_lite.commands.cli", "darts_lite.commands.flags"),
     "optuna": ("darts_lite.hpo.storage", "darts_lite.hpo.optuna_adapters"),
 }
 WITHOUT_TORCH = (
     "errors",
     "schedules",
+    "files",
     "architecture.space",
+    "architecture.recipe",
+    "training.options",
+    "nas.options",
+    "hpo.options",
     "training.budget",
     "training.memory",
     "commands.cli",
@@ -70,8 +80,6 @@ MODULES = {module_name(path): path.read_text(encoding="utf-8") for path in FILES
 
 def part(module: str) -> str:
     """`augment` of `darts_lite.augment.policies.policy`; nothing for the package itself."""
-    if module == "darts_lite.commands.cli":
-        return "cli"
     return module.partition(".")[2].partition(".")[0]
 
 

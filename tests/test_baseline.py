@@ -290,7 +290,7 @@ def test_killed_between_any_two_files_nothing_is_lost(
     monkeypatch.setattr(os, "replace", rename)
     with pytest.raises(Gone):
         random_baseline.derive_random(
-            DeriveOptions(genotype=str(out / "g.json"), epochs=1, batch_size=16), 2, say=str
+            DeriveOptions(genotype=str(out / "g.json"), epochs=1, batch_size=16, random=2), say=str
         )
     monkeypatch.undo()
     begun = (out / "derive" / "random.json").exists()

@@ -209,7 +209,7 @@ def killed(module: str, owner: str, name: str, at: int, after: bool, *arguments:
         # amid the joint phase; then, all steps done, before g.json
         [
             ("darts_lite.nas.task", ".SearchTask", "step", 17, False),
-            ("darts_lite.architecture.space", ".Genotype", "save", 1, False),
+            ("darts_lite.architecture.genotype", ".Genotype", "save", 1, False),
         ],
     ],
     ids=["early", "late"],
@@ -362,7 +362,7 @@ def corrupt(folder: Path) -> Path:
         (["--dataset", "folder:nowhere"], "nowhere"),
         (["--dataset", "folder:broken"], "3.png"),
         (["--dataset", "digits", "--subset", "15"], "15"),
-        (["--dataset", "digits", "--subset", "60", "--batch-size", "64"], "batch size 64"),
+        (["--dataset", "digits", "--subset", "60", "--batch-size", "64"], "got 64"),
         (["--dataset", "digits", "--max-params", "50"], "smallest possible"),
         (["--dataset", "digits", "--device", "abacus"], "abacus"),
         (["--dataset", "digits", "--steps", "3", "--budget-hours", "1"], "not both"),

@@ -8,7 +8,7 @@ import torch
 from darts_lite.architecture.cost import default_channels
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import cells
-from darts_lite.augment.policies.learned import OFTEN
+from darts_lite.augment.operations.record import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
 from darts_lite.nas.options import SearchOptions

@@ -39,6 +39,7 @@ from darts_lite.reporting.recorder import Recorder
 from darts_lite.schedules import cosine
 from darts_lite.training import checkpoint
 from darts_lite.training.hyper_learner import HyperLearner, Window, plan
+from darts_lite.training.options import MAY_CHANGE
 from darts_lite.training.problem import (
     OPTIMIZERS,
     Batch,
@@ -243,7 +244,8 @@ class SearchTask:
         """Return the architecture under the limit, with the learned schedules."""
         space, options = self.discrete(), self.options
         cost = network_cost(space, self.image, len(self.dataset.classes))
-        record = {**asdict(options), "warm_start": ", ".join(options.warm_start) or None}
+        record = {n: v for n, v in asdict(options).items() if n not in MAY_CHANGE}
+        record["warm_start"] = ", ".join(options.warm_start) or None
         return Genotype(
             space=space,
             image=self.image,
