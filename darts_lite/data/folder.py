@@ -137,7 +137,7 @@ def _decoded(files: Sequence[Path], size: int) -> np.ndarray:
     """Decode to pixels uint8 [N, C, size, size]; C is 1 if every image is gray, otherwise 3."""
     mode = "L" if all(map(_is_gray, files)) else "RGB"
     with ThreadPoolExecutor() as pool:  # PIL releases the interpreter lock while it decodes
-        rows = list(pool.map(partial(_decode, mode=mode, size=size), files))
+        rows = list(pool.map(partial(decode, mode=mode, size=(size, size)), files))
     pixels = np.stack(rows)
     return pixels[:, None] if mode == "L" else pixels.transpose(0, 3, 1, 2)
 
@@ -148,11 +148,19 @@ def _is_gray(path: Path) -> bool:
         return Image.getmodebase(image.mode) == "L"
 
 
-def _decode(path: Path, mode: str, size: int) -> np.ndarray:
-    """Decode one image: rotate it upright, crop its center to a square, resize it.
+def decode(path: Path, mode: str, size: tuple[int, int]) -> np.ndarray:
+    """Decode one image: rotate it upright, crop its center to the shape, resize it.
 
-    Returns: uint8 [size, size] in mode "L", uint8 [size, size, 3] in mode "RGB".
+    Arguments:
+        path: Image file.
+        mode: "L" for gray, "RGB" for color.
+        size: Height and width in pixels, H and W.
+
+    Returns: uint8 [H, W] in mode "L", uint8 [H, W, 3] in mode "RGB".
+
+    Raises: UserError: The file cannot be read, or the image is too small.
     """
+    wide = (size[1], size[0])  # as PIL says it
     with reading(path), Image.open(path, formats=_formats()) as image:
         width, height = image.size
         if min(image.size) < MIN_SIZE:
@@ -160,9 +168,9 @@ def _decode(path: Path, mode: str, size: int) -> np.ndarray:
                 f"images must have at least {MIN_SIZE}x{MIN_SIZE} pixels,"
                 f" got {height}x{width} in {path}; replace or delete the file"
             )
-        image.draft(None, (2 * size, 2 * size))  # lets a large JPEG decode at reduced scale
+        image.draft(None, (2 * wide[0], 2 * wide[1]))  # a large JPEG is decoded at reduced scale
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):  # 16 bits, which `convert` would clip
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        square = ImageOps.fit(upright.convert(mode), (size, size), Image.Resampling.BICUBIC)
+        square = ImageOps.fit(upright.convert(mode), wide, Image.Resampling.BICUBIC)
         return np.asarray(square)

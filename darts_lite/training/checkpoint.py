@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from darts_lite.errors import UserError
+from darts_lite.files import replacing
 
 VERSION = 1
 
@@ -22,24 +22,25 @@ def save(path: Path, kind: str, config: Mapping[str, object], state: Mapping[str
 
 
 def write(path: Path, content: Any) -> None:
-    """Writes under a temporary name, flushes to disk, then renames: there is always a whole one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    """Write under a temporary name, flush to disk, then rename: there is always a whole file."""
+    with replacing(path, "wb") as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+
+
+def read(path: Path) -> Any:
+    """Return the content of a file of tensors, on the CPU; raise `UserError` if it is damaged."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError) as error:
+        reason = str(error).split("\n")[0][:80]
+        raise UserError(f"{path} is no readable checkpoint ({reason}); start without it") from None
 
 
 def load(path: Path, kind: str) -> dict[str, Any]:
     """The `config` and `state` of a checkpoint, on the CPU; `UserError` if it is another kind."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"cannot read the checkpoint {path}: {error.strerror}") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError) as error:
-        reason = str(error).split("\n")[0][:80]
-        raise UserError(f"{path} is no readable checkpoint ({reason}); start without it") from None
+    content = read(path)
     if not isinstance(content, dict) or content.get("kind") != kind:
         raise UserError(f"{path} is no checkpoint of `{kind}`; choose another --out")
     if not {"version", "config", "state"} <= set(content):

@@ -1,0 +1,51 @@
+"""The commands as functions: what `import darts_lite` offers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.commands import derive as _derive
+from darts_lite.commands import random_baseline
+from darts_lite.commands import search as _search
+from darts_lite.hpo.options import TuneOptions
+from darts_lite.nas.options import SearchOptions
+from darts_lite.training.options import DeriveOptions
+from darts_lite.training.run import Say
+
+
+def search(*, resume: bool = False, say: Say = print, **options: Any) -> Genotype:
+    """Learn an architecture and its hyperparameters; return the genotype, written to `g.json`.
+
+    Arguments:
+        resume: continue the run in `out` with its own settings.
+        say: prints a line for the user.
+        options: fields of `SearchOptions`, which are the flags of the command: `dataset="digits"`.
+    Raises: `UserError` for bad input; `TypeError` for an unknown option.
+    """
+    given = set(options) if resume else None
+    return _search.search(SearchOptions(**options), resume=given, say=say)
+
+
+def derive(*, resume: bool = False, say: Say = print, **options: Any) -> dict[str, Any]:
+    """Train a genotype and test it once; return the content of `metrics.json`.
+
+    Arguments: as of `search`, with the fields of `DeriveOptions`; with `random=N` it trains random
+    networks of the same size instead.
+    """
+    given = set(options) if resume else None
+    said = DeriveOptions(**options)
+    run = _derive.derive if said.random is None else random_baseline.derive_random
+    return run(said, resume=given, say=say)
+
+
+def tune(*, resume: bool = False, say: Say = print, **options: Any) -> Path:
+    """Try configurations by a method under a budget; return the path of the best `g.json`.
+
+    Arguments: as of `search`, with the fields of `TuneOptions`. Needs Optuna (extra `tune`).
+    """
+    from darts_lite.hpo.launcher import tune  # an optional dependency
+
+    given = set(options) if resume else None
+    return tune(TuneOptions(**options), resume=given, say=say)

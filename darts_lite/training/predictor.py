@@ -1,0 +1,122 @@
+"""A trained network in use: class names and probabilities of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.network import Network
+from darts_lite.data.folder import decode
+from darts_lite.data.images import floats
+from darts_lite.errors import UserError
+from darts_lite.training import checkpoint
+
+
+class Prediction(NamedTuple):
+    """What a network says of images.
+
+    Attributes:
+        classes: name of the most probable class of each image.
+        probabilities: `[B, K]`, of every class, in the order of `Predictor.classes`.
+    """
+
+    classes: list[str]
+    probabilities: Tensor
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained network with its class names and preprocessing.
+
+    Attributes:
+        network: in evaluation mode; images `[B, C, H, W]` in [0, 1] to logits `[B, K]`.
+        genotype: what it was trained from.
+    """
+
+    network: Network
+    genotype: Genotype
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return self.genotype.classes
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return self.network.classifier.weight.device
+
+    @torch.no_grad()
+    def predict(
+        self, images: Tensor | Sequence[str | Path] | str | Path, batch_size: int = 256
+    ) -> Prediction:
+        """Return class names and probabilities.
+
+        Arguments:
+            images: `[B, C, H, W]`, uint8 or floating in [0, 1], of the size that the network was
+                trained with; or paths of image files, which are read as training images were:
+                turned upright, cropped to the center, resized.
+            batch_size: images per forward pass.
+        Raises: `UserError` if an image cannot be read, or the shape is another one.
+        """
+        pixels = images if isinstance(images, Tensor) else self._read(images)
+        if tuple(pixels.shape[1:]) != self.genotype.image:
+            raise UserError(
+                f"images must be [B, C, H, W] with [C, H, W] = {list(self.genotype.image)}, got "
+                f"{list(pixels.shape)}; resize them, or give the paths of files"
+            )
+        parts = [
+            self.network(_floating(part.to(self.device))).softmax(1).cpu()
+            for part in pixels.split(batch_size)
+        ]
+        probabilities = torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
+        names = [self.classes[i] for i in probabilities.argmax(1).tolist()]
+        return Prediction(names, probabilities)
+
+    def _read(self, paths: Sequence[str | Path] | str | Path) -> Tensor:
+        """Return the pixels of image files, uint8 `[B, C, H, W]`."""
+        listed = [paths] if isinstance(paths, str | Path) else list(paths)
+        channels, height, width = self.genotype.image
+        pixels = [decode(Path(p), "L" if channels == 1 else "RGB", (height, width)) for p in listed]
+        shape = (len(listed), height, width, channels)
+        stacked = torch.stack([torch.from_numpy(p.copy()) for p in pixels]) if pixels else None
+        return (torch.zeros(shape) if stacked is None else stacked.view(shape)).permute(0, 3, 1, 2)
+
+
+def _floating(pixels: Tensor) -> Tensor:
+    if pixels.is_floating_point():
+        return pixels.float().contiguous(memory_format=torch.channels_last)
+    return floats(pixels)
+
+
+def load(run: str | Path, device: str | torch.device = "cpu") -> Predictor:
+    """Load a trained network from the folder that `derive` wrote.
+
+    Loading executes no code: JSON, and tensors alone.
+
+    Arguments:
+        run: the folder, such as "out/derive".
+        device: where the network runs.
+    Raises: `UserError` if the folder holds no finished training.
+    """
+    folder = Path(run)
+    path = folder / "model.pt"
+    if not path.exists():
+        raise UserError(
+            f"{folder} must hold a finished training, got no {path.name}; run derive, or give the "
+            "folder that it wrote"
+        )
+    genotype = Genotype.load(folder / "genotype.json")
+    network = Network(genotype.space, genotype.image, len(genotype.classes))
+    try:
+        network.load_state_dict(checkpoint.read(path))
+    except RuntimeError as error:
+        reason = str(error).split("\n")[0][:80]
+        raise UserError(f"{path} does not fit {folder}/genotype.json ({reason})") from None
+    return Predictor(network.to(device).eval(), genotype)
