@@ -36,12 +36,12 @@ def cosines(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, T
     return lambda images, grid: (3 * function(images, grid)).cos().sum()
 
 
-def test_values_are_those_of_torch(case):
+def test_values_equal_torch(case):
     assert torch.equal(sample(*case), torchs(*case))
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["kernel", "gathers"])
-def test_first_derivatives_are_those_of_torch(case, graph):
+def test_first_derivatives_equal_torch(case, graph):
     own, expected = (
         torch.autograd.grad(
             cosines(f)(*(inputs := [t.clone().requires_grad_() for t in case])),
@@ -53,7 +53,7 @@ def test_first_derivatives_are_those_of_torch(case, graph):
     assert all(torch.allclose(a, b, rtol=0, atol=1e-13) for a, b in zip(own, expected))
 
 
-def test_derivatives_at_whole_pixels_are_those_of_torch():
+def test_derivatives_at_whole_pixels_equal_torch():
     """Where the function has a kink."""
     images = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(0)).double()
     line = torch.arange(-2, 6, dtype=torch.float64) / 2 - 0.75  # two pixels outside as well

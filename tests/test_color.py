@@ -140,7 +140,7 @@ def test_clamp_has_its_true_derivative():
 
 
 def test_the_derivative_runs_through_the_mean():
-    """At a contrast of -1 all pixels are the mean, and only it has a derivative."""
+    """At a contrast of -1 all pixels are the mean, and only the mean has a derivative."""
     images = F.pad(pictures(1, 1, 2, 2), (1, 1)).requires_grad_()
     out = recolor(images, gains(alone("contrast", -1.0, 1)))
     (slope,) = torch.autograd.grad(out[0, 0, 0, 0], images)

@@ -57,7 +57,7 @@ def test_zero_is_the_identity_to_the_last_bit(name, channels, size, dtype):
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("size", [(32, 32), (3, 3), (9, 4), (2, 7)])
 @pytest.mark.parametrize("factor", [0.0, 0.3, 1.9])
-def test_sharpness_is_that_of_torchvision(factor, size, channels, dtype, tolerance):
+def test_sharpness_equals_torchvision(factor, size, channels, dtype, tolerance):
     images = random(3, channels, *size).to(dtype)
     expected = tv.adjust_sharpness(images, factor)
     out = sharpness(images, images.new_full((3,), factor - 1))
@@ -66,8 +66,8 @@ def test_sharpness_is_that_of_torchvision(factor, size, channels, dtype, toleran
 
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("factor", [0.0, 0.3, 1.9])
-def test_sharpness_of_8_bit_images_is_that_of_pil_but_for_its_rounding(factor, channels):
-    """They round the smooth image, half a level, and round the result down, a whole level."""
+def test_sharpness_of_8_bit_images_equals_pil_up_to_rounding(factor, channels):
+    """PIL rounds the smooth image, half a level, and rounds the result down, a whole level."""
     images = (255 * random(3, channels, 16, 16)).round().to(torch.uint8)
     ours = 255 * sharpness(images.double() / 255, f64(*3 * [factor - 1]))
     slack = 0.5 * abs(factor - 1) + 1e-9
@@ -80,7 +80,7 @@ def test_sharpness_of_8_bit_images_is_that_of_pil_but_for_its_rounding(factor, c
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 6e-7), (torch.float64, 1e-14)])
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("size", [(32, 32), (8, 8), (9, 4), (4, 5)])
-def test_blur_is_that_of_torchvision(size, channels, dtype, tolerance):
+def test_blur_equals_torchvision(size, channels, dtype, tolerance):
     deviations = (0.03, 0.3, 0.7, 1.0, 2.0, 10.0)
     images = random(len(deviations), channels, *size).to(dtype)
     out = gaussian_blur(images, images.new_tensor(deviations))
@@ -90,7 +90,7 @@ def test_blur_is_that_of_torchvision(size, channels, dtype, tolerance):
 
 
 @pytest.mark.parametrize("size", [(3, 3), (2, 2), (1, 4), (2, 1), (1, 1)])
-def test_blur_of_a_small_image_is_that_of_its_reflections(size):
+def test_blur_of_a_small_image_reflects_it_repeatedly(size):
     """The slow twin: the image is reflected again and again, then filtered without a border."""
     images, deviation = random(1, 3, *size), 1.3
     big = images
@@ -105,8 +105,8 @@ def test_blur_of_a_small_image_is_that_of_its_reflections(size):
 
 
 @pytest.mark.parametrize("deviation, effective", [(1.0, 1.00), (2.0, 1.64), (3.0, 1.84)])
-def test_what_is_left_of_the_deviation(deviation, effective):
-    """The figures in the docstring, and that a blur of both axes is as wide on each."""
+def test_effective_deviation_of_the_blur(deviation, effective):
+    """The figures in the docstring; a blur is as wide along both axes."""
     image = f64(*11 * [0.0]).repeat(1, 1, 11, 1)
     image[..., 5, 5] = 1
     blurred = gaussian_blur(image, f64(deviation))[0, 0]
@@ -160,8 +160,8 @@ def test_an_empty_batch(name):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_nothing_looks_at_a_value(name):
-    """Tensors of the meta device have none, so nothing can wait for the device."""
+def test_nothing_waits_for_the_device(name):
+    """Tensors of the meta device have no values, so reading one would fail."""
     images = torch.empty(4, 3, 8, 8, device="meta", requires_grad=True)
     magnitude = torch.empty(4, device="meta", requires_grad=True)
     out = OPERATIONS[name](images, magnitude)
@@ -176,7 +176,7 @@ def test_autocast_does_not_touch_the_blur():
     assert torch.equal(out, gaussian_blur(images, magnitude))
 
 
-def test_what_inference_mode_made_is_of_use_outside_of_it():
+def test_tensors_cached_in_inference_mode_work_outside():
     filters.blur_basis.cache_clear()
     images = random(1, 1, 6, 6)
     with torch.inference_mode():
@@ -247,7 +247,7 @@ def test_the_blur_is_smooth_from_zero_on():
 
 
 def test_the_derivative_of_the_clamp():
-    """Zero where a value would leave the range, kept where it is black or white by itself."""
+    """Zero where a value would leave the range, kept where the pixel is black or white anyway."""
     image = torch.ones(1, 1, 3, 9, dtype=torch.float64)
     image[..., 4:] = 0
     image[..., 1, 1], image[..., 1, 7] = 0.2, 0.8  # sharpened, these leave it, and so does the edge

@@ -72,7 +72,7 @@ def mirrored(flip: Tensor, shift: Tensor) -> Tensor:
 
 
 def tents(images: Tensor, matrix: Tensor) -> Tensor:
-    """The slow twin of `warp`: what every pixel of the input adds to one of the output."""
+    """The slow twin of `warp`: sum what every input pixel adds to each output pixel."""
     height, width = images.shape[-2:]
     y = torch.arange(height, dtype=torch.float64) - (height - 1) / 2
     x = torch.arange(width, dtype=torch.float64) - (width - 1) / 2

@@ -86,7 +86,7 @@ def test_zero_is_the_identity_to_the_last_bit(name, channels, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_invert_is_that_of_torchvision_and_pil(channels, dtype):
+def test_invert_equals_torchvision_and_pil(channels, dtype):
     images = pictures(channels)
     out = eight_bits(run("invert", images.to(dtype) / 255, 1.0))
     assert torch.equal(out, tv.invert(images)) and torch.equal(out, pil(images, ImageOps.invert))
@@ -95,7 +95,7 @@ def test_invert_is_that_of_torchvision_and_pil(channels, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("threshold", [0, 1, 64, 100, 127, 128, 201, 254])
-def test_solarize_is_that_of_torchvision_and_pil(threshold, channels, dtype):
+def test_solarize_equals_torchvision_and_pil(threshold, channels, dtype):
     images = pictures(channels)
     out = eight_bits(run("solarize", images.to(dtype) / 255, 1 - threshold / 255))
     assert torch.equal(out, tv.solarize(images, threshold))
@@ -115,7 +115,7 @@ def test_solarize_takes_a_threshold_that_is_a_level(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("bits", range(1, 9))
-def test_posterize_is_that_of_torchvision_and_pil(bits, channels, dtype):
+def test_posterize_equals_torchvision_and_pil(bits, channels, dtype):
     images = pictures(channels)
     expected = pil(images, lambda image: ImageOps.posterize(image, bits))
     assert torch.equal(tv.posterize(images, bits), expected)
@@ -126,21 +126,21 @@ def test_posterize_is_that_of_torchvision_and_pil(bits, channels, dtype):
 
 
 def test_posterize_keeps_one_bit():
-    """torchvision goes on to none, which is black; PIL refuses."""
+    """torchvision goes on to no bit, which is black; PIL refuses."""
     images = pictures(3)
     out = eight_bits(run("posterize", images / 255, 1.0))
     assert torch.equal(out, tv.posterize(images, 1)) and not tv.posterize(images, 0).any()
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_autocontrast_is_that_of_torchvision(channels):
+def test_autocontrast_equals_torchvision(channels):
     for images in (pictures(channels).double() / 255, random(4, channels, 9, 7)):
         out = run("autocontrast", images, 1.0)
         assert torch.allclose(out, tv.autocontrast(images), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_autocontrast_rounded_down_is_that_of_pil(channels):
+def test_autocontrast_rounded_down_equals_pil(channels):
     images = pictures(channels)
     ours = 255 * run("autocontrast", images.double() / 255, 1.0)
     for theirs in (tv.autocontrast(images), pil(images, ImageOps.autocontrast)):
@@ -151,7 +151,7 @@ def test_autocontrast_rounded_down_is_that_of_pil(channels):
 
 @pytest.mark.parametrize("size", [(32, 32), (28, 28), (17, 16), (16, 16), (64, 64), (9, 100)])
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_equalize_is_that_of_torchvision_and_pil(channels, size):
+def test_equalize_equals_torchvision_and_pil(channels, size):
     images = F.interpolate(pictures(channels).float(), size, mode="nearest").to(torch.uint8)
     out = eight_bits(run("equalize", images / 255, 1.0))
     assert torch.equal(out, tv.equalize(images)) and torch.equal(
@@ -231,8 +231,8 @@ def test_an_empty_batch(name):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_nothing_looks_at_a_value(name):
-    """Tensors of the meta device have none, so nothing can wait for the device."""
+def test_nothing_waits_for_the_device(name):
+    """Tensors of the meta device have no values, so reading one would fail."""
     images = torch.empty(4, 3, 20, 20, device="meta", requires_grad=True)
     magnitude = torch.empty(4, device="meta", requires_grad=True)
     table = lk.compose(OPERATIONS[name](images, magnitude), lk.solarize(images, magnitude))
@@ -329,7 +329,7 @@ def test_derivative_of_solarize_in_the_magnitude(magnitude, temperature):
 
 
 def test_mixed_derivative_of_solarize():
-    """That of the derivative in the image, 1 - 2 step, is of the relaxed step as well."""
+    """The derivative in the image, 1 - 2 step, is differentiated through the relaxed step too."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     images = levels.view(1, 1, 16, 16).requires_grad_()
     magnitude = f64([0.4]).requires_grad_()
@@ -368,7 +368,7 @@ def test_the_mean_loss_of_posterize_is_what_it_says(gone):
 
 
 def chain(images: Tensor, magnitude: Tensor) -> Tensor:
-    """All of them in one table, from statistics of the images that come in."""
+    """Do all operations in one table, from statistics of the images that come in."""
     table = lk.identity(images)
     for operation in OPERATIONS.values():
         table = lk.compose(table, operation(images, magnitude))

@@ -35,7 +35,7 @@ def mix_labels(labels: Tensor, draws: MixDraws, share: Tensor) -> MixedLabels:
 
 
 def boxes(*rows: tuple[float, float, float], box: bool = True) -> MixDraws:
-    """Draws of (share, x, y) of each sample; its partner is the one before, as in torchvision."""
+    """Return draws of (share, x, y) for each image; its partner is the image before."""
     table = torch.tensor(rows, dtype=torch.float64)
     partner = torch.arange(len(rows)).roll(1)
     return MixDraws(partner, table[:, 0], table[:, 1:], torch.full((len(rows),), box))
@@ -123,7 +123,7 @@ def test_mixup_equals_torchvision(weight, monkeypatch):
 @pytest.mark.parametrize("size", [(8, 8), (7, 11), (11, 7), (1, 5)])
 @pytest.mark.parametrize("kinds", CHOICES)
 def test_the_label_share_is_the_covered_area(kinds, size):
-    """Black images but for a white one: what it adds to the others is counted."""
+    """One white image among black images: count what it adds to the others."""
     draws = draw(200, kinds)
     images = torch.zeros(200, 1, *size, dtype=torch.float64)
     for white in range(0, 200, 50):
@@ -141,7 +141,7 @@ def test_the_label_share_is_the_covered_area(kinds, size):
 
 
 def test_the_area_in_whole_pixels_is_counted():
-    """Of 8 x 8 pixels: 4 x 4; two clipped sides, 3 x 2; one clipped side, 4 x 2; all."""
+    """8 x 8 pixels. Boxes: 4 x 4; two sides clipped, 3 x 2; one side clipped, 4 x 2; everything."""
     draws = boxes((0.25, 0.5, 0.5), (0.25, 1 / 8, 1.0), (0.25, 0.5, 0.0), (1.0, 0.5, 0.5))
     images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 8, 8)
     out, share = Mixing().apply(images, draws)
@@ -222,8 +222,8 @@ def test_derivatives_are_exact(box, form):
 
 
 @pytest.mark.parametrize("box", [True, False])
-def test_the_slope_of_the_share_is_that_of_the_area(box):
-    """Inside of the image it is what was drawn; the closed form of a clipped side otherwise."""
+def test_the_slope_of_the_share_equals_the_slope_of_the_area(box):
+    """Inside the image it is the share that was drawn; clipped, it has a closed form."""
     draws = boxes((0.3, 0.48, 0.55), (0.36, 0.11, 0.52), box=box)
     strength = torch.full((2,), 0.7, dtype=torch.float64, requires_grad=True)
     _, share = Mixing().apply(pictures(2, 1, 8, 9), draws, strength)
@@ -236,7 +236,7 @@ def test_the_slope_of_the_share_is_that_of_the_area(box):
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-8), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("box", [True, False])
 def test_the_slope_at_strength_zero(box, dtype, tolerance):
-    """√p has none there, but the weights do: that of a box within one pixel, H W s."""
+    """√p has no slope there, but the weights do: H W s, as for a box within one pixel."""
     images = pictures(5, 1, 4, 6).to(dtype)
     draws = GENERIC._replace(box=torch.full((5,), box))
     out, share = torch.func.jvp(
@@ -287,7 +287,7 @@ def test_the_mixed_second_derivative_reaches_strength_through_a_loss():
 
 
 def test_mixing_after_a_learned_augmentation():
-    """The gradient of a magnitude goes through both images of a pair; here, of a gamma for each."""
+    """The gradient of a magnitude goes through both images of a pair; here, one gamma per image."""
     images, weight, draws = pictures(5, 1, 6, 6), pictures(5, 1, 6, 6, seed=5), GENERIC
 
     def value(gamma: Tensor) -> Tensor:
@@ -307,7 +307,7 @@ def test_mixing_after_a_learned_augmentation():
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 3.0])
 def test_the_share_has_the_beta_distribution(alpha):
-    """Below 1/2 and above: a small alpha puts so much so close to one that float32 rounds it."""
+    """Below 1/2 and above, because float32 rounds the shares close to one at a small alpha."""
     share, beta = draw(8000, alpha=alpha).share.double(), stats.beta(alpha, alpha)
     low = share[share < 0.5].numpy()
     assert len(low) / 8000 == pytest.approx(0.5, abs=0.01)
@@ -407,8 +407,8 @@ def test_apply_takes_two_passes_over_the_pixels(kinds):
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_nothing_looks_at_a_value(last):
-    """Tensors of the meta device have none, so nothing can wait for the device."""
+def test_nothing_waits_for_the_device(last):
+    """Tensors of the meta device have no values, so reading one would fail."""
     form = torch.channels_last if last else torch.contiguous_format
     images = torch.empty(4, 3, 9, 8, device="meta").contiguous(memory_format=form)
     draws = Mixing(KINDS, alpha=0.5).sample(4, seeded(), device="meta")

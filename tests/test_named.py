@@ -34,7 +34,7 @@ BOTH = ("cutmix", "mixup")
 
 
 def one_line(function: Callable[[], object], message: str) -> str:
-    """Calls what must be refused with one line that matches."""
+    """Call a function that must raise UserError with one line that matches."""
     with pytest.raises(UserError, match=message) as error:
         function()
     assert "\n" not in str(error.value)
@@ -134,7 +134,7 @@ def test_the_data_decide_the_rest():
         ("learned+cutmix:m=15", "m: "),
     ],
 )
-def test_what_cannot_be_meant_is_refused(text, message):
+def test_wrong_text_is_refused(text, message):
     one_line(lambda: augmentation(text, **DATA), message)
 
 
@@ -207,7 +207,7 @@ def schedule(knots: Any) -> dict[str, Any]:
     return content(policy="schedule", settings={"channels": 3, "knots": knots})
 
 
-def test_a_file_may_be_as_short_as_it_gets(tmp_path):
+def test_a_file_may_leave_out_defaults(tmp_path):
     path = tmp_path / "a.json"
     short = content(settings={"channels": 3})
     del short["mixing"]

@@ -25,7 +25,7 @@ def starts(batch: int, seed: int = 0) -> Tensor:
 
 
 def epsilon(batch: int, *size: int, seed: int = 0) -> Tensor:
-    """The noise itself, out of small noise on gray images, so that nothing is clamped."""
+    """Return the noise itself, from small noise on gray images, so that nothing is clamped."""
     gray = torch.full((batch, *size), 0.5, dtype=torch.float64)
     small = gray.new_full((batch,), 1e-3)
     return (gaussian_noise(gray, small, starts(batch, seed)) - 0.5) / 1e-3
@@ -122,7 +122,7 @@ def test_the_same_start_gives_the_same_noise_without_other_randomness():
     assert torch.allclose(single.double(), once, rtol=0, atol=2e-6)  # the same numbers, rounded
 
 
-def test_what_inference_mode_made_is_of_use_outside_of_it():
+def test_tensors_cached_in_inference_mode_work_outside():
     noise.bank.cache_clear()
     images, magnitude = random(1, 1, 4, 4), torch.tensor([0.1], dtype=torch.float64)
     with torch.inference_mode():
@@ -147,7 +147,7 @@ def test_zero_is_the_identity_to_the_last_bit(size, channels, dtype):
 
 
 @pytest.mark.parametrize("learned", [True, False])
-def test_nothing_leaves_the_range_and_the_derivative_is_that_of_the_clamp(learned):
+def test_values_stay_in_range_and_the_derivative_is_that_of_the_clamp(learned):
     images = random(4, 3, 8, 8)
     images[:2] = images[:2].round()
     images.requires_grad_(learned)
@@ -212,8 +212,8 @@ def test_an_empty_batch():
     assert out.shape == (0, 3, 4, 5)
 
 
-def test_nothing_looks_at_a_value():
-    """Tensors of the meta device have none, so nothing can wait for the device."""
+def test_nothing_waits_for_the_device():
+    """Tensors of the meta device have no values, so reading one would fail."""
     images = torch.empty(4, 3, 8, 8, device="meta", requires_grad=True)
     magnitude = torch.empty(4, device="meta", requires_grad=True)
     out = gaussian_noise(images, magnitude, torch.empty(4, dtype=torch.long, device="meta"))

@@ -1,4 +1,4 @@
-"""Policies with mixing behind them: composition, the loss, and its derivative in probabilities."""
+"""A policy, then mixing: composition, the loss, and its derivative in probabilities."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -75,7 +75,7 @@ def labels(batch: int) -> Tensor:
 
 
 def weights(channels: int = 1) -> tuple[Tensor, Tensor]:
-    """Of a smooth network that does not couple images."""
+    """Return the weights of a smooth network that does not couple images."""
     inputs = channels * SIZE[0] * SIZE[1]
     first, second = random(inputs, 4, seed=11) - 0.5, random(4, CLASSES, seed=12) - 0.5
     return first, 4 * second
@@ -203,7 +203,7 @@ def test_all_choices_move_to_the_device(mixing):
 @pytest.mark.parametrize("mixing", MIXINGS)
 @pytest.mark.parametrize("policy", [Policy, Learned, RandAugment])
 def test_the_loss_is_the_mean_of_the_criterion(policy, mixing, criterion, turn):
-    """In value and in the derivative in the weights, whatever is learned; logits are given back."""
+    """The value and the derivative in the weights, whatever is learned; logits are returned."""
     augment = make(policy, mixing, channels=1)
     values, images, y = leaves(halves(augment)), random(8, 1, *SIZE), labels(8)
     choices = augment.sample(8, SIZE, seeded(1), values=values, turn=turn)
@@ -254,18 +254,18 @@ def test_probabilities_have_a_derivative_only_if_their_coins_are_turned():
 
 
 def all_coins(augment: Augmentation, batch: int, seed: int = 1) -> Choices:
-    """Draws in which every operation acts: sizes and places are what they would be."""
+    """Return draws in which every operation acts; sizes and places stay the same."""
     ones = {n: torch.ones((), dtype=torch.float64) for n in augment.names}
     return augment.sample(batch, SIZE, seeded(seed), values=ones)
 
 
 def probabilities(augment: Augmentation, values: Mapping[str, Tensor]) -> Tensor:
-    """Of each operation in use, in order."""
+    """Return the probability of each operation in use, in order."""
     return torch.stack([values[f"probability.{KIND[n]}"] for n in augment.policy.active])
 
 
 def with_coins(base: Choices, columns: list[int], coins: Tensor) -> Choices:
-    """Of the choices in which all operations act, those that do by the coins `[B, columns]`."""
+    """Return the choices in which the operations act by the coins `[B, columns]`."""
     units = base.policy.units.double()
     units[0, :, columns] *= coins
     draws = base.policy._replace(units=units, selections=(select(units[0] != 0),))
@@ -273,7 +273,7 @@ def with_coins(base: Choices, columns: list[int], coins: Tensor) -> Choices:
 
 
 def patterns(augment: Augmentation, base: Choices, values: Mapping[str, Tensor]) -> Iterator:
-    """Every pattern of coins and every choice of the one to be turned.
+    """Yield every pattern of coins, with every choice of the coin to be turned.
 
     Yields the probability as a function of the values, and the choices.
     """
@@ -332,7 +332,9 @@ def derivative(value: Tensor, leaf: list[Tensor]) -> Tensor:
     ],
 )
 @pytest.mark.parametrize("criterion", [SMOOTHED, bounded])
-def test_the_derivative_in_probabilities_is_that_of_the_expectation(batch, operations, criterion):
+def test_the_derivative_in_probabilities_equals_the_derivative_of_the_expectation(
+    batch, operations, criterion
+):
     """Sum over all patterns of the coins, hence without an error: the loss and its slope."""
     augment = Augmentation(Learned(channels=1, flips=False, operations=operations))
     base, images = all_coins(augment, batch), random(batch, 1, *SIZE) * 0.6 + 0.1
@@ -354,7 +356,7 @@ def test_the_derivative_in_probabilities_is_that_of_the_expectation(batch, opera
 
 
 def test_the_mean_over_draws_is_the_derivative_of_the_expectation():
-    """With draws of `sample`; the truth is of the same sizes and places and all coins."""
+    """Draw with `sample`; the truth enumerates all coins at the same sizes and places."""
     operations = ("brightness", "autocontrast", "invert")
     augment = Augmentation(Learned(channels=1, crop=1, operations=operations))
     values = {f"magnitude.{n}": torch.ones(()).double() for n in operations}
@@ -388,7 +390,7 @@ def test_the_mean_over_draws_is_the_derivative_of_the_expectation():
 
 
 def test_an_operation_that_changes_nothing_has_no_derivative():
-    """Not even noise, which the score function would have."""
+    """The score function would have noise here."""
     augment = Augmentation(Learned(channels=1, operations=("invert", "cutout", "rotate")))
     values = leaves(halves(augment) | {"magnitude.invert": torch.zeros(()).double()})
     choices = augment.sample(30, SIZE, seeded(1), values=values, turn=True)
@@ -403,7 +405,7 @@ def test_an_operation_that_changes_nothing_has_no_derivative():
 
 @pytest.mark.parametrize("mixing", [None, Mixing(KINDS)])
 def test_differences_at_fixed_draws_agree_with_autograd(mixing):
-    """The loss is a function of the values: what they were when it was drawn is in the draws."""
+    """The loss is a function of the values; the draws keep the values of the time of drawing."""
     operations = ("rotate", "contrast", "sharpness", "gaussian_noise", "cutout")
     augment = make(Learned, mixing, channels=3, operations=operations)
     values, images = halves(augment), random(6, 3, *SIZE) * 0.4 + 0.3
@@ -427,7 +429,7 @@ def test_differences_at_fixed_draws_agree_with_autograd(mixing):
 
 
 class Small:
-    """A smooth problem of which the augmentation is learned."""
+    """A smooth bilevel problem that learns its augmentation."""
 
     def __init__(self, mixing: Mixing | None, operations: tuple[str, ...]) -> None:
         self.augment = make(Learned, mixing, channels=1, crop=1, operations=operations)

@@ -89,7 +89,7 @@ def case(kind: str, channels: int, batch: int = 6, seed: int = 1, **knobs: int) 
 
 
 def parts(value: object) -> list:
-    """The tensors in draws, those of the selections too, and beside them everything else."""
+    """Return everything in draws, selections included, as a flat list."""
     if isinstance(value, Selection):
         return parts(vars(value))
     if isinstance(value, dict):
@@ -190,8 +190,8 @@ def test_the_memory_format_is_kept(kind):
 
 @every_policy
 @every_channels
-def test_apply_never_looks_at_a_value(kind, channels):
-    """Tensors of the meta device have none, so nothing in it can wait for the device."""
+def test_apply_never_waits_for_the_device(kind, channels):
+    """Tensors of the meta device have no values, so reading one would fail."""
     policy, images, values, _ = case(kind, channels, 40)
     elsewhere = {  # `sample` does read the probabilities
         n: v if n.startswith("probability.") else v.to("meta") for n, v in values.items()
@@ -250,7 +250,7 @@ def test_strengths_say_what_is_drawn(name, channels):
 
 
 def moving(dataset: str, operation: str) -> float:
-    """Of the chances of an AutoAugment operation, the share with a magnitude above zero."""
+    """Return the share of an AutoAugment operation's uses that have a magnitude above zero."""
     table = autoaugment.AutoAugment(autoaugment.AutoAugmentPolicy(dataset)).policies
     own = [(p, m) for pair in table for n, p, m in pair if TORCHVISION[n] == operation]
     return sum(p for p, m in own if m != 0) / sum(p for p, _ in own)
@@ -295,8 +295,8 @@ def test_zero_magnitudes_are_plain_flips_and_shifts(channels, probability):
     """With many images warped the flips go into the warp, with few they do not."""
     policy = Learned(channels=channels, crop=2, operations=("rotate", "scale", "contrast"))
     values = {n: torch.tensor(0.0 if n.startswith("m") else probability) for n in policy.names}
-    images = pictures(16, channels, 28, 28)
-    draws = policy.sample(16, (28, 28), seeded(1), values=values)
+    images = pictures(64, channels, 28, 28)
+    draws = policy.sample(64, (28, 28), seeded(1), values=values)
     assert (draws.selections[0].families["geometric"] is None) == (probability > 0.9)
     plain = flip_and_shift(images, draws.flip, draws.shift)
     out = policy.apply(images, draws, values)
@@ -319,7 +319,7 @@ def test_flips_go_before_the_operations():
 
 
 def test_a_whole_batch_is_flipped_shifted_and_warped_at_once():
-    """What a shift moves out of sight, the warp brings back, if most of the batch is warped."""
+    """If most of the batch is warped, the warp brings back what a shift moves out of sight."""
     policy, images = Learned(channels=1, crop=2), pictures(16, 1, 8, 8)
     draws = policy.sample(16, (8, 8), seeded())
     draws = draws._replace(shift=torch.tensor([[2, 0]]).expand(16, 2))
@@ -397,7 +397,7 @@ def test_wrong_knots_are_refused(schedule):
 
 
 @every_policy
-def test_shifts_must_leave_something_to_see(kind):
+def test_shifts_must_not_move_images_out_of_sight(kind):
     if kind == "none":
         return
     policy = MAKE[kind](channels=3, crop=8)
@@ -451,14 +451,14 @@ def test_check_says_what_is_wrong(change, channels, message):
 
 @pytest.mark.parametrize("kind", [k for k in MAKE if k != "none"])
 @every_channels
-def test_moving_keeps_everything_in_its_place(kind, channels):
+def test_moving_draws_keeps_every_tensor(kind, channels):
     _, _, _, draws = case(kind, channels, 50)
     back = moved(draws, "cpu")
     assert same(draws, back)
     assert [t.dtype for t in tensors(draws)] == [t.dtype for t in tensors(back)]
 
 
-def test_the_cases_of_moving_are_all_there():
+def test_moved_draws_cover_every_kind_of_selection():
     """Whole batches, some images, tables of many and of one operation, and turned coins."""
     learned, random = (case(kind, 3, 50)[3] for kind in ("learned", "randaugment"))
     rows = list(learned.selections[0].families.values())
@@ -469,7 +469,7 @@ def test_the_cases_of_moving_are_all_there():
 
 
 @every_channels
-def test_learned_values_may_live_elsewhere(channels):
+def test_learned_values_may_be_on_different_devices(channels):
     """Probabilities come to the CPU for the draws; the other values stay where they are."""
     policy = Learned(channels=channels, operations=("rotate", "saturation", "cutout"))
     here = halves(policy) | {"mixing.strength": torch.tensor(0.5)}
@@ -508,14 +508,14 @@ def known(name: str, magnitude: float, size: tuple[int, int]) -> tuple[str, floa
 def signed(
     space: Mapping[str, tuple[Tensor, bool]], name: str, index: int | None, size: tuple[int, int]
 ) -> list[tuple[str, float] | None]:
-    """What an operation of torchvision's does at a bin, with each sign."""
+    """Return what an operation of torchvision does at a bin, with each sign."""
     magnitudes, both = space[name]
     m = float(magnitudes[index]) if index is not None and magnitudes.ndim else 0.0
     return [known(name, sign * m, size) for sign in ((-1, 1) if both else (1, 1))]
 
 
 def seen(units: Tensor) -> list[Outcome]:
-    """What each stage does to each image: one operation, or none."""
+    """Return what each stage does to each image: one operation, or None."""
     assert ((units != 0).sum(2) <= 1).all()
     value, index = units.abs().max(2)
     value = value * units.gather(2, index.unsqueeze(2)).squeeze(2).sign()
@@ -684,7 +684,7 @@ def test_a_learned_magnitude_is_that_many_thirtieths(channels, value):
     assert policy.replayed({"magnitude.rotate": ((0.0, 0.5),)}) == policy
 
 
-def test_constant_operations_do_not_learn():
+def test_operations_without_a_magnitude_do_not_learn():
     policy = RandAugment(channels=3, n=1)
     values = {"magnitude.all": torch.tensor(0.25, requires_grad=True)}
     draws = policy.sample(400, SIZE, seeded(), values=values)
@@ -755,7 +755,7 @@ def test_coins_and_sizes_have_their_distribution(channels, given):
 
 @every_channels
 @pytest.mark.parametrize("magnitude", [0.3, 1.0])
-def test_values_reach_as_far_as_their_magnitude(channels, magnitude):
+def test_values_reach_up_to_their_magnitude(channels, magnitude):
     policy = Learned(channels=channels)
     values = {n: torch.tensor(magnitude if n.startswith("m") else 0.5) for n in policy.names}
     units = policy.sample(5000, SIZE, seeded(), values=values).units[0]
@@ -897,7 +897,7 @@ def test_the_dada_gradient_is_another_one(channels):
 @every_channels
 @pytest.mark.parametrize("kind", ["learned", "some"])
 def test_one_coin_of_each_image_is_turned(kind, channels):
-    """Which one is a matter of chance; sizes, places and all other coins stay what they are."""
+    """The coin is random; sizes, places and all other coins stay the same."""
     policy, batch = MAKE[kind](channels=channels, crop=1), 6000
     values = halves(policy, torch.float64)
     draws = policy.sample(batch, SIZE, seeded(2), values=values, turn=True)
@@ -924,8 +924,8 @@ def test_one_coin_of_each_image_is_turned(kind, channels):
     assert torch.equal(policy.chance(turned.operation, values), turned.chance)
 
 
-def test_draws_know_nothing_of_derivatives():
-    """Else the probabilities' would be that of a difference of one and the same."""
+def test_draws_carry_no_gradient():
+    """Otherwise the derivative in a probability would cancel."""
     policy = Learned(channels=1)
     values = {n: v.requires_grad_() for n, v in halves(policy).items()}
     draws = policy.sample(8, SIZE, seeded(), values=values, turn=True)
@@ -933,7 +933,7 @@ def test_draws_know_nothing_of_derivatives():
 
 
 @every_channels
-def test_turned_images_are_those_of_the_turned_choices(channels):
+def test_turned_images_follow_the_turned_choices(channels):
     policy, images, values, draws = case("learned", channels, 24)
     as_drawn = draws._replace(
         units=draws.turned.units,
@@ -964,7 +964,7 @@ def test_the_chance_has_the_derivative_of_its_probability():
 
 @pytest.mark.parametrize("kind", [k for k in MAKE if k not in ("learned", "some")])
 def test_without_learned_probabilities_nothing_is_turned(kind):
-    """And what is drawn is what it would be: turning is no other way to draw."""
+    """Turning does not change the draws."""
     policy = MAKE[kind](channels=3)
     values = halves(policy)
     one, two = (
@@ -976,7 +976,7 @@ def test_without_learned_probabilities_nothing_is_turned(kind):
 
 @pytest.mark.parametrize("only", [("rotate",), ("rotate", "cutout")])
 def test_some_probabilities_may_be_learned_and_others_not(only):
-    """What is not among the values is as usual."""
+    """A probability that is not among the values keeps its usual value."""
     policy = Learned(channels=1, operations=("rotate", "cutout", "invert"))
     values = {f"probability.{n}": torch.tensor(0.7, dtype=torch.float64) for n in only}
     draws = policy.sample(4000, SIZE, seeded(), values=values)

@@ -83,7 +83,7 @@ def somewhere(batch: int, dtype: torch.dtype = torch.float64) -> Places:
 
 
 def generic(name: str) -> Tensor:
-    """Values for two images, both signs where there are two."""
+    """Return values for two images, of both signs if the operation is signed."""
     value = VALUE[name]
     other = -0.62 * value if OPERATIONS[name].signed else 0.62 * value
     return torch.tensor([value, other], dtype=torch.float64)
@@ -146,7 +146,7 @@ def differentiate(function: Callable[[Tensor], Tensor], at: Tensor, along: Tenso
 
 def test_families_are_columns_that_stand_together():
     assert tuple(COLUMNS) == tuple(FAMILIES) and tuple(OPERATIONS) == NAMES
-    assert set(VALUE) == set(NAMES)  # a new operation needs a row above
+    assert set(VALUE) == set(NAMES)  # a new operation needs a row in VALUE
     columns = [list(range(len(NAMES)))[COLUMNS[family]] for family in FAMILIES]
     assert [i for own in columns for i in own] == list(range(len(NAMES)))
     for family, own in zip(FAMILIES, columns, strict=True):
@@ -207,7 +207,7 @@ def test_images_are_independent(name):
     assert torch.equal(a[0], b[0]) and not torch.equal(a[1], b[1])
 
 
-def test_the_middle_and_the_beginning_are_where_things_happen_by_default():
+def test_default_places_are_the_middle_and_zero():
     images, value = smooth(2, 3, 8, 9), torch.tensor([0.3, 0.2], dtype=torch.float64)
     middle = Places(torch.full((2, 2), 0.5, dtype=torch.float64), torch.zeros(2).long())
     for name in ("cutout", "gaussian_noise"):
@@ -254,8 +254,9 @@ TORCHVISION: dict[str, tuple[float, float, Callable[[Tensor], Tensor]]] = {
 }
 
 
-def test_only_the_noise_has_nothing_to_be_compared_with():
-    assert set(NAMES) - set(TORCHVISION) == {"gaussian_noise"}  # theirs has its own random numbers
+def test_every_operation_has_a_reference():
+    """All but the noise, whose random numbers are our own."""
+    assert set(NAMES) - set(TORCHVISION) == {"gaussian_noise"}
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -280,7 +281,7 @@ def ready(name: str, channels: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_derivatives_are_exact(name, channels):
-    """Straight-through ones too: between two levels the values are those of a line."""
+    """Straight-through derivatives too: between two levels the values are on a line."""
     images, value = ready(name, channels)
     inputs = (images, value.requires_grad_(OPERATIONS[name].value == "exact"))
     assert torch.autograd.gradcheck(partial(run, name), inputs, fast_mode=True)
@@ -359,7 +360,7 @@ def test_select_equals_a_loop(batch, rate, kind, seed):
 
 
 def test_select_makes_indices_of_all_kinds():
-    """So that what is tested with them is tested for all kinds."""
+    """The cases cover every kind of selection, so the tests that use them do."""
     few, half, most, every = (case(rate).selection for rate in (0.1, 0.5, 0.95, 1))
     assert None not in few.families.values() and few.lookups
     assert {rows is None for rows in half.families.values()} == {True, False}
@@ -462,7 +463,7 @@ def test_a_stage_equals_its_slow_twin(rate, kind, channels):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rate", [0.2, 0.5, 1.0])
 def test_a_stage_is_one_operation_after_the_other(rate, kind):
-    """By nothing but `operate`, of values that neither interpolate nor reach a clamp in between."""
+    """Compare with `operate`, at values that neither interpolate nor reach a clamp in between."""
     names = tuple(n for n in NAMES if n not in ("rotate", "shear_x", "shear_y", "scale"))
     if kind == "many":  # those of one line know no levels, to which a table rounds in between
         names = tuple(n for n in names if n not in LOOKUPS or n in LINES)
@@ -511,8 +512,8 @@ def tables(image: np.ndarray, values: dict[str, float]) -> np.ndarray:
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rate", [0.2, 0.6, 1.0])
-def test_point_operations_are_a_chain_of_tables_of_the_images_that_enter(rate, kind, channels):
-    """Of four levels that autocontrast takes to whole levels, as all others do at full strength."""
+def test_point_operations_use_statistics_of_the_incoming_images(rate, kind, channels):
+    """Images of four levels that every operation takes to whole levels at full strength."""
     levels = torch.tensor([51, 102, 153, 204])
     images = levels[torch.randint(4, (40, channels, 32, 32), generator=seeded())]
     images[:, :, :16][images[:, :, :16] == 204] = 153  # not uniform
@@ -598,7 +599,7 @@ def test_derivatives_of_a_stage_equal_central_differences(rate, kind, channels):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_value_has_a_derivative(kind):
-    """Those that are invented among them; no write to what is kept for it spoils one."""
+    """Invented derivatives too; no write spoils a tensor that is kept for the backward pass."""
     images, values, selection, places = case(0.5, kind, size=(24, 3, 17, 18))
     images = 0.3 + 0.2 * images  # else some are of all levels, which autocontrast leaves alone
     inputs = (images.requires_grad_(), values.requires_grad_())
@@ -612,8 +613,8 @@ def test_every_value_has_a_derivative(kind):
 
 
 @pytest.mark.parametrize("rate, kind", PARTS)
-def test_the_derivative_of_a_stage_equals_that_of_its_slow_twin(rate, kind):
-    """With those that are invented, of which there is no difference to compare with."""
+def test_derivatives_of_a_stage_equal_its_slow_twin(rate, kind):
+    """Invented derivatives too, for which there is no finite difference to compare with."""
     images, values, selection, places = case(rate, kind, size=(24, 3, 17, 18))
     inputs = (images.requires_grad_(), values.requires_grad_())
     weight = smooth(*images.shape, seed=7)
@@ -674,8 +675,8 @@ def test_mixed_second_derivative_of_a_training_loss(rate, kind, channels):
     assert torch.allclose((forward * v).sum(), expected, rtol=1e-6, atol=1e-9)
 
 
-def test_what_is_made_once_outlives_the_transform_in_which_it_was_made():
-    """The bank of the noise and the basis of the blur; wrapped, no other transform can use them."""
+def test_cached_tensors_outlive_the_transform_that_made_them():
+    """The bank of the noise and the basis of the blur: wrapped, they would be of no further use."""
     images, values, selection, places = case(1.0, names=["gaussian_blur", "gaussian_noise"])
 
     def loss(values: Tensor) -> Tensor:
@@ -697,7 +698,7 @@ def test_what_is_made_once_outlives_the_transform_in_which_it_was_made():
 
 
 class NoTransfers(TorchDispatchMode):
-    """Refuses tensors with values among those that have none, but for constants of Python."""
+    """Refuse tensors on other devices than meta, except constants of Python."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -708,8 +709,8 @@ class NoTransfers(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("rate, kind", PARTS)
-def test_a_stage_never_looks_at_a_value(rate, kind):
-    """Tensors of the meta device have none, so nothing can wait for one; and none is sent there."""
+def test_a_stage_never_waits_for_the_device(rate, kind):
+    """Tensors of the meta device have no values, so nothing can wait for one or be sent there."""
     images, values, selection, places = case(rate, kind)
     families = {f: None if r is None else r.to("meta") for f, r in selection.families.items()}
     lookups = {n: rows.to("meta") for n, rows in selection.lookups.items()}
@@ -725,7 +726,7 @@ def test_a_stage_never_looks_at_a_value(rate, kind):
     assert out.shape == of_images.shape == images.shape and of_values.shape == values.shape
 
 
-def test_what_looks_at_a_value_would_be_seen():
+def test_a_wait_for_the_device_would_be_seen():
     for look in (lambda t: t.sum().item(), lambda t: t.nonzero(), lambda t: t[t > 0]):
         with pytest.raises((RuntimeError, NotImplementedError)):
             look(torch.ones(3, device="meta"))
