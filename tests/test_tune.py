@@ -565,7 +565,7 @@ BAD = [
     (["--method", "guess"], "'guess' is not one of 'random', 'tpe'"),
     ([], "--method"),
     (["--method", "pbt", "--fidelity", "subset"], "--fidelity must be epochs for pbt"),
-    (["--method", "pba", "--fidelity", "resolution"], "--fidelity resolution: pba"),
+    (["--method", "pba", "--fidelity", "resolution"], "--fidelity must be epochs for pba"),
     (["--method", "random", "--genotype", "g.json"], "--genotype is only for pba"),
     (["--method", "random", "--subset", 60], "must be at least 64 (two batches)"),
     (["--method", "random", "--subset", 5], "5"),
