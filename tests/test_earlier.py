@@ -228,15 +228,14 @@ def test_what_the_gradient_found_is_trained_by_others(tmp_path: Path) -> None:
         assert line.startswith(f"data unchanged; {count} configurations to train first")
         first_trial = trials(out)[0]
         assert first_trial["parameters"] == genotype.parameters
-        policy, _, _ = str(genotype.settings["augment"]).partition(":")
+        policy, _, _ = genotype.recipe.augment.partition(":")
         assert first_trial["configuration"]["augment"] == policy
         place = out / "trials" / str(first_trial["trial"])
         found = Genotype.load(place / "genotype.json")
         assert found.space == genotype.space
-        assert found.settings["batch_size"] == 32  # the nearest: half of the images are too few
-        ends = {n: s[-1][1] for n, s in genotype.hyperparameters.items()}
-        lr = found.hyperparameters["lr"][-1][1]
-        assert lr == pytest.approx(min(max(ends["lr"], 3e-3), 1.0))
+        assert found.recipe.batch_size == 32  # the nearest: half of the images are too few
+        lr = min(max(genotype.recipe.last["lr"], 3e-3), 1.0)
+        assert found.recipe.last["lr"] == pytest.approx(lr)
 
 
 @pytest.mark.parametrize("method", ["random", "gradient"])
@@ -330,7 +329,7 @@ def genotype_torn(folder: Path) -> None:
         (torn, "trials.jsonl line 1"),
         (no_trials, "must contain trials.jsonl"),
         (settings_torn, "study.json"),
-        (genotype_torn, "g.json must be a genotype"),
+        (genotype_torn, "g.json is no genotype"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(
