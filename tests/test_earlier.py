@@ -329,7 +329,7 @@ def genotype_torn(folder: Path) -> None:
         (torn, "trials.jsonl line 1"),
         (no_trials, "must contain trials.jsonl"),
         (settings_torn, "study.json"),
-        (genotype_torn, "g.json is no genotype"),
+        (genotype_torn, "g.json must be a genotype"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(

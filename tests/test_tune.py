@@ -28,7 +28,7 @@ from studies import ENVIRONMENT, ROOT, SMALL, at_most, call, refuse, small, work
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import blocks
 from darts_lite.architecture.recipe import AdamW, Sgd
-from darts_lite.augment import named as augment
+from darts_lite.augment import load
 from darts_lite.augment.policies.learned import Scheduled
 from darts_lite.hpo import correlation, setup
 from darts_lite.hpo import launcher as launch
@@ -147,7 +147,7 @@ def test_the_schedule_of_pba_is_replayed_on_a_larger_network(
 ) -> None:
     out = studies("pba")
     found = Genotype.load(out / "g.json")
-    policy = augment.load(out / "augment.json").policy
+    policy = load(out / "augment.json").policy
     assert isinstance(policy, Scheduled)
     schedules = found.recipe.schedules
     knots = {n: s for n, s in schedules.items() if n not in ("lr", "weight_decay")}

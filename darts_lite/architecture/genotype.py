@@ -106,8 +106,8 @@ class Genotype:
             return _ADAPTER.validate_json(_current(content))
         except ValidationError as error:
             raise UserError(
-                f"{source} is no genotype of this version: {first_fault(error)}; "
-                "make it again with `search` or `derive`"
+                f"{source} must be a genotype of this version: {first_fault(error)}; "
+                "create it again with `search` or `derive`"
             ) from None
 
 
@@ -123,7 +123,7 @@ def _current(content: str | bytes) -> str | bytes:
         old = json.loads(content)
         version = old["version"]
         settings, schedules = dict(old["settings"]), old["hyperparameters"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return content
     if version != 1:
         return content

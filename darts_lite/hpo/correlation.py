@@ -15,7 +15,7 @@ import torch
 from scipy.stats import kendalltau
 
 from darts_lite.errors import Diverged, UserError
-from darts_lite.files import write_json
+from darts_lite.files import json_line, whole_lines, write_json, write_lines
 from darts_lite.hpo.methods.sampled import rungs
 from darts_lite.hpo.options import CorrelateOptions
 from darts_lite.hpo.setup import Setup, assemble, completed
@@ -51,7 +51,7 @@ def correlate(
     """Train random configurations at every fidelity and compare the rankings.
 
     Writes a line for each configuration to OUT/correlation.jsonl as it goes, and the table and its
-    picture at the end. Arguments and errors as of `launch.tune`.
+    picture at the end. Arguments and errors as of `launcher.tune`.
     """
     out = Path(options.out)
     path, settings = out / "correlation.jsonl", out / "correlation.json"
@@ -82,7 +82,7 @@ def correlate(
     for number in range(len(rows), options.configurations):
         rows.append(_measured(setup, number, study.max_params, options.seed, fidelities))
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
+            file.write(json_line(rows[-1]))
         shown = ", ".join(f"{a:.1%}" for a in rows[-1]["accuracies"])
         say(f"{number + 1} of {options.configurations}: {shown}")
     found = compare(fidelities, rows)
@@ -94,7 +94,7 @@ def correlate(
         f"{dataset.name}: {options.fidelity} against the full training",
     )
     pictures.save(out / "correlation.png", picture)
-    write_json(out / "correlation.json", {**said, "found": [asdict(c) for c in found]})
+    write_json(settings, {**said, "found": [asdict(c) for c in found]})
     return found
 
 
@@ -136,14 +136,12 @@ def _measured(
 
 
 def _known(path: Path) -> list[dict[str, Any]]:
-    """What was measured; a line without its end was torn by a crash."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    path.write_text("".join(whole), encoding="utf-8")
+    """Return what was measured, and drop a line torn by a crash from the file."""
+    lines = whole_lines(path)
+    if path.exists():
+        write_lines(path, lines)
     try:
-        return [json.loads(line) for line in whole]
+        return [json.loads(line) for line in lines]
     except ValueError:
         raise UserError(f"{path} has a damaged line; choose another --out") from None
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from darts_lite.errors import UserError
+from darts_lite.files import json_line, whole_lines, write_lines
 from darts_lite.reporting import pictures
 
 FLUSH_SECONDS = 30
@@ -51,7 +51,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         for name, number in numbers.items():
             self._writer.add_scalar(name, number, step)
         finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
-        self._lines.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
+        self._lines.write(json_line({"step": step, **finite}))
 
     def picture(self, step: int, name: str, image: npt.NDArray[np.uint8]) -> None:
         """A picture [H, W, 3]; the latest of its name is also a file in `pictures`."""
@@ -99,15 +99,12 @@ class Recorder(AbstractContextManager["Recorder"]):
 
 def _truncate(path: Path, step: int) -> None:
     """Keeps the records up to `step`; a line without its end was torn by a crash and goes too."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    whole = (line for line in lines if line.endswith("\n"))
-    temporary = path.with_name(path.name + ".tmp")
+    lines = whole_lines(path)
     try:
-        kept = "".join(line for line in whole if json.loads(line)["step"] <= step)
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} has a damaged line; move it away and resume again") from None
-    temporary.write_text(kept, encoding="utf-8")
-    os.replace(temporary, path)
+    write_lines(path, kept)
 
 
 def _plain(value: object) -> str | int | float | None:
