@@ -51,7 +51,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path} is no JSON; restore it or choose another file") from None
 
 
@@ -67,11 +67,15 @@ def write_lines(path: Path, lines: list[str]) -> None:
 
 
 def whole_lines(path: Path) -> list[str]:
-    """Return the lines of a file, none if it is missing; drop a last one torn by a crash."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n")]
+    """Return the lines of a file, none if it is missing; drop a last one torn by a crash.
+
+    Raises: `UserError` if a whole line is no UTF-8 text.
+    """
+    *lines, _ = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    try:
+        return [line.decode() + "\n" for line in lines]  # a torn one may end amid a character
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text in UTF-8; move it away") from None
 
 
 def first_fault(error: ValidationError, whole: str = "the file") -> str:

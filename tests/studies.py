@@ -17,13 +17,13 @@ from click.testing import Result
 from invoking import invoke
 
 from darts_lite.commands import cli
-from darts_lite.commands import run as prepare
 from darts_lite.data import Dataset, Splits
 from darts_lite.hpo import launcher as launch
 from darts_lite.hpo.options import TuneOptions
 from darts_lite.hpo.setup import assemble, completed
 from darts_lite.hpo.storage import Study
 from darts_lite.hpo.worker import Worker
+from darts_lite.training.run import read_data
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -64,7 +64,7 @@ class Toy:
 @lru_cache
 def digits(subset: int) -> tuple[Dataset, Splits]:
     said = TuneOptions(method="random", dataset="digits", subset=subset)
-    return prepare.data(said, 0, lambda text: None)
+    return read_data(said, 0, lambda text: None)
 
 
 def small(folder: Path, method: str = "random", **changes: Any) -> Worker:

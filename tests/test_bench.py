@@ -12,14 +12,16 @@ import pytest
 import torch
 from test_tune_methods import record
 
-from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.genotype import Genotype, Source
 from darts_lite.architecture.presets import blocks
+from darts_lite.architecture.recipe import AdamW, Recipe
 from darts_lite.data import Dataset, Images, Splits, load, resized, split, stratified
 from darts_lite.errors import Diverged
 from darts_lite.hpo import evaluator as benches
 from darts_lite.hpo.evaluator import Bench
 from darts_lite.hpo.methods.population import lineage
 from darts_lite.hpo.records import Job, Record
+from darts_lite.hpo.space import constant
 from darts_lite.nas.random_networks import uniform_random
 from darts_lite.training import checkpoint
 from darts_lite.training.budget import Budget
@@ -40,7 +42,8 @@ def bench_of(dataset: Dataset, splits: Splits, folder: Path, **changes: Any) -> 
         "epochs": EPOCHS,
         "fidelity": "epochs",
         "seed": 3,
-        "settings": {"dataset": "digits"},
+        "source": Source(dataset="digits"),
+        "record": {},
     }
     return Bench(dataset=dataset, splits=splits, folder=folder, **{**usual, **changes})
 
@@ -52,8 +55,12 @@ def genotype(
     found = bench.genotype_of(uniform_random(blocks(4, 3), torch.Generator().manual_seed(1)))
     return replace(
         found,
-        hyperparameters={n: ((0.0, v),) for n, v in {**VALUES, **values}.items()},
-        settings={**found.settings, "augment": augment, "batch_size": size, "optimizer": "adamw"},
+        recipe=Recipe(
+            optimizer=AdamW(),
+            batch_size=size,
+            augment=augment,
+            schedules=constant({**VALUES, **values}),
+        ),
     )
 
 
@@ -205,11 +212,11 @@ def test_lineage_reproduces_the_weights(bench: Bench, augment: str) -> None:
     for i, (rate, magnitude) in enumerate(((0.02, 0.1), (0.05, 0.9), (0.03, 0.4))):
         own = genotype(bench, augment=augment, lr=rate, **{"magnitude.rotate": magnitude})
         accuracy = bench.measure(own, (i + 1) / 3, bench.place(i), bench.place(i - 1))
-        learned = {n: s[-1][1] for n, s in own.hyperparameters.items()}
         job = Job(fidelities=((i + 1) / 3,), start=i - 1 if i else None)
-        records[i] = record(i, accuracy, (i + 1) / 3, job=job, learned=learned)
+        records[i] = record(i, accuracy, (i + 1) / 3, job=job, learned=own.recipe.last)
     schedules = lineage(records[2], records)
-    again = replace(genotype(bench, augment=augment), hyperparameters=schedules)
+    again = genotype(bench, augment=augment)
+    again = replace(again, recipe=replace(again.recipe, schedules=schedules))
     bench.measure(again, 1.0, bench.place(3))
     alike(kept(bench, 3), kept(bench, 2))
 

@@ -12,7 +12,7 @@ import torch
 from test_tune_methods import AGAIN, record
 
 from darts_lite.architecture.cost import network_cost
-from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.genotype import Genotype, Source
 from darts_lite.architecture.space import Edge, Operation
 from darts_lite.data import Dataset, Splits
 from darts_lite.hpo.evaluator import Bench
@@ -29,7 +29,7 @@ from darts_lite.hpo.methods.gradient import (
 from darts_lite.hpo.records import Job, Record
 from darts_lite.hypergradient.hyperparameters import select
 from darts_lite.nas.options import SearchOptions
-from darts_lite.nas.task import SearchTask
+from darts_lite.nas.task import SearchTask, space_of
 from darts_lite.nas.warm_start import Warm, prior, starts
 from darts_lite.training import checkpoint
 from darts_lite.training.budget import Budget
@@ -211,7 +211,8 @@ def bench(digits: tuple[Dataset, Splits], tmp_path: Path) -> Bench:
         fidelity="epochs",
         seed=7,
         folder=tmp_path,
-        settings={"dataset": "digits", "data_dir": "data", "subset": 600},
+        source=Source(dataset="digits", subset=600),
+        record={"method": "gradient"},
     )
 
 
@@ -225,7 +226,7 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
             super().__init__(config, *arguments)
             self.warm: Warm = arguments[-1]
             self.first, self.count = self.inner.params, 0
-            self.begins = select(self.variables.raw, "alpha.")
+            self.begins = select(self.hyper.variables.raw, "alpha.")
             begun.append(self)
 
         def step(self, fraction: float) -> None:
@@ -260,9 +261,10 @@ def test_round_gives_a_trainable_genotype(bench: Bench, tasks: list[Any]) -> Non
     assert not list(bench.folder.rglob("*.tmp"))
     assert found.parameters <= CONFIG.max_params
     assert (found.parameters, found.macs) == network_cost(found.space, (1, 8, 8), 10)
-    assert found.settings.items() >= {**bench.settings, "finished": True}.items()
+    assert found.source == bench.source and found.finished
+    assert found.search.items() >= bench.record.items()
     assert found.dataset == bench.dataset.fingerprint
-    assert tasks[0].warm == Warm() and tasks[0].config == replace(CONFIG, **BEGIN)
+    assert tasks[0].warm == Warm() and tasks[0].options == replace(CONFIG, **BEGIN)
     accuracy = bench.measure(found, 1.0, bench.place(3))
     assert accuracy is not None and 0 <= accuracy <= 1
 
@@ -276,9 +278,9 @@ def test_second_round_starts_from_the_first(bench: Bench, tasks: list[Any]) -> N
     found = searched(bench, 1, job(1, length=2 * LENGTH), [(first, folder)])
     assert found is not None
     second = tasks[1]
-    assert second.config == replace(CONFIG, **{**BEGIN, **CHANGES[0]}, seed=8)
+    assert second.options == replace(CONFIG, **{**BEGIN, **CHANGES[0]}, seed=8)
     assert second.warm.starts == starts([first])
-    expected = prior(CONFIG.build_space(), [first])
+    expected = prior(space_of(CONFIG), [first])
     assert second.warm.alpha.keys() == expected.keys() and len(expected) > 3
     for name, logits in expected.items():
         assert torch.equal(second.warm.alpha[name], logits)
@@ -286,9 +288,8 @@ def test_second_round_starts_from_the_first(bench: Bench, tasks: list[Any]) -> N
     assert all(torch.equal(a, b) for a, b in zip(second.first, weights, strict=True))
     assert not torch.equal(second.first[0], tasks[0].first[0])
     assert second.count == kept(bench, 1)["step"] == 2 * LENGTH
-    ends = {n: s[-1][1] for n, s in first.hyperparameters.items()}
-    begins = {n: s[0][1] for n, s in found.hyperparameters.items()}
-    assert begins["lr"] == pytest.approx(ends["lr"], rel=1e-4)
+    begin = found.recipe.schedules["lr"][0][1]
+    assert begin == pytest.approx(first.recipe.last["lr"], rel=1e-4)
     assert torch.equal(kept(bench)["task"]["params"][0], weights[0])  # as it was
 
 
@@ -297,8 +298,9 @@ def test_best_earlier_round_counts(bench: Bench, tasks: list[Any]) -> None:
     first = searched(bench)
     assert first is not None
     folder = bench.place(0) / "search"
-    other = replace(first, hyperparameters={**first.hyperparameters, "lr": ((0.0, 0.5),)})
-    narrow = replace(first, settings={**first.settings, "search_channels": 2})
+    schedules = {**first.recipe.schedules, "lr": ((0.0, 0.5),)}
+    other = replace(first, recipe=replace(first.recipe, schedules=schedules))
+    narrow = replace(first, search={**first.search, "search_channels": 2})
     for earlier in ((first, None), (first, folder.parent), (narrow, folder)):
         searched(bench, 1, earlier=[earlier, (other, folder)])
         assert tasks[-1].warm.starts == starts([first])
@@ -311,12 +313,12 @@ def test_settings_without_gradient_change_round_by_round(bench: Bench, tasks: li
     """Each round changes one setting of the best earlier round; after the last, none."""
     best = searched(bench)
     assert best is not None
-    earlier = [(replace(best, settings={**best.settings, "batch_size": 24}), None)]
+    earlier = [(replace(best, recipe=replace(best.recipe, batch_size=24)), None)]
     for number in range(len(CHANGES) + 2):
         searched(bench, 1 + number, job(number, length=1), earlier)
         change = CHANGES[number - 1] if 1 <= number <= len(CHANGES) else {}
         expected = {**BEGIN, "batch_size": 24, **change}
-        assert tasks[-1].config == replace(CONFIG, **expected, seed=CONFIG.seed + number)
+        assert tasks[-1].options == replace(CONFIG, **expected, seed=CONFIG.seed + number)
 
 
 def test_new_optimizer_starts_a_new_learning_rate_search(bench: Bench, tasks: list[Any]) -> None:
@@ -326,19 +328,19 @@ def test_new_optimizer_starts_a_new_learning_rate_search(bench: Bench, tasks: li
     number = 1 + CHANGES.index({"optimizer": "adamw"})
     earlier = [(first, bench.place(0) / "search")]
     found = searched(bench, 1, job(number, length=LENGTH), earlier)
-    assert found is not None and found.settings["optimizer"] == "adamw"
+    assert found is not None and found.recipe.optimizer.name == "adamw"
     warm = tasks[1].warm
     assert warm.params is None and "lr" not in warm.starts
-    assert warm.alpha.keys() == prior(CONFIG.build_space(), [first]).keys()
-    assert found.hyperparameters["lr"][0][1] == pytest.approx(OPTIMIZERS["adamw"].start["lr"])
+    assert warm.alpha.keys() == prior(space_of(CONFIG), [first]).keys()
+    assert found.recipe.schedules["lr"][0][1] == pytest.approx(OPTIMIZERS["adamw"].start["lr"])
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         pytest.param({"dataset": {"name": "digits", "sha256": "0"}}, id="data"),
-        pytest.param({"settings": {"search_channels": 4, "subset": 300}}, id="subset"),
-        pytest.param({"seed": 5, "settings": {"search_channels": 4, "seed": 5}}, id="seed"),
+        pytest.param({"source": Source(dataset="digits", subset=300)}, id="subset"),
+        pytest.param({"seed": 5}, id="seed"),
     ],
 )
 def test_weights_trained_on_validation_images_are_not_taken(
@@ -364,9 +366,17 @@ def test_later_genotype_has_the_seed_of_the_data_splits(bench: Bench) -> None:
     assert found.seed == bench.seed
 
 
+<<<<<<< HEAD
 def test_part_uses_the_same_search_with_half_the_limit(bench: Bench, tasks: list[Any]) -> None:
     """The logits prefer the largest network, which exceeds both limits."""
     space = CONFIG.build_space()
+=======
+def test_a_part_is_derived_from_the_same_search_under_half_the_cap(
+    bench: Bench, tasks: list[Any]
+) -> None:
+    """With a head start for the largest network, which both caps are too low for."""
+    space = space_of(CONFIG)
+>>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
     largest = (Edge(0, 1, (Operation("inverted_residual", {"kernel": (5,), "expansion": (6,)}),)),)
     cells = tuple(replace(cell, edges=largest) for cell in space.cells)
     earlier = [(bench.genotype_of(replace(space, cells=cells)), None)]
@@ -375,9 +385,9 @@ def test_part_uses_the_same_search_with_half_the_limit(bench: Bench, tasks: list
     part = searched(bench, 1, job(0, part=1, length=LENGTH, start=0), earlier)
     assert first is not None and part is not None
     assert [task.count for task in tasks] == [LENGTH, 0]
-    assert tasks[1].config.max_params == CONFIG.max_params // 2
+    assert tasks[1].options.max_params == CONFIG.max_params // 2
     assert part.parameters <= CONFIG.max_params // 2 < first.parameters <= CONFIG.max_params
-    assert part.hyperparameters == first.hyperparameters
+    assert part.recipe.schedules == first.recipe.schedules
     last = searched(bench, 2, job(0, part=2, length=LENGTH, start=0), earlier)
     assert last is not None and last.parameters <= CONFIG.max_params // 4
 
@@ -411,7 +421,7 @@ def test_finished_search_is_not_repeated(bench: Bench, tasks: list[Any]) -> None
     """If the training was stopped, the genotype already exists."""
     whole = searched(bench, 0)
     assert whole is not None
-    kept_there = replace(whole, settings={**whole.settings, "note": "there"})
+    kept_there = replace(whole, search={**whole.search, "note": "there"})
     kept_there.save(bench.place(0) / "genotype.json")
     assert searched(bench, 1, job(0, length=LENGTH, start=0)) == kept_there
     assert len(tasks) == 1

@@ -17,6 +17,7 @@ from test_tune_methods import AGAIN, Play, record
 from darts_lite.architecture.cost import network_cost
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import blocks
+from darts_lite.architecture.recipe import Recipe
 from darts_lite.augment import Augmentation, Learned, Scheduled
 from darts_lite.data import Dataset, Splits
 from darts_lite.hpo.methods.population import Population, explorable, lineage
@@ -440,8 +441,7 @@ def genotype(digits: tuple[Dataset, Splits]) -> Genotype:
         classes=digits[0].classes,
         parameters=cost.parameters,
         macs=cost.macs,
-        hyperparameters=lineage(CHAIN[5], RECORDS),
-        settings={"augment": "learned"},
+        recipe=Recipe(augment="learned", schedules=lineage(CHAIN[5], RECORDS)),
     )
 
 

@@ -12,17 +12,17 @@ import pytest
 import torch
 from test_tune_methods import AGAIN, FOR_GOOD, NINTH, THIRD, record
 
-from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.genotype import Genotype, Source
 from darts_lite.architecture.presets import blocks
 from darts_lite.augment import Scheduled, TrivialAugment, load
 from darts_lite.augment.policies.fixed import RandAugment
-from darts_lite.commands import runs
 from darts_lite.data import Dataset, Images, Splits
 from darts_lite.hpo.evaluator import Bench
 from darts_lite.hpo.methods.population import lineage
 from darts_lite.hpo.records import Job, Measurement, Record
 from darts_lite.hpo.results import best, pareto, write_best, write_trials
 from darts_lite.hpo.space import POLICIES, ConfigurationSpace, Random, Value
+from darts_lite.nas.loading import load_genotype
 from darts_lite.reporting import comparison as report
 from darts_lite.training.options import DeriveOptions
 from darts_lite.training.problem import augmentation_for
@@ -150,7 +150,8 @@ def bench(tmp_path: Path) -> Bench:
         fidelity="epochs",
         seed=0,
         folder=tmp_path,
-        settings={"dataset": "noise", "data_dir": "data", "image_size": None, "subset": None},
+        source=Source(dataset="noise"),
+        record={},
     )
 
 
@@ -170,12 +171,18 @@ def genotype(bench: Bench, policy: str) -> Genotype:
 
 
 def trained(bench: Bench, found: Genotype) -> TrainTask:
+<<<<<<< HEAD
     """Return the training task of `derive`."""
     size = found.settings["batch_size"]
     assert isinstance(size, int)
     task = TrainTask(
         DeriveOptions(batch_size=size), found, bench.dataset, bench.splits, bench.device
     )
+=======
+    """As `derive` would begin."""
+    options = DeriveOptions(batch_size=found.recipe.batch_size)
+    task = TrainTask(options, found, bench.dataset, bench.splits, bench.device)
+>>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
     task.step(0.5)
     return task
 
@@ -185,13 +192,13 @@ def test_best_configuration_is_for_derive(bench: Bench, policy: str) -> None:
     """The augmentation is written for `--augment`, and nothing else."""
     known = genotype(bench, policy)
     assert write_best(bench, [record(0, 0.5)], record(0, 0.5), known) == known
-    assert runs.load_genotype(bench.folder / "g.json", None) == known
+    assert load_genotype(bench.folder / "g.json", None) == known
     augment = load(bench.folder / "augment.json", channels=1)
     task = trained(bench, known)
     assert augment == task.augment
     if policy == "randaugment":
         assert isinstance(augment.policy, RandAugment)
-        assert augment.policy.m == pytest.approx(30 * known.hyperparameters["magnitude.all"][0][1])
+        assert augment.policy.m == pytest.approx(30 * known.recipe.last["magnitude.all"])
     if policy == "trivialaugment":
         assert isinstance(augment.policy, TrivialAugment)
     assert {p.name for p in bench.folder.iterdir()} == {"g.json", "augment.json"}
@@ -219,14 +226,14 @@ def members(learned: list[Mapping[str, float]]) -> list[Record]:
 def test_population_result_has_the_schedule_of_its_training(bench: Bench) -> None:
     """The schedule starts without augmentation."""
     known = genotype(bench, "learned")
-    names = [n for n in known.hyperparameters if n not in ("lr", "weight_decay")]
+    names = [n for n in known.recipe.schedules if n not in ("lr", "weight_decay")]
     own = {"lr": 0.05, "weight_decay": 1e-3}
     steps = [own | dict.fromkeys(names, size) for size in (0.0, 0.3, 0.2)]
     records = members(steps)
     found = write_best(bench, records, records[-1], known)
     expected = lineage(records[-1], {r.trial: r for r in records})
-    assert found == replace(known, hyperparameters=expected)
-    assert runs.load_genotype(bench.folder / "g.json", None) == found
+    assert found == replace(known, recipe=replace(known.recipe, schedules=expected))
+    assert load_genotype(bench.folder / "g.json", None) == found
     augment = load(bench.folder / "augment.json", channels=1)
     assert isinstance(augment.policy, Scheduled)
     assert augment.policy.knots == {n: expected[n] for n in names}

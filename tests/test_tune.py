@@ -28,7 +28,8 @@ from studies import ENVIRONMENT, ROOT, SMALL, at_most, call, refuse, small, work
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import blocks
-from darts_lite.augment import named as augment
+from darts_lite.architecture.recipe import AdamW, Sgd
+from darts_lite.augment import load
 from darts_lite.augment.policies.learned import Scheduled
 from darts_lite.hpo import correlation, setup
 from darts_lite.hpo import launcher as launch
@@ -101,17 +102,17 @@ def test_derive_trains_the_result_of_each_method(
     out = studies(method)
     genotype = Genotype.load(out / "g.json")
     assert 0 < genotype.parameters <= 20_000
-    assert genotype.settings["method"] == method
+    assert genotype.search["method"] == method
     records = Study(out / "study.journal").records()
     assert len(finished(records)) == METHODS[method]
 
     result = call("derive", "--genotype", out / "g.json", "--epochs", 1, "--out", tmp_path / "d")
     assert result.exit_code == 0, result.output
     metrics = json.loads((tmp_path / "d" / "metrics.json").read_text())
-    size = genotype.settings.get("batch_size", 64)
+    size = genotype.recipe.batch_size
     assert metrics["steps"] == 200 // size and metrics["parameters"] == genotype.parameters
     state = torch.load(tmp_path / "d" / "checkpoint.pt", weights_only=True)["state"]["task"]
-    adam = genotype.settings.get("optimizer") == "adamw"
+    adam = genotype.recipe.optimizer.name == "adamw"
     assert len(state["optimizer"][1]) == (2 if adam else 1)
 
     read = report.read_study(out)
@@ -129,13 +130,13 @@ def test_derive_uses_optimizer_and_batch_size_of_the_trial(
     """Test one configuration per kind, because the best ones above may be alike."""
     (tmp_path / "search").mkdir()
     usual = Genotype.load(studies("random") / "g.json")
-    for optimizer, moments in (("sgd", 1), ("adamw", 2)):
-        path = tmp_path / f"{optimizer}.json"
-        settings = {**usual.settings, "optimizer": optimizer, "batch_size": 40}
-        replace(usual, settings=settings).save(path)
-        result = call("derive", "--genotype", path, "--epochs", 1, "--out", tmp_path / optimizer)
+    for optimizer, moments in ((Sgd(), 1), (AdamW(), 2)):
+        path, out = tmp_path / f"{optimizer.name}.json", tmp_path / optimizer.name
+        recipe = replace(usual.recipe, optimizer=optimizer, batch_size=40)
+        replace(usual, recipe=recipe).save(path)
+        result = call("derive", "--genotype", path, "--epochs", 1, "--out", out)
         assert result.exit_code == 0, result.output
-        state = torch.load(tmp_path / optimizer / "checkpoint.pt", weights_only=True)["state"]
+        state = torch.load(out / "checkpoint.pt", weights_only=True)["state"]
         assert state["step"] == 5 and len(state["task"]["optimizer"][1]) == moments
 
 
@@ -147,22 +148,26 @@ def test_pba_schedule_is_replayed_on_a_larger_network(
 ) -> None:
     out = studies("pba")
     found = Genotype.load(out / "g.json")
-    policy = augment.load(out / "augment.json").policy
+    policy = load(out / "augment.json").policy
     assert isinstance(policy, Scheduled)
-    knots = {n: s for n, s in found.hyperparameters.items() if n not in ("lr", "weight_decay")}
+    schedules = found.recipe.schedules
+    knots = {n: s for n, s in schedules.items() if n not in ("lr", "weight_decay")}
     assert policy.knots == knots and knots
     assert all(schedule[0] == (0.0, 0.0) for schedule in knots.values())
     changing = [s for s in knots.values() if s[-1][1] > 0]
     assert changing and all(s[-1][0] == 1.0 and len(s) == 4 for s in changing)
     records = {r.trial: r for r in Study(out / "study.journal").records()}
     last = [r for r in records.values() if r.fidelity == 1]
-    assert found.hyperparameters in [lineage(r, records) for r in last]
+    assert schedules in [lineage(r, records) for r in last]
 
     space = random_member(blocks(16, 5), seed=0)
     larger = replace(
         small(tmp_path / "bench").bench.genotype_of(space),
-        hyperparameters={"lr": ((0.0, 0.05),), "weight_decay": ((0.0, 1e-4),)},
-        settings={**found.settings, "augment": "none"},
+        recipe=replace(
+            found.recipe,
+            augment="none",
+            schedules={"lr": ((0.0, 0.05),), "weight_decay": ((0.0, 1e-4),)},
+        ),
     )
     assert larger.parameters > 2 * found.parameters
     larger.save(tmp_path / "g.json")
@@ -187,9 +192,9 @@ def test_pba_trains_the_given_network(
     result = call(*command)
     assert result.exit_code == 0, result.output
     found, before = Genotype.load(tmp_path / "out" / "g.json"), Genotype.load(given)
-    assert found.space == before.space and found.settings["augment"] == "learned"
-    assert found.hyperparameters["lr"][-1][1] == before.hyperparameters["lr"][-1][1]
-    assert found.settings["optimizer"] == before.settings["optimizer"]
+    assert found.space == before.space and found.recipe.augment == "learned"
+    assert found.recipe.last["lr"] == before.recipe.last["lr"]
+    assert found.recipe.optimizer == before.recipe.optimizer
 
 
 @pytest.mark.parametrize("method", KEPT)

@@ -102,7 +102,7 @@ def test_number_of_trials(tmp_path: Path) -> None:
         found = Genotype.load(worker.bench.place(record.trial) / "genotype.json")
         assert found == worker.study.genotype(record.trial)
         assert (found.parameters, found.macs) == (record.parameters, record.macs)
-        assert found.settings["batch_size"] == record.values["batch_size"]
+        assert found.recipe.batch_size == record.values["batch_size"]
     worker.run()
     assert len(worker.study.records()) == 3
     more = replace(worker, trials=5)

@@ -15,7 +15,7 @@ import torch
 from scipy.stats import kendalltau
 
 from darts_lite.errors import Diverged, UserError
-from darts_lite.files import write_json
+from darts_lite.files import json_line, whole_lines, write_json, write_lines
 from darts_lite.hpo.methods.sampled import rungs
 from darts_lite.hpo.options import CorrelateOptions
 from darts_lite.hpo.setup import Setup, assemble, completed
@@ -55,6 +55,7 @@ def correlate(
 ) -> list[Correlation]:
     """Train random configurations at every fidelity and compare the rankings.
 
+<<<<<<< HEAD
     Writes one line per configuration to OUT/correlation.jsonl during the run, and the table and its
     picture at the end.
 
@@ -69,6 +70,10 @@ def correlate(
     Raises:
         UserError: An option or the data are wrong.
         Interrupted: A signal stopped the run.
+=======
+    Writes a line for each configuration to OUT/correlation.jsonl as it goes, and the table and its
+    picture at the end. Arguments and errors as of `launcher.tune`.
+>>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
     """
     out = Path(options.out)
     path, settings = out / "correlation.jsonl", out / "correlation.json"
@@ -99,7 +104,7 @@ def correlate(
     for number in range(len(rows), options.configurations):
         rows.append(_measured(setup, number, study.max_params, options.seed, fidelities))
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
+            file.write(json_line(rows[-1]))
         shown = ", ".join(f"{a:.1%}" for a in rows[-1]["accuracies"])
         say(f"{number + 1} of {options.configurations}: {shown}")
     found = compare(fidelities, rows)
@@ -111,7 +116,7 @@ def correlate(
         f"{dataset.name}: {options.fidelity} against the full training",
     )
     pictures.save(out / "correlation.png", picture)
-    write_json(out / "correlation.json", {**said, "found": [asdict(c) for c in found]})
+    write_json(settings, {**said, "found": [asdict(c) for c in found]})
     return found
 
 
@@ -153,14 +158,21 @@ def _measured(
 
 
 def _known(path: Path) -> list[dict[str, Any]]:
+<<<<<<< HEAD
     """Return the measured rows; drop a last line that a crash cut off."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     path.write_text("".join(whole), encoding="utf-8")
+=======
+    """Return what was measured, and drop a line torn by a crash from the file."""
+    lines = whole_lines(path)
+    if path.exists():
+        write_lines(path, lines)
+>>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
     try:
-        return [json.loads(line) for line in whole]
+        return [json.loads(line) for line in lines]
     except ValueError:
         raise UserError(
             f"{path} must have one JSON object per line, got a damaged line; choose another --out"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.data import Dataset
 from darts_lite.errors import Interrupted, UserError
-from darts_lite.files import write_json
+from darts_lite.files import read_json, write_json
 from darts_lite.hpo import results
 from darts_lite.hpo import warm_start as history
 from darts_lite.hpo.liveness import worker_name
@@ -129,8 +128,8 @@ def _remembered(options: TuneOptions) -> str:
     if options.storage is not None:
         return options.storage
     try:
-        said = json.loads((out / "study.json").read_text())["storage"]
-    except (OSError, ValueError, KeyError):
+        said = read_json(out / "study.json")["storage"]
+    except (UserError, KeyError):
         said = None
     return said or str(out / JOURNAL)
 

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.data import Dataset, changed
 from darts_lite.errors import UserError
+from darts_lite.files import read_json
 from darts_lite.hpo.methods.gradient import Gradient
 from darts_lite.hpo.options import TuneOptions
 from darts_lite.hpo.records import Job, Method, Record
@@ -67,7 +67,7 @@ def _study(path: Path) -> Earlier:
     assert found.settings is not None
     full = [t for t in found.trials if t.state == "complete" and t.fidelity == 1 and t.accuracy]
     full.sort(key=lambda t: -(t.accuracy or 0.0))
-    settings = json.loads((path / "study.json").read_text())
+    settings = read_json(path / "study.json")
     measured = tuple((dict(t.configuration), t) for t in full)
     if settings["method"] == "gradient":  # its trials have genotypes, not chosen values
         measured = tuple(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from darts_lite.errors import UserError
+from darts_lite.files import json_line, whole_lines, write_lines
 from darts_lite.reporting import pictures
 
 FLUSH_SECONDS = 30
@@ -61,7 +61,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         for name, number in numbers.items():
             self._writer.add_scalar(name, number, step)
         finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
-        self._lines.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
+        self._lines.write(json_line({"step": step, **finite}))
 
     def picture(self, step: int, name: str, image: npt.NDArray[np.uint8]) -> None:
         """Record a picture; the latest one of each name is also a PNG file in `pictures`.
@@ -121,19 +121,29 @@ class Recorder(AbstractContextManager["Recorder"]):
 
 
 def _truncate(path: Path, step: int) -> None:
+<<<<<<< HEAD
     """Keep the records up to `step`; drop a last line without a line break, cut off by a crash."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     whole = (line for line in lines if line.endswith("\n"))
     temporary = path.with_name(path.name + ".tmp")
+=======
+    """Keeps the records up to `step`; a line without its end was torn by a crash and goes too."""
+    lines = whole_lines(path)
+>>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
     try:
-        kept = "".join(line for line in whole if json.loads(line)["step"] <= step)
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
     except (ValueError, KeyError, TypeError):
+<<<<<<< HEAD
         raise UserError(
             f"each line of {path} must be JSON with a step, got a damaged line; move the file away "
             "and resume again"
         ) from None
     temporary.write_text(kept, encoding="utf-8")
     os.replace(temporary, path)
+=======
+        raise UserError(f"{path} has a damaged line; move it away and resume again") from None
+    write_lines(path, kept)
+>>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
 
 
 def _plain(value: object) -> str | int | float | None:

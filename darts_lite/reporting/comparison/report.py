@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from darts_lite.errors import UserError
+from darts_lite.files import write_lines
 from darts_lite.reporting import pictures
 from darts_lite.reporting.comparison.compare import (
     best_so_far,
@@ -49,11 +50,9 @@ def write_report(folders: Sequence[Path], out: Path, say: Callable[[str], object
             pictures.save(out / f"{name}.png", image)
             recorder.picture(0, f"report/{name}", image)
         recorder.text(0, "report/table", text)
-    (out / "table.md").write_text(text, encoding="utf-8")
+    write_lines(out / "table.md", [text])
     files = [out / f"{name}.png" for name in images]
-    (out / "index.html").write_text(
-        html_page(studies, f"Report on {data}", files), encoding="utf-8"
-    )
+    write_lines(out / "index.html", [html_page(studies, f"Report on {data}", files)])
     say(text)
     trials = sum(len(study.trials) for study in studies)
     say(f"{out / 'index.html'}: studies {len(studies)}, trials {trials}")

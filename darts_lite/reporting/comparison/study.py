@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.errors import UserError
+from darts_lite.files import first_fault, whole_lines
 
 _FILE = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 T = TypeVar("T")
@@ -157,18 +158,16 @@ def read_study(folder: Path) -> Study:
 
 def _trials(path: Path) -> tuple[Trial, ...]:
     """Return the latest line of each trial; a last line without a line break is incomplete."""
-    *lines, _ = path.read_bytes().split(b"\n")
-    trials = [_parse(Trial, line, f"{path} line {n}") for n, line in enumerate(lines, 1)]
+    lines = enumerate(whole_lines(path), 1)
+    trials = [_parse(Trial, line, f"{path} line {number}") for number, line in lines]
     return tuple({trial.trial: trial for trial in trials}.values())
 
 
-def _parse(kind: type[T], content: bytes, where: str) -> T:
+def _parse(kind: type[T], content: str | bytes, where: str) -> T:
     try:
         return TypeAdapter(kind).validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the JSON"
-        what = first["msg"].replace(" at line 1 column", " at column")
+        what = first_fault(error, "the JSON").replace(" at line 1 column", " at column")
         raise UserError(
-            f"{where}: {place}: {what}; repair the file, or leave its folder out of the report"
+            f"{where}: {what}; repair the file, or leave its folder out of the report"
         ) from None

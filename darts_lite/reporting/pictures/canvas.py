@@ -9,7 +9,6 @@ Pillow 0.01 s. Both use matplotlib's default font.
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +22,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
 from PIL import ImageDraw, ImageFont
+
+from darts_lite.files import replacing
 
 Image = npt.NDArray[np.uint8]
 
@@ -123,9 +124,8 @@ class Sheet:
 
 def save(path: Path, image: Image) -> None:
     """Write a PNG file: first under a temporary name, then renamed, so that it is never partial."""
-    temporary = path.with_name(path.name + ".tmp")
-    PIL.Image.fromarray(image).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with replacing(path, "wb") as file:
+        PIL.Image.fromarray(image).save(file, format="PNG")
 
 
 def _one_line(text: str) -> str:
