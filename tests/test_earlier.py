@@ -231,18 +231,9 @@ def test_gradient_result_is_trained_by_other_methods(tmp_path: Path) -> None:
         place = out / "trials" / str(first_trial["trial"])
         found = Genotype.load(place / "genotype.json")
         assert found.space == genotype.space
-<<<<<<< HEAD
-        assert (
-            found.settings["batch_size"] == 32
-        )  # the nearest size: half of the images are too few for more
-        ends = {n: s[-1][1] for n, s in genotype.hyperparameters.items()}
-        lr = found.hyperparameters["lr"][-1][1]
-        assert lr == pytest.approx(min(max(ends["lr"], 3e-3), 1.0))
-=======
         assert found.recipe.batch_size == 32  # the nearest: half of the images are too few
         lr = min(max(genotype.recipe.last["lr"], 3e-3), 1.0)
         assert found.recipe.last["lr"] == pytest.approx(lr)
->>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
 
 
 @pytest.mark.parametrize("method", ["random", "gradient"])

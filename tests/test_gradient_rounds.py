@@ -366,17 +366,11 @@ def test_later_genotype_has_the_seed_of_the_data_splits(bench: Bench) -> None:
     assert found.seed == bench.seed
 
 
-<<<<<<< HEAD
-def test_part_uses_the_same_search_with_half_the_limit(bench: Bench, tasks: list[Any]) -> None:
-    """The logits prefer the largest network, which exceeds both limits."""
-    space = CONFIG.build_space()
-=======
 def test_a_part_is_derived_from_the_same_search_under_half_the_cap(
     bench: Bench, tasks: list[Any]
 ) -> None:
     """With a head start for the largest network, which both caps are too low for."""
     space = space_of(CONFIG)
->>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
     largest = (Edge(0, 1, (Operation("inverted_residual", {"kernel": (5,), "expansion": (6,)}),)),)
     cells = tuple(replace(cell, edges=largest) for cell in space.cells)
     earlier = [(bench.genotype_of(replace(space, cells=cells)), None)]

@@ -171,18 +171,9 @@ def genotype(bench: Bench, policy: str) -> Genotype:
 
 
 def trained(bench: Bench, found: Genotype) -> TrainTask:
-<<<<<<< HEAD
-    """Return the training task of `derive`."""
-    size = found.settings["batch_size"]
-    assert isinstance(size, int)
-    task = TrainTask(
-        DeriveOptions(batch_size=size), found, bench.dataset, bench.splits, bench.device
-    )
-=======
     """As `derive` would begin."""
     options = DeriveOptions(batch_size=found.recipe.batch_size)
     task = TrainTask(options, found, bench.dataset, bench.splits, bench.device)
->>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
     task.step(0.5)
     return task
 

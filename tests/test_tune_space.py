@@ -343,12 +343,6 @@ def test_randaugment_has_the_chosen_strength(bench: Bench) -> None:
 
 
 def same(found: Configuration, expected: Configuration) -> None:
-<<<<<<< HEAD
-    """Check that two configurations are equal, floats up to rounding."""
-    for name in ("space", "recipe", "batch_size", "augment"):
-        assert getattr(found, name) == getattr(expected, name)
-    assert found.learned == pytest.approx(expected.learned, rel=1e-12)
-=======
     """Equal, floats up to rounding."""
     assert found.space == expected.space
     assert replace(found.recipe, schedules={}) == replace(expected.recipe, schedules={})
@@ -356,7 +350,6 @@ def same(found: Configuration, expected: Configuration) -> None:
     assert {n: len(s) for n, s in found.recipe.schedules.items()} == dict.fromkeys(
         expected.recipe.schedules, 1
     )
->>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
     assert found.values.keys() == expected.values.keys()
     for name, value in expected.values.items():
         close = pytest.approx(value, rel=1e-12) if isinstance(value, float) else value
@@ -424,20 +417,12 @@ def test_values_of_a_search_are_clipped_to_their_range() -> None:
         pytest.param("cutmix+autoaugment:dataset=svhn", "augment must be one of .*, got 'cutmix"),
     ],
 )
-<<<<<<< HEAD
-def test_augmentation_outside_the_space_gives_one_line_error(augment: str, message: str) -> None:
-    """`search --augment` accepts all of these."""
-    genotype = searched()
-    own = replace(genotype, settings={**genotype.settings, "augment": augment})
-    with pytest.raises(UserError, match=message) as error:
-=======
 def test_an_augmentation_that_is_not_of_the_space_is_one_clear_line(
     augment: str, complaint: str
 ) -> None:
     """All of these are possible with `search --augment`."""
     own = searched(augment=augment)
     with pytest.raises(UserError, match=complaint) as error:
->>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
         space_of("blocks").configure(Known(values_of(own)))
     assert "\n" not in str(error.value)
 

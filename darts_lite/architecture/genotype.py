@@ -108,11 +108,7 @@ class Genotype:
         except ValidationError as error:
             raise UserError(
                 f"{source} must be a genotype of this version: {first_fault(error)}; "
-<<<<<<< HEAD
                 "make it again with `search` or `derive`"
-=======
-                "create it again with `search` or `derive`"
->>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
             ) from None
 
 

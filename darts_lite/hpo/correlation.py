@@ -55,12 +55,11 @@ def correlate(
 ) -> list[Correlation]:
     """Train random configurations at every fidelity and compare the rankings.
 
-<<<<<<< HEAD
     Writes one line per configuration to OUT/correlation.jsonl during the run, and the table and its
     picture at the end.
 
     Arguments:
-        options: Options; `trials` is the number of configurations.
+        options: Options of the command.
         resume: Names of the options that the user gave with --resume; None starts a new run.
         say: Function that prints one line.
 
@@ -70,10 +69,6 @@ def correlate(
     Raises:
         UserError: An option or the data are wrong.
         Interrupted: A signal stopped the run.
-=======
-    Writes a line for each configuration to OUT/correlation.jsonl as it goes, and the table and its
-    picture at the end. Arguments and errors as of `launcher.tune`.
->>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
     """
     out = Path(options.out)
     path, settings = out / "correlation.jsonl", out / "correlation.json"
@@ -158,19 +153,10 @@ def _measured(
 
 
 def _known(path: Path) -> list[dict[str, Any]]:
-<<<<<<< HEAD
-    """Return the measured rows; drop a last line that a crash cut off."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    path.write_text("".join(whole), encoding="utf-8")
-=======
     """Return what was measured, and drop a line torn by a crash from the file."""
     lines = whole_lines(path)
     if path.exists():
         write_lines(path, lines)
->>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
     try:
         return [json.loads(line) for line in lines]
     except ValueError:

@@ -121,29 +121,16 @@ class Recorder(AbstractContextManager["Recorder"]):
 
 
 def _truncate(path: Path, step: int) -> None:
-<<<<<<< HEAD
     """Keep the records up to `step`; drop a last line without a line break, cut off by a crash."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    whole = (line for line in lines if line.endswith("\n"))
-    temporary = path.with_name(path.name + ".tmp")
-=======
-    """Keeps the records up to `step`; a line without its end was torn by a crash and goes too."""
     lines = whole_lines(path)
->>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
     try:
         kept = [line for line in lines if json.loads(line)["step"] <= step]
     except (ValueError, KeyError, TypeError):
-<<<<<<< HEAD
         raise UserError(
             f"each line of {path} must be JSON with a step, got a damaged line; move the file away "
             "and resume again"
         ) from None
-    temporary.write_text(kept, encoding="utf-8")
-    os.replace(temporary, path)
-=======
-        raise UserError(f"{path} has a damaged line; move it away and resume again") from None
     write_lines(path, kept)
->>>>>>> 0be0ece65d1747e6c22f344ca3b7777ff91be605
 
 
 def _plain(value: object) -> str | int | float | None:
