@@ -66,7 +66,9 @@ def search(
         loop.warn(text)
     with run.recorder() as recorder:
         step = run.train(task, recorder)
-        recorder.scalars(step, {**task.evaluate(step, recorder), "seconds": budget.elapsed})
+        recorder.scalars(
+            step, {**task.evaluate(step, recorder, last=True), "seconds": budget.elapsed}
+        )
         genotype = task.genotype()
         _record_learned(genotype, step, recorder)
         _record_comparison(run, step, recorder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from darts_lite.training.metrics import accuracy, sample
 
 EVALUATED = 1024  # validation images in an evaluation during the search
 CALIBRATED = 512  # training images for BatchNorm statistics
+DRAWING = 0.02  # largest share of the time that pictures take
 LATE = 0.5  # fraction of the budget from which on a collapse is worth a warning
 ANNEALED = 0.75  # the same for an undecided choice
 BATCH = 128  # images per step of the BatchNorm calibration
@@ -54,9 +56,22 @@ class Monitor:
 
     def __init__(self) -> None:
         self._warned: set[str] = set()
+        self._began = time.monotonic()
+        self._drawing = 0.0  # seconds
 
-    def evaluate(self, task: Watched, step: int, recorder: Recorder) -> dict[str, float]:
-        """Return the accuracy of the mixture and of its selection; record the pictures."""
+    def evaluate(
+        self, task: Watched, step: int, recorder: Recorder, last: bool = False
+    ) -> dict[str, float]:
+        """Return the accuracy of the mixture and of its selection; record the pictures.
+
+        Pictures take at most `DRAWING` of the time, not counting the first and the last ones.
+
+        Arguments:
+            task: the search.
+            step: number of steps so far.
+            recorder: takes pictures and warnings.
+            last: whether this is the evaluation at the end, whose pictures stay.
+        """
         shown, space = sample(task.splits.validation, EVALUATED), task.discrete()
         statistics = list(evaluation_batches(sample(task.splits.train, CALIBRATED), BATCH))
         supernet = task.network.export(task.inner.params)
@@ -67,7 +82,10 @@ class Monitor:
         network.inherit(supernet)
         one_hot = accuracy(network, shown, statistics)
         cost = network_cost(space, task.image, classes)
-        self._draw(task, step, recorder, space, cost.parameters)
+        now = time.monotonic()
+        if last or self._drawing <= DRAWING * (now - self._began):
+            self._draw(task, step, recorder, space, cost.parameters)
+            self._drawing += time.monotonic() - now
         self._warn(task, step, recorder, mixed, one_hot, space)
         return {
             "accuracy/mixed": mixed,

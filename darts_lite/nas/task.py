@@ -234,9 +234,9 @@ class SearchTask:
         """Return the discrete space as it would be selected now."""
         return self.method.selector(self.space, self.weights(), self.costs, self.options.limit)
 
-    def evaluate(self, step: int, recorder: Recorder) -> dict[str, float]:
+    def evaluate(self, step: int, recorder: Recorder, last: bool = False) -> dict[str, float]:
         """Return the accuracy of the mixture and of its selection; record pictures."""
-        return self.monitor.evaluate(self, step, recorder)
+        return self.monitor.evaluate(self, step, recorder, last)
 
     # --- the result -----------------------------------------------------------------------
 
