@@ -66,9 +66,8 @@ def search(
         loop.warn(text)
     with run.recorder() as recorder:
         step = run.train(task, recorder)
-        recorder.scalars(
-            step, {**task.evaluate(step, recorder, last=True), "seconds": budget.elapsed}
-        )
+        found = task.evaluate(step, recorder, last=True)
+        recorder.scalars(step, {**found, "seconds": budget.elapsed})
         genotype = task.genotype()
         _record_learned(genotype, step, recorder)
         _record_comparison(run, step, recorder)
