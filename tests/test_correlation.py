@@ -72,7 +72,7 @@ def test_the_cost_is_the_mean_share_of_the_time() -> None:
     assert found.cost == pytest.approx((0.5 + 0.25 + 0.75) / 3)
 
 
-def test_the_interval_is_that_of_the_bootstrap() -> None:
+def test_the_interval_agrees_with_the_bootstrap() -> None:
     """Narrower with more configurations, and the same each time."""
     rng, widths = np.random.default_rng(3), []
     for count in (10, 40):
@@ -93,7 +93,7 @@ def test_the_interval_is_that_of_the_bootstrap() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_of_fewer_than_three_nothing_can_be_said(count: int) -> None:
+def test_fewer_than_three_configurations_are_refused(count: int) -> None:
     with pytest.raises(UserError, match=f"^{count} configurations say nothing .*; measure more$"):
         compare((MIDDLE, FULL), rows(RANKING[:count], RANKING[:count]))
 
@@ -114,7 +114,7 @@ SOUND = Correlation(fidelity=LOW, tau=0.8, low=0.62, high=0.9, cost=0.12, regret
 POOR = Correlation(fidelity=MIDDLE, tau=0.6, low=0.31, high=0.8, cost=0.345, regret=0.0)
 
 
-def test_the_table() -> None:
+def test_table() -> None:
     lines = table("epochs", [POOR, SOUND], 20).splitlines()
     assert lines[0] == "| epochs | Kendall τ (90 % interval) | cost | accuracy lost by its choice |"
     assert lines[1] == "|---|---|---|---|"
@@ -125,7 +125,7 @@ def test_the_table() -> None:
     )
 
 
-def test_the_verdict() -> None:
+def test_verdict_of_the_table() -> None:
     """The lowest fidelity whose whole interval is above a half; none is a matter of luck."""
     better = replace(SOUND, fidelity=MIDDLE)
     assert "subset of 0.11 ranks" in table("subset", [SOUND, better], 9)

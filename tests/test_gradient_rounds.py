@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_tune_methods import AGAIN, record
+from records import AGAIN, record
 
 from darts_lite.architecture.cost import network_cost
 from darts_lite.architecture.genotype import Genotype, Source
@@ -67,7 +67,7 @@ def clocked(budget: float, trained: float, parts: int = 1) -> list[tuple[int, fl
 # --- how long ---------------------------------------------------------------------------------
 
 
-def test_every_search_takes_a_small_part_of_the_budget() -> None:
+def test_every_search_takes_a_fixed_share_of_the_budget() -> None:
     assert 0 < SHARE <= 0.1
     assert Gradient(budget=3.0).follow([]) == [job(0, length=1)]
     method, records, length = Gradient(budget=HOUR), [], round(SHARE * HOUR)
@@ -78,7 +78,7 @@ def test_every_search_takes_a_small_part_of_the_budget() -> None:
         records[i] = done(i, job(i, length=length), elapsed=(i + 1) * (length + 20.0))
 
 
-def test_without_a_clock_rounds_are_in_steps() -> None:
+def test_rounds_without_a_clock_are_in_steps() -> None:
     method, records = Gradient(), []
     for i in range(3):
         assert method.follow(records) == [job(i, length=STEPS)]
@@ -87,7 +87,7 @@ def test_without_a_clock_rounds_are_in_steps() -> None:
 
 @pytest.mark.parametrize("trained", [5.0, 50.0, 200.0, 400.0, 3000.0])
 @pytest.mark.parametrize("budget", [60.0, 360.0, 1000.0, HOUR, 10 * HOUR])
-def test_after_every_search_there_is_time_for_its_training(budget: float, trained: float) -> None:
+def test_every_search_leaves_time_for_its_training(budget: float, trained: float) -> None:
     """But for the first one, before which nobody knows how long a training takes."""
     rounds = clocked(budget, trained)
     for _, _, end in rounds[1:]:
@@ -99,7 +99,7 @@ def test_after_every_search_there_is_time_for_its_training(budget: float, traine
     assert left <= usual / 4 + 0.5  # no other round of some use would fit
 
 
-def test_nothing_more_fits() -> None:
+def test_no_round_begins_when_none_fits_into_the_budget() -> None:
     method, usual = Gradient(budget=1000.0), round(SHARE * 1000.0)
     fits = done(0, job(0, length=usual), elapsed=870.0, trained=100.0)
     assert method.follow([fits]) == [job(1, length=17)]  # 0.9 of 130 s, less the training
@@ -107,7 +107,7 @@ def test_nothing_more_fits() -> None:
         assert method.follow([done(0, job(0, length=usual), elapsed, trained)]) == []
 
 
-def test_of_a_front_the_other_parts_come_before_the_next_round() -> None:
+def test_all_parts_of_a_front_come_before_the_next_round() -> None:
     method = Gradient(budget=HOUR, parts=3)
     whole = job(0, length=180)
     first = done(0, whole, elapsed=200.0)
@@ -122,14 +122,14 @@ def test_of_a_front_the_other_parts_come_before_the_next_round() -> None:
 
 
 @pytest.mark.parametrize("state", ["diverged", "infeasible"])
-def test_of_a_round_that_failed_there_are_no_other_parts(state: str) -> None:
+def test_a_failed_round_has_no_other_parts(state: str) -> None:
     failed = done(0, job(0, length=180), elapsed=200.0, state=state)
     (found,) = Gradient(budget=HOUR, parts=3).follow([failed])
     assert (found.notes["round"], found.notes["part"]) == (1, 0)
 
 
 @pytest.mark.parametrize("state", AGAIN)
-def test_a_part_that_came_to_nothing_is_done_again(state: str) -> None:
+def test_a_failed_part_is_repeated(state: str) -> None:
     method = Gradient(parts=2)
     first, part = record(0, 0.5, job=job(0, length=STEPS)), job(0, 1, length=STEPS, start=0)
     lost = record(1, job=part, state=state)
@@ -147,9 +147,7 @@ def test_a_part_that_came_to_nothing_is_done_again(state: str) -> None:
         pytest.param(None),
     ],
 )
-def test_a_round_that_is_done_again_makes_the_next_no_longer(
-    budget: float | None, state: str
-) -> None:
+def test_a_repeated_round_does_not_lengthen_the_next(budget: float | None, state: str) -> None:
     """`Study` puts it up again under its key; nothing else begins meanwhile."""
     method = Gradient(budget=budget)
     (first,) = method.follow([])
@@ -163,13 +161,13 @@ def test_a_round_that_is_done_again_makes_the_next_no_longer(
 
 
 @pytest.mark.parametrize("parts", [2, 3])
-def test_the_trainings_of_other_parts_take_time_too(parts: int) -> None:
+def test_rounds_leave_time_for_the_trainings_of_all_parts(parts: int) -> None:
     for trained in (50.0, 100.0, 200.0):
         for _, _, end in clocked(1000.0, trained, parts)[1:]:
             assert end + trained <= 1000.5
 
 
-def test_a_search_that_diverged_says_nothing_of_how_long_a_training_takes() -> None:
+def test_a_diverged_search_does_not_shorten_the_expected_training_time() -> None:
     method = Gradient(budget=1000.0)
     good = done(0, job(0, length=50), elapsed=250.0, trained=200.0)
     bad = record(1, job=job(1, length=100), state="diverged", elapsed=350.0)
@@ -179,7 +177,7 @@ def test_a_search_that_diverged_says_nothing_of_how_long_a_training_takes() -> N
             assert (records[-1].elapsed or 0) + found.notes["length"] + 200.0 <= 1000.0
 
 
-def test_a_round_that_was_continued_says_nothing_of_how_long_a_training_takes() -> None:
+def test_a_continued_round_does_not_shorten_the_expected_training_time() -> None:
     """Its search was over when it was stopped: what is left for the second worker is to train."""
     first = done(0, job(0, length=120), elapsed=170.0, trained=50.0)
     lost = record(1, job=job(1, length=240), state="lost")
@@ -254,7 +252,7 @@ def kept(bench: Bench, trial: int = 0) -> Any:
     return checkpoint.load(bench.place(trial) / "search" / "checkpoint.pt", "search")["state"]
 
 
-def test_a_round_finds_a_genotype_that_can_be_trained(bench: Bench, tasks: list[Any]) -> None:
+def test_a_round_returns_a_genotype_that_can_be_trained(bench: Bench, tasks: list[Any]) -> None:
     """And writes nothing outside its folder."""
     found = searched(bench, trial=3)
     assert found is not None and tasks[0].count == LENGTH == kept(bench, 3)["step"]
@@ -271,7 +269,7 @@ def test_a_round_finds_a_genotype_that_can_be_trained(bench: Bench, tasks: list[
     assert accuracy is not None and 0 <= accuracy <= 1
 
 
-def test_the_second_round_starts_from_what_the_first_has_learned(
+def test_the_second_round_starts_from_what_the_first_learned(
     bench: Bench, tasks: list[Any]
 ) -> None:
     """Its choices, its hyperparameters and the weights of its supernet; by another seed."""
@@ -297,7 +295,7 @@ def test_the_second_round_starts_from_what_the_first_has_learned(
     assert torch.equal(kept(bench)["task"]["params"][0], weights[0])  # as it was
 
 
-def test_the_best_of_the_earlier_ones_counts(bench: Bench, tasks: list[Any]) -> None:
+def test_a_round_starts_from_the_best_earlier_genotype(bench: Bench, tasks: list[Any]) -> None:
     """Without a folder, or from a supernet of another width, it gives no weights."""
     first = searched(bench)
     assert first is not None
@@ -313,7 +311,7 @@ def test_the_best_of_the_earlier_ones_counts(bench: Bench, tasks: list[Any]) -> 
         (bench.place(1) / "search" / "checkpoint.pt").unlink()
 
 
-def test_what_has_no_gradient_is_tried_round_by_round(bench: Bench, tasks: list[Any]) -> None:
+def test_each_round_changes_one_setting_without_a_gradient(bench: Bench, tasks: list[Any]) -> None:
     """One change a round, of the best before; when all are tried, none."""
     best = searched(bench)
     assert best is not None
@@ -325,9 +323,7 @@ def test_what_has_no_gradient_is_tried_round_by_round(bench: Bench, tasks: list[
         assert tasks[-1].options == replace(CONFIG, **expected, seed=CONFIG.seed + number)
 
 
-def test_with_another_optimiser_a_learning_rate_is_sought_anew(
-    bench: Bench, tasks: list[Any]
-) -> None:
+def test_another_optimizer_finds_its_learning_rate_anew(bench: Bench, tasks: list[Any]) -> None:
     """For new weights: from trained ones only low rates work."""
     first = searched(bench)
     assert first is not None
@@ -349,7 +345,7 @@ def test_with_another_optimiser_a_learning_rate_is_sought_anew(
         pytest.param({"seed": 5}, id="seed"),
     ],
 )
-def test_weights_that_saw_what_are_validation_images_now_are_not_taken(
+def test_weights_trained_on_current_validation_images_are_not_reused(
     bench: Bench, tasks: list[Any], changes: dict[str, Any]
 ) -> None:
     first = searched(bench)
@@ -358,7 +354,7 @@ def test_weights_that_saw_what_are_validation_images_now_are_not_taken(
     assert tasks[1].warm.params is None
 
 
-def test_weights_of_another_space_are_not_taken(bench: Bench, tasks: list[Any]) -> None:
+def test_weights_of_another_space_are_not_reused(bench: Bench, tasks: list[Any]) -> None:
     longer = replace(CONFIG, cells=4)
     first = searched(bench, config=longer)
     assert first is not None
@@ -366,13 +362,13 @@ def test_weights_of_another_space_are_not_taken(bench: Bench, tasks: list[Any]) 
     assert tasks[1].warm.params is None
 
 
-def test_a_genotype_of_a_later_round_names_the_seed_that_split_the_data(bench: Bench) -> None:
+def test_a_genotype_of_a_later_round_has_the_seed_that_split_the_data(bench: Bench) -> None:
     found = searched(bench, 1, job(1, length=LENGTH))
     assert found is not None
     assert found.seed == bench.seed
 
 
-def test_a_part_is_derived_from_the_same_search_under_half_the_cap(
+def test_a_part_is_derived_from_the_same_search_under_half_the_limit(
     bench: Bench, tasks: list[Any]
 ) -> None:
     """With a head start for the largest network, which both caps are too low for."""
@@ -399,7 +395,7 @@ class Cut(Budget):
         return step >= 3 or super().exhausted(step)
 
 
-def test_a_search_that_the_deadline_ended_goes_on(
+def test_a_search_stopped_by_the_deadline_continues_to_the_same_genotype(
     bench: Bench, tasks: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In its own folder or another trial's: to the same genotype as in one go."""
@@ -417,7 +413,7 @@ def test_a_search_that_the_deadline_ended_goes_on(
     assert [task.count for task in tasks] == [LENGTH, 0, 3, 3, LENGTH - 3, LENGTH - 3]
 
 
-def test_a_search_that_was_over_is_not_done_again(bench: Bench, tasks: list[Any]) -> None:
+def test_a_finished_search_is_not_repeated(bench: Bench, tasks: list[Any]) -> None:
     """If its training was stopped: the genotype is there already."""
     whole = searched(bench, 0)
     assert whole is not None

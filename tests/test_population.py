@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_tune_methods import AGAIN, Play, record
+from records import AGAIN, Play, record
 
 from darts_lite.architecture.cost import network_cost
 from darts_lite.architecture.genotype import Genotype
@@ -110,7 +110,7 @@ def decisions(play: Play) -> list[tuple[Job, Record, Record, bool]]:
 
 
 @pytest.mark.parametrize("method", [PBT, PBA, replace(PBT, size=2), replace(PBT, size=3)])
-def test_alone_every_member_goes_through_every_generation(method: Population) -> None:
+def test_one_worker_trains_every_member_through_every_generation(method: Population) -> None:
     play = played(method)
     for member in range(method.size):
         mine = own(play, member)
@@ -124,7 +124,7 @@ def test_alone_every_member_goes_through_every_generation(method: Population) ->
 @pytest.mark.parametrize("trouble", [0.0, 0.3])
 @pytest.mark.parametrize("workers", [3, 8, 20])
 @pytest.mark.parametrize("method", [PBT, PBA])
-def test_together_no_generation_is_trained_twice(
+def test_several_workers_train_no_generation_twice(
     method: Population, workers: int, trouble: float
 ) -> None:
     """Whoever finishes first, and whatever comes to nothing."""
@@ -148,7 +148,7 @@ def test_together_no_generation_is_trained_twice(
 
 @pytest.mark.parametrize("workers", [1, 5])
 @pytest.mark.parametrize("method", [PBT, PBA])
-def test_one_of_the_worst_quarter_starts_from_one_of_the_best(
+def test_a_member_of_the_worst_quarter_starts_from_one_of_the_best(
     method: Population, workers: int
 ) -> None:
     """The others from their own weights and, in population based training, with their values."""
@@ -190,7 +190,7 @@ def next_of(member: int, records: list[Record], method: Population = PBT) -> Job
 EIGHT = [0.5, 0.9, 0.4, 0.8, 0.2, 0.6, 0.3, 0.7]  # 4 and 6 are worst, 1 and 3 are best
 
 
-def test_the_worst_quarter_of_eight_are_two_and_either_of_the_best_may_replace_them() -> None:
+def test_two_of_eight_members_are_replaced_by_either_of_the_best_two() -> None:
     starts: Counter[int | None] = Counter()
     for seed in range(200):
         for job in replace(PBT, seed=seed).follow(finished(EIGHT)):
@@ -203,14 +203,14 @@ def test_the_worst_quarter_of_eight_are_two_and_either_of_the_best_may_replace_t
     assert all(150 < count < 250 for count in starts.values())
 
 
-def test_who_diverged_is_replaced() -> None:
+def test_a_diverged_member_is_replaced() -> None:
     records = finished(EIGHT)
     records[1] = replace(records[1], state="diverged", accuracy=0.0, measurements=())
     assert next_of(1, records).start in (3, 7)
     assert next_of(6, records).start == 6  # no longer among the two worst
 
 
-def test_who_is_replaced_by_one_that_is_further_goes_on_from_there() -> None:
+def test_a_member_replaced_by_a_longer_trained_one_continues_from_there() -> None:
     """Under its own key, so that it is not done twice."""
     records = finished([0.5, 0.1, 0.9, 0.6], at={2: 3})
     job = next_of(1, records)
@@ -225,7 +225,7 @@ def test_who_is_replaced_by_one_that_is_further_goes_on_from_there() -> None:
 
 
 @pytest.mark.parametrize("state", AGAIN)
-def test_a_generation_that_came_to_nothing_is_done_again(state: str) -> None:
+def test_a_failed_generation_is_repeated(state: str) -> None:
     """A configuration above the cap is drawn anew."""
     begun = PBT.follow([])
     assert [(j.values, j.start, j.fidelities) for j in begun] == [(None, None, (1 / 5,))] * 8
@@ -239,7 +239,7 @@ def test_a_generation_that_came_to_nothing_is_done_again(state: str) -> None:
     assert later in PBT.follow([*finished(EIGHT), record(8, job=later, state=state)])
 
 
-def test_the_next_population_begins_when_all_are_trained_in_full() -> None:
+def test_the_next_population_begins_when_all_members_are_fully_trained() -> None:
     last = dict.fromkeys(range(8), 5)
     for member in range(8):
         jobs = PBT.follow(finished(EIGHT, at={**last, member: 4}))
@@ -257,13 +257,13 @@ def test_the_next_population_begins_when_all_are_trained_in_full() -> None:
     assert (job.start, job.values) == (8, {"sgd.lr": 0.1})
 
 
-def test_records_of_others_are_none_of_its_members() -> None:
+def test_records_of_other_methods_are_no_members() -> None:
     """Such as what an earlier study has measured."""
     assert PBT.first([]) is None
     assert PBT.follow([record(0, 0.9)]) == PBT.follow([])
 
 
-def test_decisions_depend_on_the_seed_alone() -> None:
+def test_decisions_depend_only_on_the_seed() -> None:
     def story(method: Population, seed: int = 0) -> list[Job]:
         return [job for job, _ in played(method, 3, seed).decided]
 
@@ -280,7 +280,7 @@ def test_decisions_depend_on_the_seed_alone() -> None:
 # --- values -----------------------------------------------------------------------------------
 
 
-def test_what_may_change_while_a_network_is_trained() -> None:
+def test_explorable_values() -> None:
     configurations = [SPACE.configure(Random(torch.Generator().manual_seed(s))) for s in range(99)]
     names = {n for c in configurations for n in c.values}
     assert {n: explorable(n) for n in names if explorable(n)} == RANGES
@@ -290,7 +290,7 @@ def test_what_may_change_while_a_network_is_trained() -> None:
     }  # fmt: skip
 
 
-def test_explored_values_stay_in_their_ranges_and_the_others_as_they_are() -> None:
+def test_explored_values_stay_in_range_and_other_values_unchanged() -> None:
     """They are configurations as they stand: nothing of them would be clipped."""
     explored = 0
     for seed in range(4):
@@ -308,7 +308,7 @@ def test_explored_values_stay_in_their_ranges_and_the_others_as_they_are() -> No
     assert explored > 50
 
 
-def test_perturbed_by_a_fifth_or_a_quarter_and_one_in_four_drawn_anew() -> None:
+def test_pbt_multiplies_values_or_draws_one_in_four_anew() -> None:
     """In the logarithm, where the range is one of the logarithm."""
     rates, drawn, sizes = Counter[float](), [], []
     for seed in range(400):
@@ -328,7 +328,7 @@ def test_perturbed_by_a_fifth_or_a_quarter_and_one_in_four_drawn_anew() -> None:
     assert 65 < len(fresh) < 135 and 0.35 < sum(m < 15 for m in fresh) / len(fresh) < 0.65
 
 
-def test_at_an_end_of_its_range_a_value_stays_there() -> None:
+def test_a_value_at_the_end_of_its_range_stays_there() -> None:
     values: Values = {"sgd.lr": 1.0, "adamw.weight_decay": 1e-4, "probability.rotate": 0.02}
     records = [replace(r, values=values) for r in finished(EIGHT)]
     for seed in range(30):
@@ -339,7 +339,7 @@ def test_at_an_end_of_its_range_a_value_stays_there() -> None:
             assert isinstance(value, float) and low <= value <= high
 
 
-def test_augmentation_moves_in_tenths_or_is_drawn_anew() -> None:
+def test_pba_moves_values_in_tenths_or_draws_them_anew() -> None:
     """From zero on, up to three of them, at every generation of every member."""
     steps: Counter[int] = Counter()
     for seed in range(4):
@@ -403,25 +403,25 @@ def close(found: Schedule, expected: Schedule) -> None:
     assert [f for f, _ in found] == sorted(f for f, _ in found)
 
 
-def test_the_schedule_of_a_chain_with_a_replacement() -> None:
+def test_the_lineage_of_a_replaced_member() -> None:
     found = lineage(CHAIN[5], RECORDS)
     assert found.keys() == CHAIN[5].learned.keys()
     for name, expected in SCHEDULES.items():
         close(found[name], expected)
 
 
-def test_the_schedule_of_one_that_was_never_replaced_and_of_one_that_is_not_done() -> None:
+def test_the_lineage_of_members_that_were_never_replaced() -> None:
     close(lineage(CHAIN[0], RECORDS)[RATE], ((0, 0.1), (1 / 4, 0.1)))
     close(lineage(CHAIN[6], RECORDS)[RATE], ((0, 0.1), (1 / 4, 0.1), (1 / 4, 0.9), (1, 0.9)))
 
 
-def test_values_that_nothing_was_trained_with_are_not_in_a_schedule() -> None:
+def test_a_lineage_omits_values_that_trained_no_weights() -> None:
     """Who takes over what is trained in full already has nothing left to train."""
     jump = member(7, 5, 4, rate=0.7, rotate=0.7)
     assert lineage(jump, RECORDS | {7: jump}) == lineage(CHAIN[5], RECORDS)
 
 
-def test_a_start_that_is_not_known_is_no_part_of_a_chain() -> None:
+def test_a_lineage_omits_an_unknown_start() -> None:
     """As on another machine, of an earlier study."""
     stray = member(8, 99, 2, rate=0.3, rotate=0.3)
     close(lineage(stray, RECORDS)[RATE], ((0, 0.3), (1 / 2, 0.3)))
@@ -441,7 +441,7 @@ def genotype(digits: tuple[Dataset, Splits]) -> Genotype:
     )
 
 
-def test_a_training_follows_a_lineage(
+def test_a_training_follows_the_schedules_of_a_lineage(
     digits: tuple[Dataset, Splits], genotype: Genotype, tmp_path: Path
 ) -> None:
     """Inside each generation it has exactly the values of that generation, its pixels too."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_tune_methods import AGAIN, FOR_GOOD, NINTH, THIRD, record
+from records import AGAIN, FOR_GOOD, NINTH, THIRD, record
 
 from darts_lite.architecture.genotype import Genotype, Source
 from darts_lite.architecture.presets import blocks
@@ -54,7 +54,7 @@ def sized(
         ([sized(0, 0.9, 101)], None),
     ],
 )
-def test_the_best_is_trained_furthest_then_most_accurate_and_under_the_cap(
+def test_the_best_is_the_most_accurate_of_the_longest_trained_within_the_limit(
     records: list[Record], found: int | None
 ) -> None:
     for some in (records, records[::-1]):
@@ -62,7 +62,7 @@ def test_the_best_is_trained_furthest_then_most_accurate_and_under_the_cap(
         assert (None if chosen is None else chosen.trial) == found
 
 
-def test_the_front_is_of_those_in_full_under_the_cap() -> None:
+def test_the_front_has_fully_trained_networks_within_the_limit() -> None:
     records = [
         sized(0, 0.9, 101),
         sized(1, 0.8, 100),
@@ -120,7 +120,7 @@ def test_the_report_reads_every_trial(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("*.tmp")] == []
 
 
-def test_every_state_is_one_that_the_report_knows(tmp_path: Path) -> None:
+def test_the_report_knows_every_state(tmp_path: Path) -> None:
     """What waits has not begun; the file is written anew each time."""
     (tmp_path / "study.json").write_text(json.dumps(STUDY))
     write_trials(tmp_path / "trials.jsonl", [record(9, 0.5)])
@@ -179,7 +179,7 @@ def trained(bench: Bench, found: Genotype) -> TrainTask:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_the_best_configuration_is_for_derive(bench: Bench, policy: str) -> None:
+def test_derive_and_augment_read_the_best_configuration(bench: Bench, policy: str) -> None:
     """And its augmentation for `--augment`; nothing else is written."""
     known = genotype(bench, policy)
     assert write_best(bench, [record(0, 0.5)], record(0, 0.5), known) == known
@@ -214,7 +214,7 @@ def members(learned: list[Mapping[str, float]]) -> list[Record]:
     ]
 
 
-def test_of_a_population_it_is_the_schedule_that_was_followed(bench: Bench) -> None:
+def test_the_best_member_of_a_population_keeps_the_schedule_it_followed(bench: Bench) -> None:
     """From no augmentation at all to some."""
     known = genotype(bench, "learned")
     names = [n for n in known.recipe.schedules if n not in ("lr", "weight_decay")]
@@ -233,7 +233,7 @@ def test_of_a_population_it_is_the_schedule_that_was_followed(bench: Bench) -> N
     assert trained(bench, found).values(0.5) == steps[1]
 
 
-def test_of_a_population_with_randaugment_too(bench: Bench) -> None:
+def test_the_best_member_keeps_the_schedule_of_randaugment(bench: Bench) -> None:
     known = genotype(bench, "randaugment")
     own = {"lr": 0.05, "weight_decay": 1e-3}
     records = members([own | {"magnitude.all": size} for size in (0.2, 0.8)])

@@ -23,7 +23,17 @@ import torch
 from optuna.exceptions import StorageInternalError
 from PIL import Image
 from spaces import random_member
-from studies import ENVIRONMENT, ROOT, SMALL, at_most, call, refuse, small, work_within
+from studies import (
+    ENVIRONMENT,
+    ROOT,
+    SMALL,
+    at_most,
+    call,
+    optuna_study,
+    refuse,
+    small,
+    work_within,
+)
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import blocks
@@ -95,7 +105,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_finds_what_derive_trains(
+def test_derive_trains_the_best_configuration_of_every_method(
     within: None, studies: Callable[[str], Path], tmp_path: Path, method: str
 ) -> None:
     out = studies(method)
@@ -123,7 +133,7 @@ def test_a_method_finds_what_derive_trains(
     assert (out / "report" / "index.html").stat().st_size > 1000
 
 
-def test_optimisers_and_batch_sizes_of_derive_are_those_that_were_tried(
+def test_derive_uses_the_optimizer_and_batch_size_of_the_genotype(
     within: None, studies: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Of each kind one, lest the ones above all happen to be alike."""
@@ -139,7 +149,7 @@ def test_optimisers_and_batch_sizes_of_derive_are_those_that_were_tried(
         assert state["step"] == 5 and len(state["task"]["optimizer"][1]) == moments
 
 
-def test_the_schedule_of_pba_is_replayed_on_a_larger_network(
+def test_a_larger_network_replays_the_schedule_of_pba(
     within: None,
     studies: Callable[[str], Path],
     tmp_path: Path,
@@ -183,7 +193,7 @@ def test_the_schedule_of_pba_is_replayed_on_a_larger_network(
     assert Genotype.load(tmp_path / "derive" / "genotype.json") == larger
 
 
-def test_pba_learns_for_the_network_that_it_is_given(
+def test_pba_trains_the_network_of_the_given_genotype(
     within: None, studies: Callable[[str], Path], tmp_path: Path
 ) -> None:
     given = studies("random") / "g.json"
@@ -197,7 +207,9 @@ def test_pba_learns_for_the_network_that_it_is_given(
 
 
 @pytest.mark.parametrize("method", KEPT)
-def test_a_front_of_size_and_accuracy(within: None, tmp_path: Path, method: str) -> None:
+def test_pareto_prints_the_front_of_parameters_and_accuracy(
+    within: None, tmp_path: Path, method: str
+) -> None:
     out = tmp_path / "out"
     result = call(*tune(out, method, "--trials", 3, "--pareto", "--lowest", 1, "--epochs", 1))
     assert result.exit_code == 0, result.output
@@ -214,7 +226,7 @@ def test_a_front_of_size_and_accuracy(within: None, tmp_path: Path, method: str)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in KEPT])
-def test_other_methods_refuse_a_front(tmp_path: Path, method: str) -> None:
+def test_methods_with_one_objective_refuse_pareto(tmp_path: Path, method: str) -> None:
     assert "--pareto" in refuse(*tune(tmp_path / "out", method, "--pareto"))
     assert not (tmp_path / "out").exists()
 
@@ -222,7 +234,9 @@ def test_other_methods_refuse_a_front(tmp_path: Path, method: str) -> None:
 # --- going on, and joining --------------------------------------------------------------------
 
 
-def test_more_trials_and_a_study_that_is_joined(within: None, tmp_path: Path) -> None:
+def test_a_study_is_resumed_with_more_trials_and_joined_from_another_folder(
+    within: None, tmp_path: Path
+) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     begin = tune(one, "random", "--trials", 2, "--seed", 1)
     assert call(*begin).exit_code == 0
@@ -257,7 +271,7 @@ def test_more_trials_and_a_study_that_is_joined(within: None, tmp_path: Path) ->
     assert lines(one / "trials.jsonl") == lines(two / "trials.jsonl")
 
 
-def test_a_data_base_and_settings_that_need_no_repeating(within: None, tmp_path: Path) -> None:
+def test_resume_remembers_the_database_and_the_settings(within: None, tmp_path: Path) -> None:
     out, storage = tmp_path / "out", f"sqlite:///{tmp_path}/study.db"
     result = call(*tune(out, "asha", "--trials", 3, "--storage", storage))
     assert result.exit_code == 0, result.output
@@ -270,7 +284,7 @@ def test_a_data_base_and_settings_that_need_no_repeating(within: None, tmp_path:
     assert [t["fidelity"] for t in lines(out / "trials.jsonl")].count(pytest.approx(1 / 9)) >= 3
 
 
-def test_a_budget_in_hours_covers_all_sessions(
+def test_the_budget_in_hours_covers_all_sessions(
     within: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second session has what the first has left, and time between them does not count."""
@@ -299,7 +313,7 @@ def trials_of(study: Study) -> list[tuple[str, str, bool]]:
     found = {r.trial: r for r in study.records()}
     return [
         (found[t.number].state, t.user_attrs["worker"], bool(found[t.number].parameters))
-        for t in study._trials()
+        for t in optuna_study(study).trials
         if t.number in found and "worker" in t.user_attrs
     ]
 
@@ -377,7 +391,7 @@ def opened(path: Path) -> Study:
     return Study(path)
 
 
-def test_one_of_two_workers_is_killed(tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_its_trial_continued(tmp_path: Path) -> None:
     """Another takes its place and its trial."""
     out = tmp_path / "out"
     killed: list[int] = []
@@ -416,7 +430,7 @@ def test_one_of_two_workers_is_killed(tmp_path: Path) -> None:
     assert [t["state"] for t in listed].count("failed") == 1
 
 
-def test_a_launcher_is_killed_and_its_study_goes_on(tmp_path: Path) -> None:
+def test_a_study_continues_after_its_launcher_is_killed_or_interrupted(tmp_path: Path) -> None:
     """Then the user interrupts it, and goes on again: nothing is lost or done twice."""
     out = tmp_path / "out"
     begin = [*tune(out, "random", "--trials", 6), *LONG]
@@ -484,7 +498,9 @@ def correlate(out: Path, *more: object) -> list[object]:
 
 
 @pytest.mark.parametrize("fidelity", ["epochs", "subset", "resolution"])
-def test_a_fidelity_is_compared_with_the_full_training(tmp_path: Path, fidelity: str) -> None:
+def test_correlate_compares_a_fidelity_with_the_full_training(
+    tmp_path: Path, fidelity: str
+) -> None:
     more = ["--fidelity", fidelity, *(["--image-size", 16] if fidelity == "resolution" else [])]
     out = tmp_path / "out"
     result = call(*correlate(out, *more))
@@ -505,7 +521,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_more_configurations_are_compared(compared: Path) -> None:
+def test_correlate_is_resumed_with_more_configurations(compared: Path) -> None:
     rows = lines(compared / "correlation.jsonl")
     assert "--resume" in refuse(*correlate(compared))
     again = call("correlate", "--resume", "--out", compared, "--configurations", 4)
@@ -518,7 +534,7 @@ def test_more_configurations_are_compared(compared: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [2, 7])
-def test_an_interrupted_correlation_goes_on_where_it_was(
+def test_an_interrupted_correlation_continues_to_the_same_numbers(
     compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """To the same numbers, whatever fidelity it was at, and without a word of its settings."""
@@ -545,7 +561,7 @@ def test_an_interrupted_correlation_goes_on_where_it_was(
     assert [r["configuration"] for r in found] == [r["configuration"] for r in expected]
 
 
-def test_a_report_on_two_studies(
+def test_report_compares_two_studies(
     within: None, studies: Callable[[str], Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "report"
@@ -588,7 +604,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), BAD)
-def test_bad_input_of_tune_is_one_line(
+def test_bad_input_of_tune_gives_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -600,7 +616,7 @@ def test_bad_input_of_tune_is_one_line(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_storage_that_goes_away_is_one_line(
+def test_an_unreachable_storage_gives_a_one_line_error(
     within: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was measured is there when it comes back."""
@@ -618,7 +634,7 @@ def test_a_storage_that_goes_away_is_one_line(
     assert len(finished(Study(out / "study.journal").records())) == 2
 
 
-def test_what_is_there_already_is_not_overwritten(
+def test_tune_does_not_overwrite_a_study_or_a_genotype(
     within: None, studies: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Neither a study nor what a search found."""
@@ -632,7 +648,7 @@ def test_what_is_there_already_is_not_overwritten(
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["report", "empty"], "empty holds no study"),
+        (["report", "empty"], "empty must contain study.json (from `tune`) or g.json"),
         (["report", "nowhere"], "nowhere"),
         (["report"], "DIR"),
         (["correlate", *SMALL, "--configurations", 2], "--configurations"),
@@ -641,7 +657,7 @@ def test_what_is_there_already_is_not_overwritten(
         (["correlate", *SMALL, "--lowest", 0], "--lowest"),
     ],
 )  # fmt: skip
-def test_bad_input_of_report_and_correlate_is_one_line(
+def test_bad_input_of_report_and_correlate_gives_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[object], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_tune_methods import record
+from records import record
 
 from darts_lite.architecture.genotype import Genotype, Source
 from darts_lite.architecture.presets import blocks
@@ -130,7 +130,9 @@ class Cut(Budget):
 @pytest.mark.parametrize(
     "augment", ["learned", "standard", "randaugment:n=2,m=9", "trivialaugment"]
 )
-def test_in_pieces_it_is_the_same_training(bench: Bench, tasks: list[Any], augment: str) -> None:
+def test_a_continued_training_is_bit_identical_to_an_uninterrupted_one(
+    bench: Bench, tasks: list[Any], augment: str
+) -> None:
     """In its own folder as in another: accuracies, weights and the generator, bit for bit."""
     trained = genotype(bench, augment=augment)
     whole = bench.measure(trained, 1.0, bench.place(0))
@@ -147,7 +149,7 @@ def test_in_pieces_it_is_the_same_training(bench: Bench, tasks: list[Any], augme
     assert [task.count for task in tasks] == [27, 9, 18, 18]
 
 
-def test_by_way_of_all_rungs(bench: Bench, tasks: list[Any]) -> None:
+def test_training_rung_by_rung_measures_the_same_accuracies(bench: Bench, tasks: list[Any]) -> None:
     """Each step once; what is measured on the way is what a training to there measures."""
     trained = genotype(bench)
     found = [bench.measure(trained, f, bench.place(0)) for f in (1 / 9, 1 / 3, 1.0)]
@@ -164,7 +166,7 @@ def test_by_way_of_all_rungs(bench: Bench, tasks: list[Any]) -> None:
     alike(kept(bench, 0), before)
 
 
-def test_its_own_checkpoint_comes_before_that_of_the_start(
+def test_a_trial_prefers_its_own_checkpoint_to_that_of_its_start(
     bench: Bench, tasks: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trial that goes on from another one, and was interrupted itself."""
@@ -179,7 +181,7 @@ def test_its_own_checkpoint_comes_before_that_of_the_start(
     assert found == bench.measure(trained, 1.0, bench.place(2))
 
 
-def test_it_is_trained_on_training_images_and_measured_on_the_others(
+def test_training_images_train_and_validation_images_measure(
     bench: Bench, tasks: list[Any]
 ) -> None:
     """With the schedules and the batch size of the genotype; on the test images never."""
@@ -196,19 +198,21 @@ def test_it_is_trained_on_training_images_and_measured_on_the_others(
     assert found == pytest.approx(round(found * 300) / 300)
 
 
-def test_it_writes_to_the_place_alone(bench: Bench) -> None:
+def test_a_measurement_writes_only_to_the_folder_of_its_trial(bench: Bench) -> None:
     bench.measure(genotype(bench), 1 / 3, bench.place(4))
     files = [path for path in bench.folder.rglob("*") if path.is_file()]
     assert files and all(path.parent == bench.folder / "trials" / "4" for path in files)
 
 
-def test_more_images_in_a_batch_than_there_are(bench: Bench) -> None:
+def test_a_batch_size_above_the_number_of_images_is_reduced(bench: Bench) -> None:
     assert bench.measure(genotype(bench, size=1000), 1.0, bench.place(0)) is not None
     assert kept(bench, 0)["step"] == EPOCHS
 
 
 @pytest.mark.parametrize("augment", ["none", "learned"])
-def test_a_lineage_trains_the_same_weights_again(bench: Bench, augment: str) -> None:
+def test_training_with_the_schedules_of_a_lineage_gives_the_same_weights(
+    bench: Bench, augment: str
+) -> None:
     """A member that was replaced and perturbed, and then a training by the schedules of it."""
     records: dict[int, Record] = {}
     for i, (rate, magnitude) in enumerate(((0.02, 0.1), (0.05, 0.9), (0.03, 0.4))):
@@ -227,7 +231,7 @@ def test_a_lineage_trains_the_same_weights_again(bench: Bench, augment: str) -> 
 
 
 @pytest.mark.parametrize(("fidelity", "count"), [(1 / 3, 100), (1 / 9, 33), (0.5, 150)])
-def test_of_fewer_images_it_takes_fewer_steps(
+def test_fidelity_subset_trains_on_fewer_images_in_fewer_steps(
     bench: Bench, tasks: list[Any], fidelity: float, count: int
 ) -> None:
     """As many epochs, on a part with the shares of the classes; what follows begins anew."""
@@ -258,7 +262,7 @@ def larger() -> tuple[Dataset, Splits]:
 
 
 @pytest.mark.parametrize(("fidelity", "side"), [(1 / 3, 9), (0.5, 11), (1 / 4, 8), (1 / 9, 8)])
-def test_of_smaller_images_there_are_as_many(
+def test_fidelity_resolution_trains_on_as_many_smaller_images(
     larger: tuple[Dataset, Splits],
     tasks: list[Any],
     tmp_path: Path,
@@ -282,14 +286,14 @@ def test_of_smaller_images_there_are_as_many(
     assert bench.measure(trained, 1.0, bench.place(1)) == full
 
 
-def test_images_of_eight_pixels_get_no_smaller(bench: Bench, tasks: list[Any]) -> None:
+def test_fidelity_resolution_keeps_images_of_eight_pixels(bench: Bench, tasks: list[Any]) -> None:
     bench = replace(bench, fidelity="resolution", epochs=1)
     bench.measure(genotype(bench), 1 / 9, bench.place(0))
     assert torch.equal(tasks[0].images.pixels, bench.splits.train.pixels)
 
 
 @pytest.mark.parametrize("fidelity", ["subset", "resolution"])
-def test_an_interrupted_training_goes_on_at_its_fidelity(
+def test_an_interrupted_training_continues_at_its_fidelity(
     bench: Bench, fidelity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, trained = replace(bench, fidelity=fidelity), genotype(bench)
@@ -307,7 +311,7 @@ def test_an_interrupted_training_goes_on_at_its_fidelity(
 # --- what may end it --------------------------------------------------------------------------
 
 
-def test_the_deadline_ends_it_and_it_goes_on_later(
+def test_a_training_stopped_by_the_deadline_continues_later(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before its first step, and amid it; to the same result."""
@@ -328,13 +332,13 @@ def test_the_deadline_ends_it_and_it_goes_on_later(
 
 
 @pytest.mark.parametrize("fidelity", [1 / 3, 1.0])
-def test_what_diverges_is_said_to(bench: Bench, fidelity: float) -> None:
+def test_a_diverging_training_raises_diverged(bench: Bench, fidelity: float) -> None:
     with pytest.raises(Diverged, match=r"NaN or infinite at step \d+"):
         bench.measure(genotype(bench, lr=1e30), fidelity, bench.place(0))
     assert not (bench.place(0) / "checkpoint.pt").exists()
 
 
-def test_what_diverges_leaves_the_state_that_it_began_with(bench: Bench) -> None:
+def test_a_diverging_training_leaves_its_start_checkpoint_unchanged(bench: Bench) -> None:
     """As a member of a population that its new values do not suit."""
     bench.measure(genotype(bench), 1 / 3, bench.place(0))
     before = kept(bench, 0)
@@ -363,7 +367,7 @@ def numbers(part: Images) -> list[int]:
 
 @pytest.mark.parametrize("fraction", [0.01, 1 / 9, 1 / 3, 0.5, 0.99, 1.0])
 @pytest.mark.parametrize("counts", [(30, 30, 30), (200, 40, 7, 1), (1, 1), (500, 3, 100)])
-def test_a_stratified_part_has_the_shares_of_the_classes(
+def test_a_stratified_part_keeps_the_shares_of_the_classes(
     counts: tuple[int, ...], fraction: float
 ) -> None:
     """And at least one image of each."""
@@ -391,7 +395,7 @@ def test_a_stratified_part_depends_on_its_seed_alone() -> None:
     assert (often / 200 - 0.5).abs().max() < 0.16  # every image has its chance
 
 
-def test_resized_images() -> None:
+def test_resized_images_average_their_pixels() -> None:
     """In more pieces than one; what is even stays so, and so does the mean of what is smooth."""
     grey = torch.arange(2000).remainder(256).to(torch.uint8)
     whole = Images(grey[:, None, None, None].repeat(1, 3, 16, 16), torch.arange(2000))

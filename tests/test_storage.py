@@ -20,7 +20,7 @@ from typing import Any
 
 import optuna
 import pytest
-from studies import Toy, at_most
+from studies import Toy, at_most, optuna_study
 
 from darts_lite.errors import UserError
 from darts_lite.hpo import storage as module
@@ -99,7 +99,7 @@ def states(study: Study) -> list[str]:
 def put_up_twice(study: Study, job: Job) -> None:
     """As two workers do who look at the same time."""
     for _ in range(2):
-        study._load().enqueue_trial(dict(job.values or {}), {"job": job.to_json()})
+        optuna_study(study).enqueue_trial(dict(job.values or {}), {"job": job.to_json()})
 
 
 def infeasible(study: Study, excess: float = 1.0) -> Trial:
@@ -112,7 +112,7 @@ def infeasible(study: Study, excess: float = 1.0) -> Trial:
 # --- what is stored ---------------------------------------------------------------------------
 
 
-def test_another_process_sees_everything_that_was_said(opened: Opened) -> None:
+def test_another_process_reads_everything_that_was_written(opened: Opened) -> None:
     one, other = opened(), opened()
     assert one.exists() and other.settings == {"seed": 3}
     job = Job(
@@ -167,7 +167,7 @@ def test_another_process_sees_everything_that_was_said(opened: Opened) -> None:
     ],
 )
 @pytest.mark.parametrize("pareto", [False, True])
-def test_outcomes(
+def test_records_of_every_outcome(
     tmp_path: Path, outcome: str, done: bool, counts: bool, waiting: int, pareto: bool
 ) -> None:
     study = Study(tmp_path / "study.journal")
@@ -185,7 +185,7 @@ def test_outcomes(
 # --- who does what ----------------------------------------------------------------------------
 
 
-def test_waiting_jobs_come_first_and_each_to_one_worker(opened: Opened) -> None:
+def test_waiting_jobs_come_first_and_go_to_one_worker_each(opened: Opened) -> None:
     jobs = [Job(fidelities=(1.0,), key=key) for key in "abc"]
     opened().enqueue(jobs)
     trials = [begun(opened(), worker) for worker in ("0 here 1", "1 here 2", "0 there 1")]
@@ -195,7 +195,7 @@ def test_waiting_jobs_come_first_and_each_to_one_worker(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("opened", LOCKING, indirect=True)
-def test_workers_at_the_same_time_get_different_jobs(opened: Opened) -> None:
+def test_concurrent_workers_get_different_jobs(opened: Opened) -> None:
     opened().enqueue(Job(fidelities=(1.0,), key=str(i)) for i in range(6))
     start, found = threading.Barrier(3), []
 
@@ -213,7 +213,7 @@ def test_workers_at_the_same_time_get_different_jobs(opened: Opened) -> None:
     assert sorted(t.job.key for t in found) == ["", "", "", *"012345"]
 
 
-def test_of_two_with_one_key_the_earlier_counts(opened: Opened) -> None:
+def test_the_earlier_of_two_jobs_with_one_key_counts(opened: Opened) -> None:
     study = opened()
     put_up_twice(study, KEYED)
     first, second = begun(study), begun(opened())
@@ -226,7 +226,7 @@ def test_of_two_with_one_key_the_earlier_counts(opened: Opened) -> None:
     assert begun(study).job == KEYED
 
 
-def test_a_job_without_a_key_may_be_put_up_again(study: Study) -> None:
+def test_a_job_without_a_key_can_be_enqueued_again(study: Study) -> None:
     study.enqueue([ONCE, ONCE])
     study.enqueue([ONCE])
     assert states(study) == ["waiting"] * 3
@@ -286,7 +286,7 @@ def dies(open_again: Opened, at: str) -> int:
     return process.pid
 
 
-def test_the_rest_of_what_a_killed_process_did_is_put_up_once(opened: Opened) -> None:
+def test_the_rest_of_a_killed_workers_job_is_enqueued_once(opened: Opened) -> None:
     dies(opened, "work")
     one, other = opened(), opened()
     assert one.take_over() == 1
@@ -308,7 +308,9 @@ def test_the_rest_of_what_a_killed_process_did_is_put_up_once(opened: Opened) ->
 
 
 @pytest.mark.parametrize("opened", LOCKING, indirect=True)
-def test_two_who_notice_a_death_at_once(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_that_notice_a_death_at_once_take_over_once(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each of two begins to take over before the other has."""
     half_done(opened(), "0 elsewhere 1")
     studies, start, counts = [opened(), opened()], threading.Barrier(2), []
@@ -348,7 +350,7 @@ def test_two_who_notice_a_death_at_once(opened: Opened, monkeypatch: pytest.Monk
     ids=["me", "other", "other-quiet", "other-stale", "other-named", "me-stale"],
 )
 @pytest.mark.parametrize("beats", [False, True])
-def test_who_counts_as_dead(
+def test_which_workers_count_as_dead(
     study: Study,
     monkeypatch: pytest.MonkeyPatch,
     worker: str,
@@ -377,7 +379,7 @@ def test_a_worker_in_another_time_zone_is_alive(
     assert opened().take_over() == 0
 
 
-def test_signs_of_life(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_heartbeats(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEARTBEAT", 0.01)
     trial = begun(study, "1 elsewhere 1")
     written, beat = threading.Event(), trial._trial.set_user_attr
@@ -398,7 +400,7 @@ def test_signs_of_life(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     assert study.take_over() == 1
 
 
-def test_the_heir_may_die_too(study: Study) -> None:
+def test_a_worker_that_took_over_can_die_too(study: Study) -> None:
     """Its job keeps its key, and goes on from where the heir was."""
     half_done(study, "a", key="a key")
     assert study.take_over(["a"]) == 1
@@ -414,7 +416,7 @@ def test_the_heir_may_die_too(study: Study) -> None:
     assert states(study) == ["lost", "lost", "complete"]
 
 
-def test_one_who_dies_between_all_measurements_and_the_end(study: Study) -> None:
+def test_a_worker_that_dies_between_its_last_measurement_and_the_end(study: Study) -> None:
     """The last fidelity is measured again: there is a checkpoint of it."""
     trial = half_done(study, "a")
     for fidelity in (1 / 3, 1.0):
@@ -428,7 +430,9 @@ def test_one_who_dies_between_all_measurements_and_the_end(study: Study) -> None
 @pytest.mark.parametrize(
     "outcome", ["complete", "pruned", "infeasible", "diverged", "stopped", "duplicate"]
 )
-def test_who_comes_back_late_changes_nothing(opened: Opened, outcome: str, taken: bool) -> None:
+def test_a_worker_that_returns_late_changes_nothing(
+    opened: Opened, outcome: str, taken: bool
+) -> None:
     study = opened()
     late = half_done(study, "a")
     study.take_over(["a"])
@@ -445,7 +449,7 @@ def test_who_comes_back_late_changes_nothing(opened: Opened, outcome: str, taken
 
 
 @pytest.mark.filterwarnings("ignore:.*lock file")  # of Optuna 4
-def test_a_lock_that_a_killed_writer_left_is_released(
+def test_a_lock_left_by_a_killed_writer_is_released(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a relative path too, which is how studies are usually named."""
@@ -462,7 +466,7 @@ def test_a_lock_that_a_killed_writer_left_is_released(
         assert begun(study).number == 0
 
 
-def test_a_stopped_trial_is_put_up_again(opened: Opened) -> None:
+def test_a_stopped_trial_is_enqueued_again(opened: Opened) -> None:
     half_done(opened(), ME, key="a key").end("stopped")
     stopped, waiting = opened().records()
     assert stopped.state == "stopped" and stopped.fidelity == 1 / 9
@@ -489,11 +493,11 @@ def test_a_stopped_trial_is_put_up_again(opened: Opened) -> None:
         ([(0, 1), (0, 1)], 1),
     ],
 )
-def test_covered(spans: list[tuple[float, float]], length: float) -> None:
+def test_covered_length_of_intervals(spans: list[tuple[float, float]], length: float) -> None:
     assert covered(spans) == length
 
 
-def test_the_clock_runs_while_anybody_works(
+def test_the_clock_runs_while_any_session_works(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
@@ -531,7 +535,7 @@ def draws(study: Study, count: int, method: Any = RANDOM, worker: str = ME, seed
 
 
 @pytest.mark.parametrize("method", [RANDOM, TPE], ids=["random", "tpe"])
-def test_draws_are_reproducible_and_go_on(tmp_path: Path, method: Any) -> None:
+def test_draws_are_reproducible_across_sessions(tmp_path: Path, method: Any) -> None:
     """By the seed and the worker's index, not by its process; a study that is opened again goes on
     where it was."""
 
@@ -558,21 +562,23 @@ def test_tpe_learns_and_random_search_does_not(tmp_path: Path) -> None:
     assert means["tpe"] > 0.75 > 0.65 > means["random"]
 
 
-def test_tpe_is_told_by_how_much_a_configuration_is_too_large(study: Study) -> None:
+def test_tpe_receives_the_excess_of_too_large_configurations(study: Study) -> None:
     trials = [begun(study, method=TPE) for _ in range(3)]
     for trial, excess, outcome in zip(trials, (0.5, -0.2, 2.0), ("infeasible", "complete", "")):
         trial.configure(Toy())
         trial.note(excess=excess, accuracy=0.5)
         if outcome:
             trial.end(outcome)
-    stored = [t.system_attrs.get("constraints") for t in study._trials()]
+    stored = [t.system_attrs.get("constraints") for t in optuna_study(study).trials]
     assert stored == [[0.5], [-0.2], None]
-    states = [t.state.name for t in study._trials()]
+    states = [t.state.name for t in optuna_study(study).trials]
     assert states == ["PRUNED", "COMPLETE", "RUNNING"]
 
 
 @pytest.mark.parametrize("pareto", [False, True])
-def test_imported_results_are_learned_from_but_are_no_trials(tmp_path: Path, pareto: bool) -> None:
+def test_imported_results_inform_the_sampler_but_are_no_trials(
+    tmp_path: Path, pareto: bool
+) -> None:
     study = Study(tmp_path / "study.journal")
     study.create({}, pareto=pareto)
     for i in range(24):
@@ -586,7 +592,7 @@ def test_imported_results_are_learned_from_but_are_no_trials(tmp_path: Path, par
     drawn = [t.configure(Toy()).values["x"] for t in trials]
     assert sum(drawn) / 12 > 0.7  # nothing at random first
     assert [r.trial for r in study.records()] == list(range(24, 36))
-    imported = study._trials()[23]
+    imported = optuna_study(study).trials[23]
     assert imported.values == ([23 / 24, 9.0] if pareto else [23 / 24])
     assert imported.params == {"kind": "a", "width": 4, "x": 23 / 24}
 
@@ -615,7 +621,7 @@ def failing(action: Callable[[], object]) -> str:
         ("sqlite://[", "sqlite://["),
     ],
 )
-def test_a_storage_that_cannot_be_read_is_one_line(
+def test_an_unreadable_storage_gives_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -626,12 +632,12 @@ def test_a_storage_that_cannot_be_read_is_one_line(
 
 
 @pytest.mark.parametrize("content", ["", '{"op_code": 77, "worker_id": "w"}\n', "[1]\n", "3\n"])
-def test_a_journal_of_something_else_is_one_line(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_no_journal_gives_a_one_line_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "study.journal").write_text(content)
     assert "study.journal" in failing(lambda: Study(tmp_path / "study.journal").settings)
 
 
-def test_a_journal_that_was_damaged_is_one_line(study: Study) -> None:
+def test_a_damaged_journal_gives_a_one_line_error(study: Study) -> None:
     begun(study)
     path = Path(study.where)
     lines = path.read_text().splitlines()
@@ -639,13 +645,13 @@ def test_a_journal_that_was_damaged_is_one_line(study: Study) -> None:
     assert "study.journal" in failing(lambda: Study(path).settings)
 
 
-def test_no_study_is_one_line(opened: Opened, tmp_path: Path) -> None:
+def test_a_storage_without_a_study_gives_a_one_line_error(opened: Opened, tmp_path: Path) -> None:
     study = Study(tmp_path / "empty.journal")
     assert not study.exists()
     assert "start one without --resume" in failing(lambda: study.settings)
 
 
-def test_a_study_of_somebody_else_is_one_line(tmp_path: Path) -> None:
+def test_a_study_of_another_program_gives_a_one_line_error(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     optuna.create_study(storage=url, study_name="theirs")
     assert not Study(url).exists()
@@ -654,7 +660,7 @@ def test_a_study_of_somebody_else_is_one_line(tmp_path: Path) -> None:
     assert "no study of darts_lite" in failing(lambda: Study(url).settings)
 
 
-def test_of_two_who_begin_a_study_at_once_one_is_told(opened: Opened) -> None:
+def test_the_second_of_two_concurrent_creators_gets_an_error(opened: Opened) -> None:
     assert opened().exists()
     line = failing(lambda: opened().create({"seed": 9}, pareto=False))
     assert "--resume" in line

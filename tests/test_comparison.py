@@ -122,7 +122,7 @@ def test_a_study_is_read(tmp_path: Path) -> None:
     assert study.seconds == 6.0
 
 
-def test_a_torn_line_does_not_count(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     folder = save(tmp_path / "a", trial(0), trial(1))
     whole = report.read_study(folder)
     with (folder / "trials.jsonl").open("ab") as file:
@@ -192,7 +192,9 @@ def test_a_search_is_a_study_without_trials(tmp_path: Path) -> None:
         ("derive/metrics.json", "{}", "metrics.json: parameters: Field required; repair the file"),
     ],
 )
-def test_what_cannot_be_read(tmp_path: Path, name: str, content: str | None, message: str) -> None:
+def test_an_unreadable_study_gives_a_one_line_error(
+    tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
     folder = save(tmp_path / "bad", trial(), final=METRICS)
     if content is None:
         (folder / name).unlink()
@@ -243,7 +245,7 @@ def test_best_so_far_and_time_to(tmp_path: Path) -> None:
     assert report.time_to(study, 0.8) == 33 and report.time_to(study, 0.81) is None
 
 
-def test_of_measurements_at_one_time_the_best_counts(tmp_path: Path) -> None:
+def test_the_best_of_simultaneous_measurements_counts(tmp_path: Path) -> None:
     lines = [trial(0, accuracy=0.3), trial(1, accuracy=0.5), trial(2, accuracy=0.4)]
     (study,) = studies(tmp_path, "random", lines)
     assert report.best_so_far(study) == [(10, 0.5)]
@@ -324,7 +326,7 @@ def test_pareto_front(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=20))
-def test_nothing_dominates_the_front_and_the_front_dominates_the_rest(
+def test_the_front_is_not_dominated_and_dominates_the_rest(
     points: list[tuple[int, int]],
 ) -> None:
     trials = [Trial(**trial(n, parameters=p, accuracy=a / 10)) for n, (p, a) in enumerate(points)]
@@ -337,7 +339,7 @@ def test_nothing_dominates_the_front_and_the_front_dominates_the_rest(
         assert ((size, accuracy) in front) == (not beaten)
 
 
-def test_studies_that_differ_in_more_than_the_seed_are_kept_apart() -> None:
+def test_studies_that_differ_in_more_than_the_seed_are_separate_groups() -> None:
     def study(method: str, seed: int, **settings: Any) -> Study:
         return Study(Path(), Settings(method=method, seed=seed, dataset={}, **settings))
 
@@ -381,7 +383,7 @@ def several(tmp_path: Path) -> list[Study]:
     return [*bohb, *random]
 
 
-def test_the_table(tmp_path: Path) -> None:
+def test_table(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.81, 0.85, 0.9)):
         final = {**METRICS, "test_accuracy": accuracy}
         save(tmp_path / f"bohb{seed}", final=final)
@@ -464,7 +466,7 @@ def folders(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "studies").iterdir())
 
 
-def test_a_report(folders: list[Path], tmp_path: Path) -> None:
+def test_files_of_a_report(folders: list[Path], tmp_path: Path) -> None:
     said: list[str] = []
     out = tmp_path / "new" / "report"
     report.write_report(folders, out, said.append)
@@ -515,7 +517,7 @@ def test_a_report_replaces_another(folders: list[Path], tmp_path: Path) -> None:
     assert record.tensor_proto.string_val[0].decode() == (alone / "table.md").read_text()
 
 
-def test_different_data_do_not_share_a_report(tmp_path: Path) -> None:
+def test_studies_of_different_data_are_refused(tmp_path: Path) -> None:
     one = save(tmp_path / "one", trial())
     other = save(tmp_path / "other", trial(), dataset={"name": "digits", "sha256": "b" * 64})
     message = r"same data, got digits a{8} in .*one and digits b{8} in .*other; write one report"
@@ -524,7 +526,7 @@ def test_different_data_do_not_share_a_report(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_of_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, Any] = {}
 
     def scatter(trials: Any, finals: Any, front: Any, caps: Any, title: str) -> pictures.Image:
@@ -567,7 +569,7 @@ def test_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["study.json", "g.json", "checkpoint.pt"])
-def test_a_run_is_not_written_over(tmp_path: Path, name: str) -> None:
+def test_the_folder_of_a_run_is_refused(tmp_path: Path, name: str) -> None:
     folder = save(tmp_path / "one", trial())
     out = tmp_path / "out"
     out.mkdir()
@@ -586,7 +588,7 @@ def inked(image: pictures.Image) -> bool:
     return image.dtype == np.uint8 and image.std() > 0 and bool((border == 255).all())
 
 
-def test_pictures_of_anything() -> None:
+def test_pictures_of_extreme_studies() -> None:
     assert inked(pictures.best_so_far_plot({}, "nothing"))
     assert inked(pictures.trial_scatter([], [], [], [], "nothing"))
     assert inked(pictures.trial_scatter([Point("$a_$", 7, 1.0)], [], [(7, 1.0)], [], "$a_$"))
@@ -598,13 +600,13 @@ def test_pictures_of_anything() -> None:
 
 
 @pytest.mark.parametrize("last, scale", [(101.0, "log"), (100.0, "linear")])
-def test_a_long_time_is_logarithmic(last: float, scale: str) -> None:
+def test_the_time_axis_is_logarithmic_for_long_studies(last: float, scale: str) -> None:
     figure, axes = drawn._figure("", empty=False)
     drawn._scale(axes, [0.0, 1.0, last], decades=2)
     assert axes.get_xscale() == scale and figure.axes == [axes]
 
 
-def test_the_axis_of_accuracies_goes_to_the_end() -> None:
+def test_the_accuracy_axis_ends_at_one() -> None:
     values = np.linspace(0, 1, 21)
     assert np.allclose(drawn._accuracy(drawn._stretched(values)), values)
     assert (np.diff(drawn._stretched(values)) > 0).all()

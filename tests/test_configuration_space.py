@@ -116,7 +116,7 @@ def needed(found: Configuration, whole: SearchSpace, learnable: Augmentation) ->
 @PRESET
 @given(seed=SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_every_dimension_is_used_and_none_is_asked_twice(preset: str, seed: int) -> None:
+def test_every_dimension_is_used_and_asked_once(preset: str, seed: int) -> None:
     asked = Asked(seed)
     found = space_of(preset).configure(asked)
     names = [name for name, _ in asked.questions]
@@ -127,7 +127,7 @@ def test_every_dimension_is_used_and_none_is_asked_twice(preset: str, seed: int)
 @PRESET
 @given(seed=SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_the_answers_are_what_the_configuration_is(preset: str, seed: int) -> None:
+def test_the_configuration_equals_the_answers(preset: str, seed: int) -> None:
     asked = Asked(seed)
     found = space_of(preset).configure(asked)
     answers, optimizer = asked.answers, found.recipe.optimizer
@@ -182,7 +182,7 @@ def test_the_network_is_a_member_of_the_space(preset: str, seed: int) -> None:
                 assert sizes == (asked.answers[f"{where}.{operation.name}.{choice}"],)
 
 
-def test_the_ranges_of_the_training() -> None:
+def test_ranges_of_the_training_dimensions() -> None:
     """The scales of learning rates, decays and magnitudes are logarithmic."""
     ranges = {}
     for seed, optimizer, augment in ((0, "sgd", "learned"), (1, "adamw", "randaugment")):
@@ -206,7 +206,9 @@ def test_the_ranges_of_the_training() -> None:
     ("usual", "low", "high"),
     [(2, 2, 4), (3, 2, 6), (4, 2, 8), (6, 2, 12), (8, 4, 16), (16, 8, 32), (20, 10, 40)],
 )
-def test_the_width_is_even_and_half_to_twice_the_usual(usual: int, low: int, high: int) -> None:
+def test_the_width_is_even_and_between_half_and_twice_the_usual(
+    usual: int, low: int, high: int
+) -> None:
     architecture = blocks(usual, 3)
     asked = Asked(0)
     space = ConfigurationSpace(architecture=architecture, batch_sizes=(32,), learnable=LEARNABLE)
@@ -216,7 +218,7 @@ def test_the_width_is_even_and_half_to_twice_the_usual(usual: int, low: int, hig
     assert found == set(range(low, high + 1, 2))
 
 
-def test_of_a_discrete_architecture_nothing_is_asked() -> None:
+def test_a_discrete_architecture_asks_no_questions() -> None:
     fixed = uniform_random(blocks(7, 3), generator(0))
     space = ConfigurationSpace(architecture=fixed, batch_sizes=(32,), learnable=LEARNABLE)
     asked = Asked(0, {"optimizer": "adamw", "augment": "none"})
@@ -227,7 +229,7 @@ def test_of_a_discrete_architecture_nothing_is_asked() -> None:
     }  # fmt: skip
 
 
-def test_an_augmentation_space_changes_the_augmentation_alone() -> None:
+def test_an_augmentation_space_changes_only_the_augmentation() -> None:
     space = space_of("blocks")
     for seed in range(10):
         fixed = space.configure(Asked(seed))
@@ -312,7 +314,7 @@ class Convolutions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_narrowest_cells_keep_clear_of_what_crashes() -> None:
+def test_the_narrowest_cells_avoid_convolutions_that_crash() -> None:
     """A 1x1 convolution with a stride, of fewer channels than a block of oneDNN: 8, or 16."""
     forced = {"channels": 2, "optimizer": "sgd", "augment": "none"}
     space = space_of("cells").configure(Asked(4, forced)).space
@@ -327,7 +329,7 @@ def test_the_narrowest_cells_keep_clear_of_what_crashes() -> None:
     ] == []
 
 
-def test_randaugment_is_as_strong_as_it_was_chosen(bench: Bench) -> None:
+def test_randaugment_has_the_chosen_strength(bench: Bench) -> None:
     forced = {"augment": "randaugment", "randaugment.n": 1, "randaugment.m": 15.0}
     genotype = bench.genotype(space_of("blocks").configure(Asked(0, forced)))
     config = DeriveOptions(batch_size=256, select="held_out")
@@ -357,7 +359,7 @@ def same(found: Configuration, expected: Configuration) -> None:
 @PRESET
 @given(seed=SEEDS)
 @settings(max_examples=10, deadline=None)
-def test_a_genotype_gives_its_configuration_back(preset: str, seed: int) -> None:
+def test_values_of_a_genotype_give_its_configuration_back(preset: str, seed: int) -> None:
     """Through its JSON."""
     space, bench = space_of(preset), tiny_bench()
     found = space.configure(Asked(seed))
@@ -381,7 +383,7 @@ def searched(preset: str = "blocks", **changes: Any) -> Genotype:
 
 
 @PRESET
-def test_what_a_search_found_is_a_configuration(preset: str) -> None:
+def test_a_genotype_of_a_search_is_a_configuration(preset: str) -> None:
     """With what its schedules end at."""
     genotype = searched(preset)
     found = space_of(preset).configure(Known(values_of(genotype)))
@@ -390,7 +392,7 @@ def test_what_a_search_found_is_a_configuration(preset: str) -> None:
     assert found.recipe.last == genotype.recipe.last
 
 
-def test_what_a_search_found_beyond_the_range_is_brought_into_it() -> None:
+def test_learned_values_beyond_the_range_are_clamped() -> None:
     far = {"lr": 9.0, "weight_decay": 1e-9, **dict.fromkeys(LEARNABLE.names, 0.0)}
     genotype = searched(schedules=constant(far))
     found = space_of("blocks").configure(Known(values_of(genotype)))
@@ -412,7 +414,7 @@ def test_what_a_search_found_beyond_the_range_is_brought_into_it() -> None:
         pytest.param("cutmix+autoaugment:dataset=svhn", "augment is 'cutmix"),
     ],
 )
-def test_an_augmentation_that_is_not_of_the_space_is_one_clear_line(
+def test_an_augmentation_outside_the_space_gives_a_one_line_error(
     augment: str, complaint: str
 ) -> None:
     """All of these are possible with `search --augment`."""
@@ -473,7 +475,7 @@ def test_random_configurations_are_spread_over_the_choices() -> None:
     assert len(kept) / count == around(2 / 3, count)
 
 
-def test_random_answers_depend_on_the_generator_alone() -> None:
+def test_random_answers_depend_only_on_the_generator() -> None:
     space = space_of("cells")
     one, two, other = (space.configure(Random(generator(s))) for s in (5, 5, 6))
     assert one == two
@@ -505,12 +507,12 @@ def test_a_known_value_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("value", "found"), [(0.5, 0.5), (2, 1.0), (-3.0, 0.1), (0.1, 0.1), (1, 1.0), (math.inf, 1.0)]
 )
-def test_a_known_real_value_is_brought_into_its_range(value: float, found: float) -> None:
+def test_a_known_real_value_is_clamped_to_its_range(value: float, found: float) -> None:
     answer = Known({"x": value}).real("x", 0.1, 1.0, log=True)
     assert answer == found and isinstance(answer, float)
 
 
-def test_known_values_are_given_back() -> None:
+def test_known_values_are_returned() -> None:
     known = Known({"word": "c", "whole": 6, "flag": False})
     assert known.categorical("word", ("a", "c")) == "c"
     assert known.categorical("flag", (False, True)) is False
