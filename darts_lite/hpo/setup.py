@@ -108,6 +108,10 @@ def assemble(options: TuneOptions, dataset: Dataset, splits: Splits) -> Setup:
         checkpoint_seconds=options.checkpoint_seconds,
     )
     search = SearchOptions(
+        dataset=options.dataset,
+        data_dir=options.data_dir,
+        image_size=options.image_size,
+        subset=options.subset,
         space=options.space,
         cells=options.cells,
         channels=options.channels,

@@ -127,7 +127,7 @@ def test_every_dimension_is_used_and_asked_once(preset: str, seed: int) -> None:
 @PRESET
 @given(seed=SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_configuration_has_the_chosen_values(preset: str, seed: int) -> None:
+def test_the_configuration_equals_the_answers(preset: str, seed: int) -> None:
     asked = Asked(seed)
     found = space_of(preset).configure(asked)
     answers, optimizer = asked.answers, found.recipe.optimizer
@@ -182,8 +182,8 @@ def test_network_is_a_member_of_the_space(preset: str, seed: int) -> None:
                 assert sizes == (asked.answers[f"{where}.{operation.name}.{choice}"],)
 
 
-def test_ranges_of_the_recipe() -> None:
-    """Learning rates, decays and magnitudes have logarithmic scales."""
+def test_ranges_of_the_training_dimensions() -> None:
+    """The scales of learning rates, decays and magnitudes are logarithmic."""
     ranges = {}
     for seed, optimizer, augment in ((0, "sgd", "learned"), (1, "adamw", "randaugment")):
         asked = Asked(seed, {"optimizer": optimizer, "augment": augment})
@@ -206,7 +206,9 @@ def test_ranges_of_the_recipe() -> None:
     ("usual", "low", "high"),
     [(2, 2, 4), (3, 2, 6), (4, 2, 8), (6, 2, 12), (8, 4, 16), (16, 8, 32), (20, 10, 40)],
 )
-def test_width_is_even_and_half_to_twice_the_usual(usual: int, low: int, high: int) -> None:
+def test_the_width_is_even_and_between_half_and_twice_the_usual(
+    usual: int, low: int, high: int
+) -> None:
     architecture = blocks(usual, 3)
     asked = Asked(0)
     space = ConfigurationSpace(architecture=architecture, batch_sizes=(32,), learnable=LEARNABLE)
@@ -216,7 +218,7 @@ def test_width_is_even_and_half_to_twice_the_usual(usual: int, low: int, high: i
     assert found == set(range(low, high + 1, 2))
 
 
-def test_discrete_architecture_has_no_dimensions() -> None:
+def test_a_discrete_architecture_asks_no_questions() -> None:
     fixed = uniform_random(blocks(7, 3), generator(0))
     space = ConfigurationSpace(architecture=fixed, batch_sizes=(32,), learnable=LEARNABLE)
     asked = Asked(0, {"optimizer": "adamw", "augment": "none"})
@@ -227,7 +229,7 @@ def test_discrete_architecture_has_no_dimensions() -> None:
     }  # fmt: skip
 
 
-def test_augmentation_space_changes_only_the_augmentation() -> None:
+def test_an_augmentation_space_changes_only_the_augmentation() -> None:
     space = space_of("blocks")
     for seed in range(10):
         fixed = space.configure(Asked(seed))
@@ -312,8 +314,8 @@ class Convolutions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_narrowest_cells_avoid_the_crashing_convolution() -> None:
-    """Avoid a strided 1x1 convolution with fewer channels than a block of oneDNN (8 or 16)."""
+def test_the_narrowest_cells_avoid_convolutions_that_crash() -> None:
+    """A 1x1 convolution with a stride, of fewer channels than a block of oneDNN: 8, or 16."""
     forced = {"channels": 2, "optimizer": "sgd", "augment": "none"}
     space = space_of("cells").configure(Asked(4, forced)).space
     network = Network(space, (1, 8, 8), 10, generator(0))
@@ -359,8 +361,8 @@ def same(found: Configuration, expected: Configuration) -> None:
 @PRESET
 @given(seed=SEEDS)
 @settings(max_examples=10, deadline=None)
-def test_values_of_genotype_round_trip(preset: str, seed: int) -> None:
-    """The genotype passes through JSON."""
+def test_values_of_a_genotype_give_its_configuration_back(preset: str, seed: int) -> None:
+    """Through its JSON."""
     space, bench = space_of(preset), tiny_bench()
     found = space.configure(Asked(seed))
     adapter = TypeAdapter(Genotype)
@@ -383,8 +385,8 @@ def searched(preset: str = "blocks", **changes: Any) -> Genotype:
 
 
 @PRESET
-def test_genotype_of_a_search_is_a_configuration(preset: str) -> None:
-    """The values are the last values of the schedules."""
+def test_a_genotype_of_a_search_is_a_configuration(preset: str) -> None:
+    """With what its schedules end at."""
     genotype = searched(preset)
     found = space_of(preset).configure(Known(values_of(genotype)))
     assert found.space == genotype.space
@@ -392,7 +394,7 @@ def test_genotype_of_a_search_is_a_configuration(preset: str) -> None:
     assert found.recipe.last == genotype.recipe.last
 
 
-def test_values_of_a_search_are_clipped_to_their_range() -> None:
+def test_learned_values_beyond_the_range_are_clamped() -> None:
     far = {"lr": 9.0, "weight_decay": 1e-9, **dict.fromkeys(LEARNABLE.names, 0.0)}
     genotype = searched(schedules=constant(far))
     found = space_of("blocks").configure(Known(values_of(genotype)))
@@ -417,7 +419,7 @@ def test_values_of_a_search_are_clipped_to_their_range() -> None:
         pytest.param("cutmix+autoaugment:dataset=svhn", "augment must be one of .*, got 'cutmix"),
     ],
 )
-def test_an_augmentation_that_is_not_of_the_space_is_one_clear_line(
+def test_an_augmentation_outside_the_space_gives_a_one_line_error(
     augment: str, complaint: str
 ) -> None:
     """All of these are possible with `search --augment`."""
@@ -508,7 +510,7 @@ def test_known_value_outside_the_space_raises(ask: Callable[[Known], Any], messa
 @pytest.mark.parametrize(
     ("value", "found"), [(0.5, 0.5), (2, 1.0), (-3.0, 0.1), (0.1, 0.1), (1, 1.0), (math.inf, 1.0)]
 )
-def test_known_real_value_is_clipped(value: float, found: float) -> None:
+def test_a_known_real_value_is_clamped_to_its_range(value: float, found: float) -> None:
     answer = Known({"x": value}).real("x", 0.1, 1.0, log=True)
     assert answer == found and isinstance(answer, float)
 
