@@ -601,8 +601,8 @@ def test_pictures_of_extreme_studies() -> None:
 
 @pytest.mark.parametrize("last, scale", [(101.0, "log"), (100.0, "linear")])
 def test_the_time_axis_is_logarithmic_for_long_studies(last: float, scale: str) -> None:
-    figure, axes = drawn._figure("", empty=False)
-    drawn._scale(axes, [0.0, 1.0, last], decades=2)
+    figure, axes = drawn._accuracy_figure("", empty=False)
+    drawn._scale_x(axes, [0.0, 1.0, last], decades=2)
     assert axes.get_xscale() == scale and figure.axes == [axes]
 
 

@@ -1,4 +1,4 @@
-"""The space of configurations: its dimensions, its configurations, and its choosers."""
+"""The space of configurations: what it asks, what it makes of the answers, and who answers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def space_of(preset: str, learnable: Augmentation = LEARNABLE) -> ConfigurationS
 
 @dataclass
 class Asked:
-    """Chooser with random answers, except forced answers; it records every question."""
+    """Answers at random, but for what is forced, and remembers every question."""
 
     seed: int
     forced: Mapping[str, Value] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Asked:
 
 
 def needed(found: Configuration, whole: SearchSpace, learnable: Augmentation) -> set[str]:
-    """Return the dimensions that a configuration depends on, from the configuration itself."""
+    """The dimensions that a configuration depends on, read off the configuration."""
     names = {"channels", "optimizer", "label_smoothing", "batch_size", "augment"}
     for cell in whole.cells:
         for node in range(cell.inputs, cell.inputs + cell.nodes):
@@ -110,7 +110,7 @@ def needed(found: Configuration, whole: SearchSpace, learnable: Augmentation) ->
     return names
 
 
-# --- Dimensions ------------------------------------------------------------------------------
+# --- what is asked ----------------------------------------------------------------------------
 
 
 @PRESET
@@ -160,8 +160,8 @@ def test_the_configuration_equals_the_answers(preset: str, seed: int) -> None:
 @PRESET
 @given(seed=SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_network_is_a_member_of_the_space(preset: str, seed: int) -> None:
-    """Every node keeps as many edges as allowed, and each edge has the chosen operation."""
+def test_the_network_is_a_member_of_the_space(preset: str, seed: int) -> None:
+    """Every node keeps as many edges as it may, and each edge what was answered for it."""
     asked, whole = Asked(seed), PRESETS[preset]
     found = space_of(preset).configure(asked).space
     assert found.is_discrete
@@ -245,7 +245,7 @@ def test_an_augmentation_space_changes_only_the_augmentation() -> None:
         assert found.recipe.last == kept | asked.answers
 
 
-# --- Genotypes --------------------------------------------------------------------------------
+# --- genotypes --------------------------------------------------------------------------------
 
 
 def bench_of(dataset: Dataset, splits: Splits) -> Bench:
@@ -279,7 +279,7 @@ def tiny_bench() -> Bench:
 def test_every_configuration_can_be_trained(
     bench: Bench, policy: str, optimizer: str, preset: str, channels: int
 ) -> None:
-    """The genotype holds everything that the training needs."""
+    """And its genotype says all that the training needs."""
     space = space_of(preset, augmentation_for(bench.dataset, "learned"))
     forced = {"augment": policy, "optimizer": optimizer, "channels": channels}
     found = space.configure(Asked(len(policy), forced))
@@ -300,7 +300,7 @@ def test_every_configuration_can_be_trained(
 
 
 class Convolutions(TorchFunctionMode):
-    """Mode that records weights and strides of all convolutions."""
+    """The weights and strides that convolutions were called with."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -339,9 +339,7 @@ def test_randaugment_has_the_chosen_strength(bench: Bench) -> None:
     values = {n: torch.tensor(v) for n, v in task.values(0.0).items() if n in task.augment.names}
     units, reach = choices.policy.units, task.augment.policy.reach(values)
     largest = (units if reach is None else units * reach).abs().amax((0, 1))
-    assert float(largest.sort().values[-3]) == pytest.approx(
-        0.5
-    )  # solarize; two operations have no magnitude
+    assert float(largest.sort().values[-3]) == pytest.approx(0.5)  # solarize, of two that know none
 
 
 def same(found: Configuration, expected: Configuration) -> None:
@@ -375,7 +373,7 @@ def test_values_of_a_genotype_give_its_configuration_back(preset: str, seed: int
 
 
 def searched(preset: str = "blocks", **changes: Any) -> Genotype:
-    """Return a genotype as a search writes it: default recipe, learned schedules."""
+    """As a search writes it: the usual recipe, and what was learned as schedules."""
     bench = tiny_bench()
     found = bench.genotype_of(uniform_random(PRESETS[preset], generator(1)))
     ends = {"lr": 0.2, "weight_decay": 1e-3, **dict.fromkeys(LEARNABLE.names, 0.3)}
@@ -420,16 +418,16 @@ def test_learned_values_beyond_the_range_are_clamped() -> None:
     ],
 )
 def test_an_augmentation_outside_the_space_gives_a_one_line_error(
-    augment: str, complaint: str
+    augment: str, message: str
 ) -> None:
     """All of these are possible with `search --augment`."""
     own = searched(augment=augment)
-    with pytest.raises(UserError, match=complaint) as error:
+    with pytest.raises(UserError, match=message) as error:
         space_of("blocks").configure(Known(values_of(own)))
     assert "\n" not in str(error.value)
 
 
-def test_genotype_of_another_space_raises() -> None:
+def test_a_genotype_of_another_space_is_refused() -> None:
     values = values_of(searched("cells"))
     with pytest.raises(UserError, match=r"must have a value of 'block1\.0-1', got none"):
         space_of("blocks").configure(Known(values))
@@ -439,11 +437,11 @@ def test_genotype_of_another_space_raises() -> None:
         wide.configure(Known(values_of(searched())))
 
 
-# --- Choosers ---------------------------------------------------------------------------------
+# --- who answers ------------------------------------------------------------------------------
 
 
 def around(share: float, count: int) -> Any:
-    """Return the expected share of many draws, within four standard deviations."""
+    """A share of many draws, within four standard deviations."""
     return pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / count))
 
 
@@ -463,7 +461,7 @@ def test_random_answers_are_uniform() -> None:
         assert shares == [around(1 / 4, count)] * 4
 
 
-def test_random_configurations_cover_the_choices() -> None:
+def test_random_configurations_are_spread_over_the_choices() -> None:
     count = 400
     drawn = [space_of("cells").configure(Asked(seed)).values for seed in range(count)]
     for name, choices in (
@@ -501,7 +499,9 @@ def test_random_answers_depend_only_on_the_generator() -> None:
         (lambda k: k.integer("word", 0, 8), "word must be 0 to 8 .*, got 'c'"),
     ],
 )
-def test_known_value_outside_the_space_raises(ask: Callable[[Known], Any], message: str) -> None:
+def test_a_known_value_that_does_not_fit_is_refused(
+    ask: Callable[[Known], Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message) as error:
         ask(Known({"word": "c", "whole": 5, "real": 0.5}))
     assert "\n" not in str(error.value)
@@ -523,6 +523,6 @@ def test_known_values_are_returned() -> None:
 
 
 def test_spaces_are_plain_data() -> None:
-    """Workers build equal spaces from the options."""
+    """Workers make them anew from the options: the same ones."""
     spaces: tuple[Space, Space] = (space_of("cells"), space_of("cells"))
     assert spaces[0] == spaces[1] and repr(spaces[0]) == repr(spaces[1])

@@ -94,7 +94,10 @@ def test_the_interval_agrees_with_the_bootstrap() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_fewer_than_three_configurations_are_refused(count: int) -> None:
-    with pytest.raises(UserError, match=f"^{count} configurations say nothing .*; measure more$"):
+    with pytest.raises(
+        UserError,
+        match=rf"^a ranking must have at least 3 configurations, got {count}; measure more$",
+    ):
         compare((MIDDLE, FULL), rows(RANKING[:count], RANKING[:count]))
 
 

@@ -1,4 +1,4 @@
-"""The bench: fidelities, bit-identical continuation from checkpoints, deadlines, divergence."""
+"""The bench: every fidelity, going on from a checkpoint to the same bits, deadlines, divergence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from darts_lite.training import checkpoint
 from darts_lite.training.budget import Budget
 from darts_lite.training.task import TrainTask
 
-EPOCHS, STEPS = 3, 27  # 300 images in batches of 32
+EPOCHS, STEPS = 3, 27  # of 300 images in batches of 32
 VALUES = {"lr": 0.05, "weight_decay": 1e-3, "magnitude.rotate": 0.5, "probability.rotate": 0.8}
 
 
@@ -51,7 +51,7 @@ def bench_of(dataset: Dataset, splits: Splits, folder: Path, **changes: Any) -> 
 def genotype(
     bench: Bench, *, size: int = 32, augment: str = "learned", **values: float
 ) -> Genotype:
-    """Return a small genotype with random augmentation, so that the generator's state matters."""
+    """A small network, its pixels augmented at random so that the generator's state matters."""
     found = bench.genotype_of(uniform_random(blocks(4, 3), torch.Generator().manual_seed(1)))
     return replace(
         found,
@@ -66,7 +66,7 @@ def genotype(
 
 @pytest.fixture
 def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Record the started trainings with their steps."""
+    """The trainings that were begun, with the steps that they took."""
     begun: list[Any] = []
 
     class Spy(TrainTask):
@@ -88,7 +88,7 @@ def kept(bench: Bench, trial: int) -> Any:
 
 
 def alike(one: Any, other: Any) -> None:
-    """Check that two states are bit-identical, except the clock."""
+    """The same states, bit for bit, but for the clock."""
     assert one["step"] == other["step"]
     assert set(one["task"]) == set(other["task"])
     for name in ("params", "optimizer"):
@@ -109,14 +109,14 @@ def assert_same(one: Any, other: Any) -> None:
 
 
 def accuracies(bench: Bench, trial: int) -> list[tuple[int, float, float]]:
-    """Return step, fidelity and accuracy of every recorded measurement."""
+    """Step, fidelity and accuracy of every measurement that was recorded."""
     text = (bench.place(trial) / "metrics.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines()]
     return [(r["step"], r["fidelity"], r["accuracy/validation"]) for r in rows if "fidelity" in r]
 
 
 class Cut(Budget):
-    """Budget whose deadline passes at a given step."""
+    """Its deadline passes at a step."""
 
     at = 5
 
@@ -124,7 +124,7 @@ class Cut(Budget):
         return step >= self.at or super().exhausted(step)
 
 
-# --- Epochs -----------------------------------------------------------------------------------
+# --- epochs -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ def test_training_rung_by_rung_measures_the_same_accuracies(bench: Bench, tasks:
     alike(kept(bench, 0), kept(bench, 3))
     assert [task.count for task in tasks] == [3, 6, 18, 3, 9, 27]
     before = kept(bench, 0)
-    assert bench.measure(trained, 1.0, bench.place(0)) == found[-1]  # no step is left
+    assert bench.measure(trained, 1.0, bench.place(0)) == found[-1]  # nothing is left to do
     alike(kept(bench, 0), before)
 
 
 def test_a_trial_prefers_its_own_checkpoint_to_that_of_its_start(
     bench: Bench, tasks: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An interrupted trial that continues from another trial uses its own checkpoint."""
+    """A trial that goes on from another one, and was interrupted itself."""
     trained = genotype(bench)
     bench.measure(trained, 1 / 3, bench.place(0))
     with monkeypatch.context() as patch:
@@ -227,14 +227,14 @@ def test_training_with_the_schedules_of_a_lineage_gives_the_same_weights(
     alike(kept(bench, 3), kept(bench, 2))
 
 
-# --- Fewer images, smaller images -------------------------------------------------------------
+# --- fewer images, smaller images -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("fidelity", "count"), [(1 / 3, 100), (1 / 9, 33), (0.5, 150)])
 def test_fidelity_subset_trains_on_fewer_images_in_fewer_steps(
     bench: Bench, tasks: list[Any], fidelity: float, count: int
 ) -> None:
-    """All epochs on a stratified part; the next fidelity starts again."""
+    """As many epochs, on a part with the shares of the classes; what follows begins anew."""
     bench, trained = replace(bench, fidelity="subset"), genotype(bench)
     cheap = bench.measure(trained, fidelity, bench.place(0))
     assert cheap is not None and kept(bench, 0)["step"] == EPOCHS * (count // 32)
@@ -256,7 +256,7 @@ def test_fidelity_subset_trains_on_fewer_images_in_fewer_steps(
 
 @pytest.fixture(scope="module")
 def larger() -> tuple[Dataset, Splits]:
-    """Return 160 digits of 16 x 16 pixels."""
+    """160 digits of sixteen pixels a side."""
     dataset = load("digits", Path("data"), image_size=16)
     return dataset, split(dataset, subset=160)
 
@@ -269,7 +269,7 @@ def test_fidelity_resolution_trains_on_as_many_smaller_images(
     fidelity: float,
     side: int,
 ) -> None:
-    """A third of the pixels means a side of 0.58, and at least 8 pixels."""
+    """A third of the pixels is a side of 0.58; none is below eight."""
     bench = bench_of(*larger, tmp_path, epochs=1, fidelity="resolution")
     trained = genotype(bench)
     assert bench.measure(trained, fidelity, bench.place(0)) is not None
@@ -308,7 +308,7 @@ def test_an_interrupted_training_continues_at_its_fidelity(
         alike(kept(bench, trial), kept(bench, 0))
 
 
-# --- Deadline, divergence ---------------------------------------------------------------------
+# --- what may end it --------------------------------------------------------------------------
 
 
 def test_a_training_stopped_by_the_deadline_continues_later(
@@ -328,7 +328,7 @@ def test_a_training_stopped_by_the_deadline_continues_later(
     assert bench.measure(trained, 1 / 3, bench.place(1)) == whole
     alike(kept(bench, 1), kept(bench, 0))
     assert late.measure(trained, 1.0, bench.place(1)) is None
-    assert kept(bench, 1)["step"] == STEPS // 3  # no step is lost
+    assert kept(bench, 1)["step"] == STEPS // 3  # nothing is lost
 
 
 @pytest.mark.parametrize("fidelity", [1 / 3, 1.0])
@@ -348,11 +348,11 @@ def test_a_diverging_training_leaves_its_start_checkpoint_unchanged(bench: Bench
     alike(kept(bench, 0), before)
 
 
-# --- Parts of data ----------------------------------------------------------------------------
+# --- parts of data ----------------------------------------------------------------------------
 
 
 def images(*counts: int, side: int = 8) -> Images:
-    """Return images sorted by class; the first two pixels of image i encode i."""
+    """Classes one after the other; the first two pixels of image i are its number."""
     labels = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
     pixels = torch.zeros(len(labels), 1, side, side, dtype=torch.uint8)
     number = torch.arange(len(labels))
@@ -384,7 +384,7 @@ def test_a_stratified_part_keeps_the_shares_of_the_classes(
         assert part.count == round(fraction * sum(counts))
 
 
-def test_stratified_part_depends_only_on_its_seed() -> None:
+def test_a_stratified_part_depends_on_its_seed_alone() -> None:
     whole = images(60, 60)
     one, two, other = (numbers(stratified(whole, 0.5, seed)) for seed in (1, 1, 2))
     assert one == two != other
@@ -392,7 +392,7 @@ def test_stratified_part_depends_only_on_its_seed() -> None:
     often = torch.zeros(120)
     for seed in range(200):
         often[numbers(stratified(whole, 0.5, seed))] += 1
-    assert (often / 200 - 0.5).abs().max() < 0.16  # every image can be drawn
+    assert (often / 200 - 0.5).abs().max() < 0.16  # every image has its chance
 
 
 def test_resized_images_average_their_pixels() -> None:
@@ -401,12 +401,12 @@ def test_resized_images_average_their_pixels() -> None:
     whole = Images(grey[:, None, None, None].repeat(1, 3, 16, 16), torch.arange(2000))
     found = resized(whole, 9)
     assert found.pixels.shape == (2000, 3, 9, 9) and found.pixels.dtype == torch.uint8
-    assert torch.equal(found.pixels, gray[:, None, None, None].repeat(1, 3, 9, 9))
+    assert torch.equal(found.pixels, grey[:, None, None, None].repeat(1, 3, 9, 9))
     assert torch.equal(found.labels, whole.labels)
     ramp = Images(
         (torch.arange(16) * 16).to(torch.uint8).repeat(1, 1, 16, 1), torch.zeros(1).long()
     )
     small = resized(ramp, 8).pixels[0, 0].float()
     assert torch.equal(small, small[:1].repeat(8, 1))
-    assert torch.equal(small[0, 1:-1], 32 * torch.arange(1, 7) + 8.0)  # means of two columns
+    assert torch.equal(small[0, 1:-1], 32 * torch.arange(1, 7) + 8.0)  # of two columns each
     assert (small[0].diff() > 0).all()

@@ -1,4 +1,4 @@
-"""Warm start of studies: first trials, imported results, and messages."""
+"""Studies that start from earlier ones: what they train first, learn from, and say."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def best_first(out: Path) -> list[dict[str, Any]]:
 
 
 def imported(out: Path) -> list[float]:
-    """Return the imported accuracies."""
+    """Accuracies that came from elsewhere."""
     study = Study(out / "study.journal")
     own = {r.trial for r in study.records()}
     return [t.values[0] for t in optuna_study(study).trials if t.number not in own]
@@ -64,7 +64,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
         work_within(patch)
         tune(out, "random", "--trials", TRIALS)
     accuracies = [t["accuracy"] for t in trials(out)]
-    assert sorted(accuracies, reverse=True) != accuracies  # so that the order is tested
+    assert sorted(accuracies, reverse=True) != accuracies  # lest their order say nothing
     return out
 
 
@@ -187,12 +187,12 @@ def test_a_genotype_is_trained_first(earlier: Path, tmp_path: Path) -> None:
     best = best_first(earlier)[0]
     assert (first["configuration"], first["accuracy"]) == (best["configuration"], best["accuracy"])
     assert second["configuration"] != first["configuration"] and imported(out) == []
-    assert f"{path}: its" not in output  # its time is unknown
+    assert f"{path}: its" not in output  # nothing is known of the time that it took
 
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[list[Genotype]]:
-    """Record the genotypes that each gradient search starts from."""
+    """What each search of the gradient begins from."""
     found: list[list[Genotype]] = []
     search = worker.search_round
 
@@ -208,7 +208,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[list[Genotype]]:
 def test_the_gradient_method_starts_from_the_best_genotype(
     earlier: Path, tmp_path: Path, begun: list[list[Genotype]], name: str
 ) -> None:
-    """The second round starts from the result of the first round."""
+    """In its second round from what it found itself."""
     out = tmp_path / "out"
     tune(out, "gradient", "--trials", 2, "--warm-start", earlier / name)
     given = Genotype.load(earlier / "g.json")
@@ -248,11 +248,11 @@ def test_a_study_continues_when_its_warm_start_is_deleted(
     copy, out = tmp_path / "copy", tmp_path / "out"
     shutil.copytree(earlier, copy)
     tune(out, method, "--trials", 1, "--warm-start", copy)
-    again = ["--resume", "--warm-start", copy]  # the same options again
+    again = ["--resume", "--warm-start", copy]  # the same words once more
     tune(out, method, "--trials", 2, *again)
     shutil.rmtree(copy)
     output = tune(out, method, "--trials", 3, *again)
-    assert "warm start from" not in output  # the study is already started
+    assert "warm start from" not in output  # it started long ago
     assert len([t for t in trials(out) if t["state"] == "complete"]) == 3
     line = refuse("tune", "--method", method, "--out", out, "--resume", "--warm-start", earlier)
     assert "warm_start" in line
@@ -262,7 +262,7 @@ def test_a_study_continues_when_its_warm_start_is_deleted(
 
 
 def curve(folder: Path, like: Path, *points: tuple[float, float]) -> Path:
-    """Return a study with these accuracies at these times."""
+    """A study that measured these accuracies at these times."""
     folder.mkdir()
     shutil.copy(like / "study.json", folder)
     line = trials(like)[0]
@@ -306,7 +306,7 @@ def test_saved_reports_the_time_saved(
     assert lines == ([] if expected is None else [f"{first}: {expected}"])
 
 
-# --- Bad input ---------------------------------------------------------------------------------
+# --- what is of no use ------------------------------------------------------------------------
 
 
 def torn(folder: Path) -> None:
@@ -336,7 +336,7 @@ def genotype_torn(folder: Path) -> None:
     ],
 )
 def test_an_unreadable_warm_start_gives_a_one_line_error(
-    earlier: Path, tmp_path: Path, spoil: Callable[[Path], None], told: str
+    earlier: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     copy, out = tmp_path / "copy", tmp_path / "out"
     shutil.copytree(earlier, copy)
