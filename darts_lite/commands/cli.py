@@ -24,7 +24,9 @@ from darts_lite.training.budget import PROCESS_START
 from darts_lite.training.memory import keep_freed_memory
 from darts_lite.training.options import AugmentOptions, DeriveOptions
 
-_resume = click.option("--resume", is_flag=True, help="Continue the run with its own settings.")
+_resume = click.option(
+    "--resume", is_flag=True, default=False, help="Continue the run with its own settings."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
