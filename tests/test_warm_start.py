@@ -302,7 +302,7 @@ def test_it_resumes_without_what_it_started_from(
 
 
 def test_weights_of_another_size_are_an_error(digits: tuple[Dataset, Splits]) -> None:
-    with pytest.raises(UserError, match="do not fit this supernet"):
+    with pytest.raises(UserError, match="must have the sizes of this supernet"):
         task(digits, Warm(params=(torch.zeros(3), torch.zeros(4))))
 
 
@@ -339,10 +339,10 @@ def fewer(dataset: Dataset, count: int, name: str = "digits") -> Dataset:
     [
         ({}, None, "data unchanged; all cells known; weights taken"),
         ({"augment": "none", "batch_size": 32}, None, "; weights taken"),
-        ({"seed": 1}, None, "not taken: with seed 0 they saw what are validation images now"),
-        ({"subset": 500}, None, "not taken: with subset 600 they saw"),
-        ({"search_channels": 8}, None, "not taken: their search_channels was 4, not 8"),
-        ({"cells": 4}, None, "nothing known of block4; weights not taken: their cells was 3"),
+        ({"seed": 1}, None, "with seed 0 they were trained on today's validation images"),
+        ({"subset": 500}, None, "not taken: with subset 600 they were trained"),
+        ({"search_channels": 8}, None, "not taken: search_channels must be 4, got 8"),
+        ({"cells": 4}, None, "nothing known of block4; weights not taken: cells must be 3"),
         ({"space": "cells"}, None, "none of its cells is in this space: hyperparameters only"),
         ({}, 1500, "297 fewer images (10 classes shrank); all cells known; weights not taken"),
     ],
@@ -397,7 +397,7 @@ def test_a_damaged_checkpoint_is_an_error(
     content = torch.load(path, weights_only=True)
     del content["config"]["options"]["stem_stride"]
     torch.save(content, path)
-    for what in ("made by another version", "no readable checkpoint"):
+    for what in ("must be a checkpoint of this version", "must be a readable checkpoint"):
         with pytest.raises(UserError, match=what):
             read([str(out)], options(), earlier.space, digits[0], print)
         path.write_bytes(path.read_bytes()[:2000])
