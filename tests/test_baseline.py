@@ -346,9 +346,9 @@ def test_the_cap_holds_for_the_random_ones_too(tmp_path: Path) -> None:
     [
         (["--random", 0], "--random"),
         (["--random", "many"], "--random"),
-        (["--random", 2], "random.json); continue it with `derive --random 2 --resume`"),
-        (["--random", 2, "--resume", "--seed", 3], "seed=0, not 3"),
-        (["--random", 2, "--resume", "--epochs", 2], "epochs=1, not 2"),
+        (["--random", 2], "random.json; continue the run with `derive --random 2 --resume`"),
+        (["--random", 2, "--resume", "--seed", 3], "seed must be 0, got 3"),
+        (["--random", 2, "--resume", "--epochs", 2], "epochs must be 1, got 2"),
         (["--random", 2, "--resume", "--out", "nowhere"], "nowhere/random.json to resume"),
         (["--random", 2, "--epochs", 1, "--budget-hours", 1, "--out", "x"], "not both"),
     ],
@@ -366,8 +366,8 @@ def test_another_genotype_or_a_torn_file_is_one_line(out: Path) -> None:
     path = out / "derive" / "random.json"
     replace(LIKE, recipe=Recipe(schedules={"lr": ((0.0, 0.3),)})).save(out / "g.json")
     line = refuse("derive", "--genotype", out / "g.json", "--random", 2, "--resume")
-    assert "drawn for another genotype" in line
-    for content, said in (("{", "no JSON"), ("{}", "start anew"), ("[]", "start anew")):
+    assert "got another genotype" in line
+    for content, said in (("{", "no JSON"), ("{}", "start a new run"), ("[]", "start a new run")):
         path.write_text(content)
         line = refuse("derive", "--genotype", out / "g.json", "--random", 2, "--resume")
         assert str(path) in line and said in line
@@ -379,7 +379,7 @@ def test_a_space_too_small_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     few = partial(random_genotypes, draws=200)
     monkeypatch.setattr(random_baseline, "random_genotypes", few)
     line = refuse("derive", "--genotype", tmp_path / "g.json", "--random", 5, "--epochs", 1)
-    assert "others within a tenth" in line and not (tmp_path / "derive").exists()
+    assert "other networks within a tenth" in line and not (tmp_path / "derive").exists()
 
 
 def test_the_genotype_may_move(out: Path) -> None:

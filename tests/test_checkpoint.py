@@ -54,13 +54,13 @@ def test_loading_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_wrong_kind_or_version(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "c.pt"
     torch.save({"kind": "search", "version": 99, "config": {}, "state": {}}, path)
-    with pytest.raises(UserError, match=r"no checkpoint of `derive`|version 99"):
+    with pytest.raises(UserError, match=r"must be a checkpoint of `derive`|version 99"):
         checkpoint.load(path, kind)
 
 
 def test_other_settings_are_refused_by_name() -> None:
     saved, given = {"seed": 0, "out": "a"}, {"seed": 1, "out": "b"}
-    with pytest.raises(UserError, match="seed=0, not 1"):
+    with pytest.raises(UserError, match="seed must be 0, got 1"):
         checkpoint.check_config(Path("c.pt"), saved, given, {"out"})
     checkpoint.check_config(Path("c.pt"), saved, {**saved, "out": "b"}, {"out"})
 

@@ -114,7 +114,7 @@ def test_learning_on_while_training(
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ("guess", "neither an estimator"),
+        ("guess", "must be an estimator"),
         ("neumann", "use OneStep, Unrolled or Forward"),
         ("loss=annealed", "give loss another"),
     ],
@@ -325,7 +325,7 @@ def test_a_warm_start_says_what_it_takes_and_is_remembered(searched: Path, tmp_p
         ("nowhere", "nowhere"),
         ("empty", "there is no empty/g.json"),
         ("torn.json", "torn.json must be a genotype"),
-        ("torn", "torn/search/checkpoint.pt is no readable checkpoint"),
+        ("torn", "torn/search/checkpoint.pt must be a readable checkpoint"),
     ],
 )
 def test_a_bad_warm_start_is_one_line(
@@ -342,7 +342,7 @@ def test_a_bad_warm_start_is_one_line(
 
 def test_resuming_with_other_settings_is_refused(searched: Path) -> None:
     line = refuse("search", "--resume", "--out", searched, "--seed", 3)
-    assert "seed=0, not 3" in line
+    assert "seed must be 0, got 3" in line
 
 
 def corrupt(folder: Path) -> Path:
@@ -406,7 +406,7 @@ def _edited(**changes: object) -> object:
             .replace('"skip"', '"transformer"'),
             "operation must be one of",
         ),
-        (_edited(dataset={"name": "digits", "sha256": "0"}), "not the one"),
+        (_edited(dataset={"name": "digits", "sha256": "0"}), "must be the data set of"),
         (_edited(recipe={"schedules": {"lr": [[0.0, 0.1]]}}), "weight_decay"),
         (_edited(recipe={"optimizer": {"name": "rmsprop"}}), "recipe.optimizer"),
         (_edited(source={}), "source.dataset"),

@@ -79,16 +79,22 @@ def test_one_for_all_is_not_put_together() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("guess", r"'guess' is neither an estimator \(one_step, unrolled, .*annealed\) nor one"),
-        ("one_step,optimiser=forward", r"'optimiser=forward' .* \(architecture, loss, optimizer\)"),
-        ("optimizer=guess", "'optimizer=guess' .* such as optimizer=forward"),
+        (
+            "guess",
+            r"must be an estimator \(one_step, unrolled, .*annealed\) or .*, got 'guess'; for",
+        ),
+        (
+            "one_step,optimiser=forward",
+            r"\(architecture, loss, optimizer\), got 'optimiser=forward'",
+        ),
+        ("optimizer=guess", "'optimizer=guess'; for example optimizer=forward"),
         ("=forward", "'=forward'"),
         ("optimizer=", "'optimizer='"),
         ("one_step,", "''"),
         ("", "''"),
         ("One_Step", "'One_Step'"),
-        (ANNEALED, "annealed finds a learning rate; give architecture another"),
-        ("loss=annealed", "annealed finds a learning rate; give loss another"),
+        (ANNEALED, "got architecture=annealed; give architecture another estimator"),
+        ("loss=annealed", "must be for the optimizer only, got loss=annealed; give loss another"),
         ("neumann", "Neumann cannot differentiate the optimizer .* use OneStep, Unrolled or For"),
         ("optimizer=conjugate_gradient", "ConjugateGradient .* use OneStep, Unrolled or Forward"),
         ("online", "Online cannot differentiate the architecture .* use OneStep"),

@@ -79,7 +79,7 @@ def test_the_learned_augmentation_needs_learned_values(
     bare = replace(genotype, recipe=Recipe(schedules=dict(DEFAULTS)))
     for hyperparameters, found in (("default", genotype), ("learned", bare)):
         config = DeriveOptions(hyperparameters=hyperparameters, augment="learned")  # type: ignore[arg-type]
-        with pytest.raises(UserError, match=r"no learned values .* online"):
+        with pytest.raises(UserError, match=r"must have learned values .* online"):
             TrainTask(config, found, *digits, CPU)
     task = TrainTask(
         DeriveOptions(hyperparameters="default", augment="randaugment"), bare, *digits, CPU
@@ -227,5 +227,5 @@ def test_a_window_counts_as_its_steps(digits: tuple[Dataset, Splits], genotype: 
 def test_an_estimator_nobody_knows_is_refused(
     digits: tuple[Dataset, Splits], genotype: Genotype
 ) -> None:
-    with pytest.raises(UserError, match="neither an estimator"):
+    with pytest.raises(UserError, match="must be an estimator"):
         online(digits, genotype, "guess")
