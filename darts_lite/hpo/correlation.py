@@ -127,8 +127,8 @@ def _measured(
             break
     else:
         raise UserError(
-            f"a configuration must have at most {limit} parameters, got more in {DRAWS} draws; raise "
-            "--max-params or lower --channels"
+            f"a configuration must have at most {limit} parameters, got more in {DRAWS} draws; "
+            "raise --max-params or lower --channels"
         )
     accuracies, seconds = [], []
     place = setup.bench.place(number)

@@ -292,9 +292,9 @@ class Comparison(NamedTuple):
 
     def __str__(self) -> str:
         images = "the same" if self.same_images else "other"
-        what = f"{self.accuracy:.1%} (of the mixture, on {images} validation images)"
+        what = f"{self.accuracy:.1%} (of the supernet, on {images} validation images)"
         if self.now is None:
-            return f"did not reach the earlier search's {what} but {self.best:.1%}"
+            return f"did not reach the earlier search's {what}; its best is {self.best:.1%}"
         saved = self.then - self.now
         return (
             f"reached the earlier search's {what} after {self.now:.0f} s; it took {self.then:.0f} "
