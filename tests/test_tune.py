@@ -246,8 +246,8 @@ def test_a_study_is_resumed_with_more_trials_and_joined_from_another_folder(
     before = lines(one / "trials.jsonl")
 
     assert "--resume" in refuse(*begin)
-    assert "method='random', not 'tpe'" in refuse(*tune(one, "tpe", "--resume"))
-    assert "epochs=2, not 3" in refuse(*tune(one, "random", "--resume", "--epochs", 3))
+    assert "method must be 'random', got 'tpe'" in refuse(*tune(one, "tpe", "--resume"))
+    assert "epochs must be 2, got 3" in refuse(*tune(one, "random", "--resume", "--epochs", 3))
     assert lines(one / "trials.jsonl") == before
 
     again = call(*begin, "--resume", "--trials", 3)
@@ -533,7 +533,7 @@ def test_correlate_is_resumed_with_more_configurations(compared: Path) -> None:
     assert len(lines(compared / "correlation.jsonl")) == 4
     assert "4 configurations" in again.output
     other = refuse("correlate", "--resume", "--out", compared, "--epochs", 4)
-    assert "epochs=3, not 4" in other
+    assert "epochs must be 3, got 4" in other
 
 
 @pytest.mark.parametrize("step", [2, 7])

@@ -1,4 +1,4 @@
-"""The command `derive`: the final training of a genotype, and its test.
+"""The command `derive`: train a genotype and test it once.
 
 out/derive/  checkpoint.pt, config.json, events, metrics.jsonl, pictures/, genotype.json, model.pt,
              metrics.json, learned.json (with --hyperparameters online)
@@ -40,7 +40,15 @@ def derive(
 ) -> dict[str, Any]:
     """Train a genotype, test it once, and write `metrics.json`; return its content.
 
-    Arguments and errors as of `search`. The genotype that is trained is kept as `genotype.json`.
+    The trained genotype is written as `genotype.json`.
+
+    Arguments:
+        options: options of the training.
+        resume: names of the options that the user gave beside --resume; all other options come
+            from the checkpoint. None starts a new run.
+        started: start of the budget, on the clock of `time.monotonic` (default: now).
+        say: prints a line for the user.
+    Raises: `UserError` for bad input; `darts_lite.errors.Interrupted` after a signal.
     """
     folder = folder_of(options)
     result, kept = folder / "metrics.json", folder / "genotype.json"
@@ -54,8 +62,8 @@ def derive(
     run.load(_data_of(genotype, options), genotype.seed)
     if dict(run.dataset.fingerprint) != genotype.dataset:
         raise UserError(
-            f"the data set {run.dataset.name} is not the one that {options.genotype} was searched "
-            "on; give its --data-dir"
+            f"the data set {run.dataset.name} must be the data set of {options.genotype}, got "
+            "other data; give the --data-dir of the search"
         )
     task = TrainTask(options, genotype, run.dataset, run.splits, run.device)
     run.options = options = _with_budget(options, run.dataset)
@@ -131,7 +139,7 @@ def _with_budget(options: DeriveOptions, dataset: Dataset) -> DeriveOptions:
 
 
 def _data_of(genotype: Genotype, options: DeriveOptions) -> DataOptions:
-    """Return the data that a genotype was searched on, and where to look for them."""
+    """Return the options that load the data of the search of a genotype."""
     source = genotype.source
     return DataOptions(
         dataset=source.dataset,

@@ -1,7 +1,11 @@
-"""The joint search: weights, architecture, learning rate, weight decay and augmentation at once.
+"""The joint search: learns weights, architecture, learning rate, weight decay and augmentation.
 
-Phases by fraction of the budget: warm-up (weights only), joint, annealing (the temperature falls
-until one operation dominates each edge), then selection.
+Phases by fraction of the budget:
+
+1. warm-up: only the weights are trained;
+2. joint: weights and outer variables are learned together;
+3. annealing: the softmax temperature falls until one operation dominates each edge;
+4. selection of the discrete network, after the last step.
 """
 
 from __future__ import annotations
@@ -48,9 +52,9 @@ from darts_lite.training.problem import (
     outer_variables,
 )
 
-WARM_UP = 0.25  # of the budget
-INHERITED_WARM_UP = 0.05  # with the weights of an earlier search
-KNOWN_LOOKS = 10  # that an earlier learning rate spares; the rest move it by up to 2.9 times
+WARM_UP = 0.25  # fraction of the budget
+INHERITED_WARM_UP = 0.05  # fraction of the budget, with the weights of an earlier search
+KNOWN_LOOKS = 10  # look-aheads that a known learning rate saves; the rest move it up to 2.9 times
 ANNEALING = 0.75  # fraction of the budget at which annealing begins
 FINAL_TEMPERATURE = 0.2
 EVERY = {"magnitude": 4, "mixing": 4, "probability": 8}  # steps from one hypergradient to the next
@@ -60,12 +64,14 @@ class SearchTask:
     """The state of a search and its step; driven by `training.loop`.
 
     Arguments:
-        options: of the search, with `max_params`, `channels` and `search_channels` decided.
-        dataset: for names, sizes and fingerprint.
-        splits: images on `device`; training images move the weights, validation images all else.
-        device: where everything runs.
-        warm: where the search starts.
-        method: relaxation, regularizers and selector; by default those of the options.
+        options: options of the search; `max_params`, `channels` and `search_channels` are set.
+        dataset: gives names, sizes and fingerprint.
+        splits: images on `device`; training images train the weights, validation images train all
+            outer variables.
+        device: device of the search.
+        warm: starting values of the search.
+        method: relaxation, regularizers and selector; None for the method of the options.
+    Raises: `UserError` if no network fits the parameter limit, or the starting weights do not fit.
     """
 
     def __init__(
@@ -109,18 +115,18 @@ class SearchTask:
         self.fraction = 0.0
         self.monitor = Monitor()
         self._sums: dict[str, tuple[Tensor, int]] = {}
-        self.discrete()  # an impossible limit is an error now, not after the search
+        self.discrete()  # raise the error of an impossible limit now, not after the search
 
     def _inherited(self, warm: Warm) -> Params:
-        """Return the weights to start from."""
+        """Return the starting weights: of the warm start, else of a new network."""
         own = self.network.params
         if warm.params is None:
             return own
         sizes, expected = ([len(vector) for vector in ps] for ps in (warm.params, own))
         if sizes != expected:
             raise UserError(
-                f"the weights of the warm start do not fit this supernet (sizes {sizes}, not "
-                f"{expected}); they come from another version: start without them"
+                f"the weights of the warm start must have the sizes of this supernet, {expected}, "
+                f"got {sizes}; start without the weights, they are of another version"
             )
         return tuple(vector.to(self.device) for vector in warm.params)
 
@@ -188,7 +194,7 @@ class SearchTask:
         return Batch(x, y, choices)
 
     def augmenting(self) -> dict[str, Tensor]:
-        """Return the learned values of the augmentation."""
+        """Return the learned values of the augmentation by name."""
         values = self.hyper.variables.values()
         return {n: values[n] for n in self.augment.names}
 
@@ -217,7 +223,7 @@ class SearchTask:
         found["expected/parameters"], found["expected/macs"] = self.costs.expected(weights)
         found["entropy"] = entropy(weights)
         found["skipped_hypergradients"] = self.hyper.variables.skipped.double()
-        numbers = torch.stack([value.double() for value in found.values()]).tolist()  # waits once
+        numbers = torch.stack([value.double() for value in found.values()]).tolist()  # one wait
         values = dict(zip(found, numbers))
         values["lr"] = values["learned/lr"] * cosine(self.fraction)
         values["fraction"] = self.fraction
@@ -231,7 +237,7 @@ class SearchTask:
         )
 
     def discrete(self) -> SearchSpace:
-        """Return the discrete space as it would be selected now."""
+        """Return the discrete space that selection gives now."""
         return self.method.selector(self.space, self.weights(), self.costs, self.options.limit)
 
     def evaluate(self, step: int, recorder: Recorder, last: bool = False) -> dict[str, float]:
@@ -241,7 +247,11 @@ class SearchTask:
     # --- the result -----------------------------------------------------------------------
 
     def genotype(self, finished: bool = True) -> Genotype:
-        """Return the architecture under the limit, with the learned schedules."""
+        """Return the selected network within the parameter limit, with the learned schedules.
+
+        Arguments:
+            finished: whether the search spent its whole budget.
+        """
         space, options = self.discrete(), self.options
         cost = network_cost(space, self.image, len(self.dataset.classes))
         record = {n: v for n, v in asdict(options).items() if n not in MAY_CHANGE}
@@ -309,10 +319,11 @@ def space_of(options: SearchOptions) -> SearchSpace:
 
 
 def _finder(warm: Warm) -> LearningRateFinder:
-    """Return the learning-rate finder without the looks that a warm start has made needless.
+    """Return the learning-rate finder, with fewer look-aheads if the learning rate is known.
 
-    From trained weights only low rates work (docs/hypergradients.md), so looks would lower, search
-    by search, a rate that the final training uses on new weights: there the rate stays as it is.
+    With inherited weights there are no look-aheads. From trained weights only low learning rates
+    work (docs/hypergradients.md), so look-aheads would lower the learning rate from search to
+    search, but the final training uses it on new weights.
     """
     if "lr" not in warm.starts:
         return LearningRateFinder()

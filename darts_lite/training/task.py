@@ -1,4 +1,4 @@
-"""The final training: a genotype's network, with what was learned, or learning on."""
+"""The final training of a genotype, with learned, default or online hyperparameters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from darts_lite.training.problem import (
     outer_variables,
 )
 
-DEFAULTS: dict[str, Schedule] = {  # the hand-set recipe: no augmentation but flips and crops
+DEFAULTS: dict[str, Schedule] = {  # the hand-set recipe; its augmentation is flips and crops only
     name: ((0.0, value),) for name, value in OPTIMIZERS["sgd"].start.items()
 }
 ONLINE_EVERY = 4  # steps from one hypergradient to the next
@@ -42,16 +42,26 @@ CALIBRATED = 10_000  # training images for the final BatchNorm statistics
 class TrainTask:
     """The state of a final training and its step; driven by `training.loop`.
 
+    Values of `options.select`:
+
+    - "last": train on training and validation images, as papers do; keep the last weights.
+    - "held_out": train on training images only; keep the last weights.
+    - "best": train on training images only; keep the weights with the best validation accuracy.
+
+    Values of `options.hyperparameters`:
+
+    - "learned": use the schedules of the genotype.
+    - "default": use the hand-set recipe.
+    - "online": start from the last values of the genotype and keep learning on validation images;
+      the weights are trained on training images only.
+
     Arguments:
-        options: of the training. `select` "last" trains on training and validation images to the
-            end, as the papers do; "held_out" on training images alone; "best" too, and keeps the
-            weights that are best on validation images. `hyperparameters` "learned" follows the
-            genotype's schedules, "default" the hand-set recipe, and "online" goes on learning from
-            where the genotype ended: then validation images are never trained on.
-        genotype: what is trained.
-        dataset: for sizes and class names.
+        options: options of the training.
+        genotype: genotype to train.
+        dataset: gives image sizes and class names.
         splits: images on `device`.
-        device: where everything runs.
+        device: device of the training.
+    Raises: `UserError` if the genotype lacks a schedule, or an option is not valid.
     """
 
     def __init__(
@@ -82,10 +92,10 @@ class TrainTask:
             self.augment = self.augment.replayed(self.schedules) if learned else self.augment
         else:
             recipe = Recipe()
-            # as published; "learned" needs values
+            # an augmentation by name is as published; "learned" needs values
             self.augment = self.augment.replayed({}) if options.augment else self.augment.plain
         self.hyper: HyperLearner | None = None
-        learning = plan(options.estimator)  # a fault in it is an error now
+        learning = plan(options.estimator)  # raise the error of a bad --estimator now
         constrain: Callable[[Hyper], Hyper] = lambda values: values  # noqa: E731
         if options.hyperparameters == "online":
             start = {name: schedule[-1][1] for name, schedule in self.schedules.items()}
@@ -102,25 +112,26 @@ class TrainTask:
         self.best: tuple[float, Params] | None = None
         if options.select == "best":
             self.best = (-1.0, self.network.params)
-        self._ahead = 0  # steps that a window took beyond the one that was asked for
+        self._ahead = 0  # steps of the last window that calls of `step` have not counted yet
         self._window_report = torch.zeros(2)
         self._sum: tuple[Tensor, int] = (torch.zeros(2, device=device), 0)
 
     @property
     def held_out(self) -> bool:
-        """Whether validation images are never trained on."""
+        """Whether the weights are never trained on validation images."""
         return self.options.select != "last" or self.options.hyperparameters == "online"
 
     def _learned(self) -> dict[str, Schedule]:
-        """Return the genotype's schedules of optimizer and augmentation in use."""
+        """Return the schedules of the genotype for the optimizer and the augmentation in use."""
         found = self.genotype.recipe.schedules
         missing = {"lr", "weight_decay"} - set(found)
         others = set(found) - {"lr", "weight_decay"}
         unknown = {n for n in others if n.partition(".")[0] not in AUGMENT}
         if missing or unknown:
             raise UserError(
-                f"the genotype's schedules lack {sorted(missing)} and have the unknown "
-                f"{sorted(unknown)}; use --hyperparameters default or search again"
+                "the schedules of the genotype must have lr, weight_decay and known names, got "
+                f"{sorted(missing)} missing and {sorted(unknown)} unknown; use --hyperparameters "
+                "default or search again"
             )
         own = {"lr", "weight_decay", *self.augment.names}
         return {name: schedule for name, schedule in found.items() if name in own}
@@ -158,9 +169,11 @@ class TrainTask:
         return report
 
     def _online_step(self, hyper: HyperLearner, before: float) -> Tensor:
-        """Take a step that learns the hyperparameters too, if they are due.
+        """Take a step that also learns the hyperparameters that are due.
 
-        Arguments: `before`, the fraction at the step before.
+        Arguments:
+            hyper: learner of the hyperparameters.
+            before: fraction of the budget at the step before.
         """
         fraction, factor = self.fraction, cosine(self.fraction)
         hyper.remember(fraction, before)
@@ -194,7 +207,7 @@ class TrainTask:
         return Batch(x, y, choices)
 
     def _augmenting(self) -> dict[str, Tensor]:
-        """Return the values of the augmentation that are learned, or follow a schedule."""
+        """Return the learned or scheduled values of the augmentation by name."""
         if self.hyper is not None:
             values = self.hyper.values()
             return {n: values[n] for n in self.augment.names}
@@ -205,7 +218,7 @@ class TrainTask:
         return [self._batch(turn) for _ in range(steps)], Batch(*next(self.validation))
 
     def learned(self) -> dict[str, Schedule]:
-        """Return the schedules that were learned online, or those that were followed."""
+        """Return the schedules learned online, or the schedules that the training used."""
         return self.schedules if self.hyper is None else self.hyper.schedules()
 
     # --- reports and results --------------------------------------------------------------
@@ -230,7 +243,7 @@ class TrainTask:
         )
 
     def evaluate(self, step: int, recorder: Recorder) -> dict[str, float]:
-        """Return the validation accuracy with select "best", and keep the best weights."""
+        """Return the validation accuracy and keep the best weights, with select "best" only."""
         if self.best is None:
             return {}
         value = self.validate()
@@ -239,13 +252,13 @@ class TrainTask:
         return {"accuracy/validation": value}
 
     def validate(self) -> float:
-        """Return the accuracy on validation images as the weights stand."""
+        """Return the accuracy of the current weights on validation images, 0 to 1."""
         network = self.network.export(self.inner.params)
         statistics = evaluation_batches(sample(self.images, 1024), 128)
         return accuracy(network, self.splits.validation, statistics)
 
     def finish(self, step: int, recorder: Recorder) -> Network:
-        """Return the trained network, its BatchNorm calibrated on its training images."""
+        """Return the trained network, with BatchNorm calibrated on its training images."""
         params = self.inner.params
         if self.best is not None:
             recorder.scalars(step, self.evaluate(step, recorder))
