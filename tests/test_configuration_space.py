@@ -334,7 +334,7 @@ def test_randaugment_has_the_chosen_strength(bench: Bench) -> None:
     genotype = bench.genotype(space_of("blocks").configure(Asked(0, forced)))
     config = DeriveOptions(batch_size=256, select="held_out")
     task = TrainTask(config, genotype, bench.dataset, bench.splits, bench.device)
-    choices = task._batch().choices
+    choices = task.batch().choices
     assert choices is not None
     values = {n: torch.tensor(v) for n, v in task.values(0.0).items() if n in task.augment.names}
     units, reach = choices.policy.units, task.augment.policy.reach(values)

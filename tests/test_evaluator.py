@@ -192,7 +192,7 @@ def test_training_images_train_and_validation_images_measure(
     assert other.measure(trained, 1.0, bench.place(1)) == found
     task = tasks[0]
     assert torch.equal(task.images.pixels, bench.splits.train.pixels)
-    assert task.batches.batch_size == 50 and kept(bench, 0)["step"] == EPOCHS * 6
+    assert task.feed.train.batch_size == 50 and kept(bench, 0)["step"] == EPOCHS * 6
     assert task.values(0.5) == VALUES
     assert task.validate() == found
     assert found == pytest.approx(round(found * 300) / 300)

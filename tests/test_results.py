@@ -241,7 +241,7 @@ def test_the_best_member_keeps_the_schedule_of_randaugment(bench: Bench) -> None
     task, largest = trained(bench, found), []
     for fraction in (0.2, 0.9):
         task.fraction = fraction
-        choices = task._batch().choices
+        choices = task.batch().choices
         assert choices is not None
         values = {n: torch.tensor(v) for n, v in task.values(fraction).items()}
         units, reach = choices.policy.units, task.augment.policy.reach(values)

@@ -27,11 +27,10 @@ from darts_lite.architecture.presets import PRESETS
 from darts_lite.architecture.recipe import Recipe
 from darts_lite.architecture.space import SearchSpace
 from darts_lite.architecture.weights import Weights
-from darts_lite.data import Batches, Dataset, Splits
+from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import InnerState, LearningRateFinder
 from darts_lite.hypergradient.hyperparameters import select
-from darts_lite.hypergradient.optimizers import OptimizerState
 from darts_lite.hypergradient.problem import detach
 from darts_lite.nas.method import Method, method_of
 from darts_lite.nas.monitor import CALIBRATED, EVALUATED, Monitor
@@ -42,11 +41,11 @@ from darts_lite.nas.warm_start import COLD, Warm
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.schedules import cosine
 from darts_lite.training import checkpoint
+from darts_lite.training.feed import Feed
 from darts_lite.training.hyper_learner import HyperLearner, Window, plan
 from darts_lite.training.options import MAY_CHANGE
 from darts_lite.training.problem import (
     OPTIMIZERS,
-    Batch,
     NetworkProblem,
     augmentation_for,
     outer_variables,
@@ -109,9 +108,9 @@ class SearchTask:
         )
         params = self._inherited(warm)
         self.inner = InnerState(params, plain.optimizer.init(params))
-        self.generator = torch.Generator().manual_seed(options.seed + 1)
-        self.train = Batches(splits.train, options.batch_size, self.generator)
-        self.validation = Batches(splits.validation, options.batch_size, self.generator)
+        self.feed = Feed(
+            splits.train, splits.validation, options.batch_size, self.augment, options.seed + 1
+        )
         self.fraction = 0.0
         self.monitor = Monitor()
         self._sums: dict[str, tuple[Tensor, int]] = {}
@@ -147,14 +146,14 @@ class SearchTask:
             lr_factor=cosine(fraction),
             temperature=self.temperature(fraction),
             fraction=fraction,
-            draws=self.method.relaxation.draw(self.space, self.generator),
+            draws=self.method.relaxation.draw(self.space, self.feed.generator),
         )
         flat = phase._replace(lr_factor=1.0)
         hyper.find_rate(
             fraction, self.inner, self._window, lambda t, v: self.problem.bind(t, v, flat)
         )
         if fraction < hyper.begin:
-            batch = self._batch(self.train, augmented=True)
+            batch = self.feed.batch(self.augmenting(), self.fraction)
             problem = self.problem.bind([batch], None, phase)
             state, (_, report) = problem.inner_step(self.inner, hyper.variables.raw)
             self.inner = detach(state)
@@ -175,23 +174,7 @@ class SearchTask:
         hyper.steps += 1
 
     def _window(self, steps: int, turn: bool) -> Window:
-        train = [self._batch(self.train, augmented=True, turn=turn) for _ in range(steps)]
-        return train, self._batch(self.validation)
-
-    def _batch(self, batches: Batches, augmented: bool = False, turn: bool = False) -> Batch:
-        x, y = next(batches)
-        if not augmented:
-            return Batch(x, y)
-        choices = self.augment.sample(
-            len(x),
-            self.dataset.image_size,
-            self.generator,
-            self.device,
-            self.augmenting(),
-            self.fraction,
-            turn,
-        )
-        return Batch(x, y, choices)
+        return self.feed.window(steps, turn, self.augmenting(), self.fraction)
 
     def augmenting(self) -> dict[str, Tensor]:
         """Return the learned values of the augmentation by name."""
@@ -288,27 +271,17 @@ class SearchTask:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "params": self.inner.params,
-            "optimizer": tuple(self.inner.optimizer),
-            "carried": dict(self.inner.carried),
+            **checkpoint.inner_state(self.inner),
             "hyper": self.hyper.state_dict(),
-            "generator": self.generator.get_state(),
-            "train": self.train.state_dict(),
-            "validation": self.validation.state_dict(),
+            "feed": self.feed.state_dict(),
             "fraction": self.fraction,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"])
         state = checkpoint.move(state, self.device)
-        mine = self.state_dict()
-        for name in ("params", "optimizer"):
-            checkpoint.require_like(mine[name], state[name], name)
-        optimizer = OptimizerState(*state["optimizer"])
-        self.inner = InnerState(state["params"], optimizer, state["carried"])
+        self.inner = checkpoint.restored(self.inner, state)
         self.hyper.load_state_dict(state["hyper"])
-        self.train.load_state_dict(state["train"])
-        self.validation.load_state_dict(state["validation"])
+        self.feed.load_state_dict(state["feed"])
         self.fraction = state["fraction"]
 
 

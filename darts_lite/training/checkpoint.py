@@ -12,6 +12,8 @@ from torch import Tensor
 
 from darts_lite.errors import UserError
 from darts_lite.files import replacing
+from darts_lite.hypergradient import InnerState
+from darts_lite.hypergradient.optimizers import OptimizerState
 
 VERSION = 1
 
@@ -141,3 +143,20 @@ def check_config(
                 f"{path}: {name} must be {saved.get(name)!r}, got {given.get(name)!r}; "
                 "resume with the same settings or choose another --out"
             )
+
+
+def inner_state(inner: InnerState) -> dict[str, Any]:
+    """Return weights, optimizer and tangents of a training as a checkpoint keeps them."""
+    return {
+        "params": inner.params,
+        "optimizer": tuple(inner.optimizer),
+        "carried": dict(inner.carried),
+    }
+
+
+def restored(like: InnerState, state: Mapping[str, Any]) -> InnerState:
+    """Return the state in a checkpoint; raise `ValueError` if its shapes are not `like`."""
+    for name, value in inner_state(like).items():
+        if name != "carried":
+            require_like(value, state[name], name)
+    return InnerState(state["params"], OptimizerState(*state["optimizer"]), state["carried"])

@@ -12,14 +12,14 @@ from darts_lite.architecture.flat_network import FlatNetwork, Params
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network, calibrate
 from darts_lite.architecture.recipe import Recipe
-from darts_lite.data import Batches, Dataset, Images, Splits, evaluation_batches
+from darts_lite.data import Dataset, Images, Splits, evaluation_batches
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import InnerState, LearningRateFinder
-from darts_lite.hypergradient.optimizers import OptimizerState
 from darts_lite.hypergradient.problem import Hyper, detach
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.schedules import Schedule, cosine, interpolate
 from darts_lite.training import checkpoint
+from darts_lite.training.feed import Feed
 from darts_lite.training.hyper_learner import HyperLearner, Window, plan
 from darts_lite.training.metrics import accuracy, sample
 from darts_lite.training.options import DeriveOptions
@@ -105,9 +105,9 @@ class TrainTask:
         self.problem = NetworkProblem(self.network, self.augment, constrain, recipe)
         params = self.network.params
         self.inner = InnerState(params, self.problem.optimizer.init(params))
-        self.generator = torch.Generator().manual_seed(options.seed + 1)
-        self.batches = Batches(self.images, self.batch_size, self.generator)
-        self.validation = Batches(splits.validation, self.batch_size, self.generator)
+        self.feed = Feed(
+            self.images, splits.validation, self.batch_size, self.augment, options.seed + 1
+        )
         self.fraction = 0.0
         self.best: tuple[float, Params] | None = None
         if options.select == "best":
@@ -163,7 +163,7 @@ class TrainTask:
         self._sum = (self._sum[0] + report, self._sum[1] + 1)
 
     def _plain_step(self, values: Hyper) -> Tensor:
-        problem = self.problem.bind([self._batch()], None, cosine(self.fraction))
+        problem = self.problem.bind([self.batch()], None, cosine(self.fraction))
         state, (_, report) = problem.inner_step(self.inner, values)
         self.inner = detach(state)
         return report
@@ -193,19 +193,6 @@ class TrainTask:
         self._ahead, self._window_report = hyper.plan.estimator.steps - 1, ahead.inner[1]
         return self._window_report
 
-    def _batch(self, turn: bool = False) -> Batch:
-        x, y = next(self.batches)
-        choices = self.augment.sample(
-            len(x),
-            self.dataset.image_size,
-            self.generator,
-            self.device,
-            self._augmenting(),
-            self.fraction,
-            turn,
-        )
-        return Batch(x, y, choices)
-
     def _augmenting(self) -> dict[str, Tensor]:
         """Return the learned or scheduled values of the augmentation by name."""
         if self.hyper is not None:
@@ -214,8 +201,12 @@ class TrainTask:
         now = self.values(self.fraction)
         return {n: torch.tensor(now[n]) for n in self.augment.names if n in now}
 
+    def batch(self) -> Batch:
+        """Return the next training batch, with the draws of its augmentation."""
+        return self.feed.batch(self._augmenting(), self.fraction)
+
     def _window(self, steps: int, turn: bool) -> Window:
-        return [self._batch(turn) for _ in range(steps)], Batch(*next(self.validation))
+        return self.feed.window(steps, turn, self._augmenting(), self.fraction)
 
     def learned(self) -> dict[str, Schedule]:
         """Return the schedules learned online, or the schedules that the training used."""
@@ -269,28 +260,19 @@ class TrainTask:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "params": self.inner.params,
-            "optimizer": tuple(self.inner.optimizer),
-            "generator": self.generator.get_state(),
-            "batches": self.batches.state_dict(),
+            **checkpoint.inner_state(self.inner),
+            "feed": self.feed.state_dict(),
             "fraction": self.fraction,
             "best": self.best,
-            "held_out": self.validation.state_dict(),
-            "carried": dict(self.inner.carried),
             "hyper": None if self.hyper is None else self.hyper.state_dict(),
             "window": (self._ahead, self._window_report),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"])
         state = checkpoint.move(state, self.device)
-        mine = self.state_dict()
-        for name in ("params", "optimizer", "best"):
-            checkpoint.require_like(mine[name], state[name], name)
-        optimizer = OptimizerState(*state["optimizer"])
-        self.inner = InnerState(state["params"], optimizer, state["carried"])
-        self.batches.load_state_dict(state["batches"])
-        self.validation.load_state_dict(state["held_out"])
+        self.inner = checkpoint.restored(self.inner, state)
+        checkpoint.require_like(self.best, state["best"], "best")
+        self.feed.load_state_dict(state["feed"])
         if self.hyper is not None:
             self.hyper.load_state_dict(state["hyper"])
         self._ahead, self._window_report = state["window"]
