@@ -186,7 +186,7 @@ def _finish(study: Study, setup: Setup, options: TuneOptions, say: Say) -> Path:
 
 
 class _Launcher:
-    """Starts the workers, updates the clock and the progress bar, restarts killed workers."""
+    """Start the workers, update the clock and the progress bar, restart killed workers."""
 
     def __init__(self, study: Study, options: TuneOptions, session: str, began: float) -> None:
         self.study, self.options, self.session, self.began = study, options, session, began

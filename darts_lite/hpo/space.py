@@ -40,7 +40,7 @@ LIMITS: dict[
 
 
 class Chooser(Protocol):
-    """Chooses the value of one dimension at a time."""
+    """Interface that chooses the value of one dimension at a time."""
 
     def categorical(self, name: str, choices: Sequence[Value]) -> Any: ...
 
