@@ -93,8 +93,8 @@ def alike(one: Any, other: Any) -> None:
     assert set(one["task"]) == set(other["task"])
     for name in ("params", "optimizer"):
         assert_same(one["task"][name], other["task"][name])
-    for name in ("generator", "fraction"):
-        assert_same(one["task"][name], other["task"][name])
+    assert_same(one["task"]["feed"]["generator"], other["task"]["feed"]["generator"])
+    assert one["task"]["fraction"] == other["task"]["fraction"]
 
 
 def assert_same(one: Any, other: Any) -> None:
