@@ -18,7 +18,8 @@ def test_the_examples_run() -> None:
     names: dict = {}
     for code in CODE:
         exec(compile(code, "README.md", "exec"), names)
-    assert names["logits"].shape == (4, 10)
+    assert names["augmented"].shape == names["turned"].shape == (64, 3, 32, 32)
+    assert names["values"]["magnitude.rotate"].grad is not None
     learned = names["learner"].values()
     assert learned["lr"] != 0.01 and learned["weight_decay"] != 1e-3
 
