@@ -1,4 +1,4 @@
-"""The documents agree with the code: links, anchors, the tree of rooms, and the examples of `dl`."""
+"""The documents agree with the code: links, anchors, the tree of rooms, examples of `dl`."""
 
 from __future__ import annotations
 
