@@ -18,14 +18,17 @@ import click
 import torch
 from torch import Tensor
 
-from darts_lite.architecture.cost import CostTable
 from darts_lite.architecture.flat_network import FlatNetwork
 from darts_lite.architecture.network import Network
 from darts_lite.architecture.presets import cells
+from darts_lite.architecture.recipe import Recipe
 from darts_lite.augment import Augmentation, Learned, RandAugment, TrivialAugment
 from darts_lite.hypergradient import InnerState
+from darts_lite.nas.problem import Phase, SupernetProblem, logit_specs
+from darts_lite.nas.relaxation import Softmax
+from darts_lite.training.build import build_optimizer
 from darts_lite.training.memory import keep_freed_memory
-from darts_lite.training.problem import USUAL, Batch, Joint, Phase, outer_variables
+from darts_lite.training.problem import Batch, NetworkProblem, outer_variables
 
 AT_ONCE = 0.05  # seconds of a measurement: short calls are repeated for so long
 
@@ -139,18 +142,18 @@ def step(size: int, channels: int, batch: int, turns: int, device: torch.device)
     generator = torch.Generator().manual_seed(0)
     space = cells(8, 7, 1)
     network = FlatNetwork(Network(space, (channels, size, size), 10, generator).to(device))
-    costs = CostTable(space, (channels, size, size), 10).to(device)
     images = torch.rand(batch, channels, size, size, generator=generator).to(device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch,), generator=generator).to(device)
-    state = InnerState(network.params, USUAL.optimizer.init(network.params))
+    state = InnerState(network.params, build_optimizer(Recipe()).init(network.params))
     for policy in (Learned(channels=channels, crop=2), RandAugment(channels=channels, crop=2)):
         augment = Augmentation(policy)
-        variables = outer_variables(augment, space).to(device)
-        joint = Joint(network, space, augment, variables.constrain, costs)
+        variables = outer_variables(augment, first=logit_specs(space, {})).to(device)
+        alone = NetworkProblem(network, augment, variables.constrain, Recipe())
+        joint = SupernetProblem(alone, network, space, Softmax(), ())
         values = {n: v for n, v in variables.values().items() if n in augment.names}
 
-        def plain(joint: Joint = joint, raw: dict[str, Tensor] = variables.raw) -> object:
+        def plain(joint: SupernetProblem = joint, raw: dict[str, Tensor] = variables.raw) -> object:
             problem = joint.bind([Batch(images, labels)], None, Phase(0.5))
             return problem.inner_step(state, raw)
 

@@ -15,8 +15,10 @@ import torch
 
 from darts_lite.data import Dataset, Images, Splits
 from darts_lite.nas.options import SearchOptions
-from darts_lite.nas.task import MIXED_EVERY, WARM_UP, SearchTask
+from darts_lite.nas.task import EVERY, WARM_UP, SearchTask
 from darts_lite.training.memory import keep_freed_memory
+
+STEPS = EVERY["magnitude"]  # from one hypergradient of the augmentation to the next
 
 
 def random_data(channels: int, size: int, count: int = 512) -> tuple[Dataset, Splits]:
@@ -68,17 +70,15 @@ def main(
     task = SearchTask(config, dataset, Splits(*(s.to(where) for s in splits)), where)
     plain, joint = WARM_UP / 2, (1 + WARM_UP) / 2
     group(task, plain, 1)
-    group(task, joint, MIXED_EVERY)
-    rows = [
-        (group(task, plain, MIXED_EVERY), group(task, joint, MIXED_EVERY)) for _ in range(pairs)
-    ]
+    group(task, joint, STEPS)
+    rows = [(group(task, plain, STEPS), group(task, joint, STEPS)) for _ in range(pairs)]
     ratio = statistics.median(b / a for a, b in rows)
-    seconds = [statistics.median(column) / MIXED_EVERY for column in zip(*rows)]
+    seconds = [statistics.median(column) / STEPS for column in zip(*rows)]
     print(
         f"{space}, {channels} channels, {image_channels}x{size}x{size}, batch {batch_size}, "
         f"{len(task.augment.names)} values of the augmentation, {device}, "
         f"{torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, {pairs} pairs of {MIXED_EVERY} steps\n"
+        f"torch {torch.__version__}, {pairs} pairs of {STEPS} steps\n"
     )
     print("| step | ms | plain steps |\n|---|---|---|")
     print(f"| plain | {1e3 * seconds[0]:.0f} | 1 |")

@@ -12,16 +12,21 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import optuna
 import pytest
 from click.testing import Result
 from invoking import invoke
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
+from darts_lite.architecture.recipe import Recipe
 from darts_lite.commands import cli
 from darts_lite.data import Dataset, Splits
 from darts_lite.hpo import launcher as launch
 from darts_lite.hpo.options import TuneOptions
 from darts_lite.hpo.setup import assemble, completed
-from darts_lite.hpo.storage import Study
+from darts_lite.hpo.space import constant
+from darts_lite.hpo.storage import NAME, Study
 from darts_lite.hpo.worker import Worker
 from darts_lite.training.run import read_data
 
@@ -58,7 +63,8 @@ class Toy:
             "width": choose.integer("width", 2, 8, 2),
             "x": choose.real("x", 0.0, 1.0),
         }
-        return SimpleNamespace(values=values, learned={"lr": values["x"]})
+        recipe = Recipe(schedules=constant({"lr": values["x"]}))
+        return SimpleNamespace(values=values, recipe=recipe)
 
 
 @lru_cache
@@ -106,6 +112,14 @@ def small(folder: Path, method: str = "random", **changes: Any) -> Worker:
 def on(worker: Worker, **changes: Any) -> Worker:
     """Return the same worker with changes to its bench."""
     return replace(worker, bench=replace(worker.bench, **changes))
+
+
+def optuna_study(study: Study) -> optuna.Study:
+    """The study as Optuna sees it, opened anew."""
+    storage: Any = study.where
+    if "://" not in storage:
+        storage = JournalStorage(JournalFileBackend(str(Path(storage).absolute())))
+    return optuna.load_study(study_name=NAME, storage=storage)
 
 
 def states(worker: Worker) -> list[str]:

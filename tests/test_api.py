@@ -87,9 +87,9 @@ def test_bad_images_and_folders_are_one_line(run: Path, tmp_path: Path) -> None:
     (tmp_path / "page.jpg").write_text("<html>")
     with pytest.raises(dl.UserError, match=r"page\.jpg"):
         predictor.predict(tmp_path / "page.jpg")
-    with pytest.raises(dl.UserError, match="got no model.pt"):
+    with pytest.raises(dl.UserError, match="got no model"):
         dl.load(tmp_path)
     (tmp_path / "model.pt").write_bytes(b"torn")
     (tmp_path / "genotype.json").write_bytes((run / "genotype.json").read_bytes())
-    with pytest.raises(dl.UserError, match="model.pt"):
+    with pytest.raises(dl.UserError, match=r"model\.pt"):
         dl.load(tmp_path)

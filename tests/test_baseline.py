@@ -1,4 +1,4 @@
-"""`derive --random`: the same trainings, whatever stops them, and an honest comparison."""
+"""`derive --random`: trainings, interruptions, and the comparison with the searched genotype."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHOWN = ("parameters", "macs", "epochs", "test_accuracy")
 
 
 def genotype(space: SearchSpace) -> Genotype:
-    """Of a discrete space, as a search on 160 digits would write it."""
+    """Return the genotype of a discrete space, as a search on 160 digits writes it."""
     dataset = load("digits", Path("data"))
     image = (dataset.channels, *dataset.image_size)
     cost = network_cost(space, image, len(dataset.classes))
@@ -55,7 +55,7 @@ COMMAND = ("--random", 2, "--epochs", 1, "--batch-size", 16)
 
 
 def derive(out: Path, *arguments: object) -> Any:
-    """`derive` on the genotype in a folder, which it may have to make."""
+    """Run `derive` on the genotype in a folder; create the folder if it is missing."""
     if not (out / "g.json").exists():
         out.mkdir(parents=True)
         LIKE.save(out / "g.json")
@@ -73,7 +73,7 @@ def weights(out: Path, name: str) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """As processes of their own have it here: a run remembers how many it began with."""
+    """Set one thread, as in the other processes: a run stores its number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -82,7 +82,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Two random networks and nothing else, and what the command said."""
+    """Return the folder of two trained random networks, and the output of the command."""
     out = tmp_path_factory.mktemp("baseline") / "out"
     result = derive(out, *COMMAND)
     assert result.exit_code == 0, result.output
@@ -91,11 +91,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture
 def out(trained: tuple[Path, str], tmp_path: Path) -> Path:
-    """A copy of that, to go on with."""
+    """Return a copy of the trained folder, to change."""
     return Path(shutil.copytree(trained[0], tmp_path / "out"))
 
 
-def test_they_are_trained_by_the_recipe_of_the_genotype(trained: tuple[Path, str]) -> None:
+def test_random_networks_have_the_recipe_of_the_genotype(trained: tuple[Path, str]) -> None:
     out, _ = trained
     settings = [read(out / "derive" / f"random{i}" / "config.json") for i in range(2)]
     kept = [Genotype.load(out / "derive" / f"random{i}" / "genotype.json") for i in range(2)]
@@ -111,8 +111,8 @@ def test_they_are_trained_by_the_recipe_of_the_genotype(trained: tuple[Path, str
     assert weights(out, "random0") != weights(out, "random1")
 
 
-def test_each_is_a_whole_run(trained: tuple[Path, str]) -> None:
-    """As `derive` of its genotype by hand would leave it."""
+def test_each_random_network_is_a_complete_run(trained: tuple[Path, str]) -> None:
+    """Its folder equals the folder of `derive` on its genotype."""
     out, _ = trained
     alone = call("derive", "--genotype", out / "derive" / "random1" / "genotype.json",
                  *COMMAND[2:], "--out", out.parent / "alone")  # fmt: skip
@@ -127,7 +127,7 @@ def test_each_is_a_whole_run(trained: tuple[Path, str]) -> None:
     assert {**read(folder / "metrics.json"), "seconds": by_hand["seconds"]} == by_hand
 
 
-def test_the_numbers_are_those_of_the_trainings(trained: tuple[Path, str]) -> None:
+def test_the_table_has_the_metrics_of_the_trainings(trained: tuple[Path, str]) -> None:
     out, said = trained
     result = read(out / "derive" / "random.json")
     metrics = [read(out / "derive" / f"random{i}" / "metrics.json") for i in range(2)]
@@ -158,7 +158,7 @@ def test_the_numbers_are_those_of_the_trainings(trained: tuple[Path, str]) -> No
         ("another", ["--epochs", 1, "--augment", "none"], False),
     ],
 )
-def test_the_searched_one_is_compared_under_the_same_recipe_only(
+def test_the_searched_network_is_compared_only_with_the_same_recipe(
     out: Path, name: str, flags: list[object], same: bool
 ) -> None:
     own = derive(out, *flags, "--batch-size", 16, "--out", out / name)
@@ -184,8 +184,8 @@ def test_the_searched_one_is_compared_under_the_same_recipe_only(
         assert f"better than {searched['beats']} of 2" in again.output
 
 
-def test_the_training_of_another_genotype_is_not_taken_for_the_searched_one(out: Path) -> None:
-    """Nor is a folder that only looks like a run."""
+def test_the_training_of_another_genotype_is_not_compared(out: Path) -> None:
+    """A folder that only looks like a run is not compared either."""
     shutil.copytree(out / "derive" / "random0", out / "another")
     (out / "alien").mkdir()
     for name in ("config.json", "metrics.json"):
@@ -194,7 +194,7 @@ def test_the_training_of_another_genotype_is_not_taken_for_the_searched_one(out:
     assert read(out / "derive" / "random.json")["searched"] is None
 
 
-def test_a_single_one_has_no_deviation_and_more_may_follow(
+def test_one_random_network_has_no_deviation_and_more_can_be_added(
     trained: tuple[Path, str], tmp_path: Path
 ) -> None:
     one = derive(tmp_path / "out", "--random", 1, *COMMAND[2:])
@@ -209,7 +209,7 @@ def test_a_single_one_has_no_deviation_and_more_may_follow(
     ]
 
 
-def assert_as_if_never_stopped(out: Path, plain: Path) -> None:
+def assert_equal_to_uninterrupted(out: Path, plain: Path) -> None:
     results = [
         (each / "derive" / "random.json").read_text().replace(str(each), "")
         for each in (out, plain)
@@ -228,10 +228,10 @@ def assert_as_if_never_stopped(out: Path, plain: Path) -> None:
     assert (out / "derive" / "random.json").read_bytes() == before
 
 
-def test_after_an_interrupt_it_goes_on(
+def test_an_interrupted_baseline_resumes(
     trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Amid the second: the first is not trained again, the second continues."""
+    """The interrupt is in the second training: the first is kept, the second continues."""
     taken: list[float] = []
     original = TrainTask.step
 
@@ -249,13 +249,13 @@ def test_after_an_interrupt_it_goes_on(
     assert (folder / "random0" / "metrics.json").exists()
     assert not (folder / "random1" / "metrics.json").exists()
     assert derive(tmp_path / "out", "--random", 2, "--resume").exit_code == 0
-    assert len(taken) == 20  # two epochs of 160 images, 16 a batch
-    assert_as_if_never_stopped(tmp_path / "out", trained[0])
+    assert len(taken) == 20  # two epochs of 160 images, 16 images per batch
+    assert_equal_to_uninterrupted(tmp_path / "out", trained[0])
 
 
 @pytest.mark.against_another_process
-def test_after_kill_nine_it_goes_on(trained: tuple[Path, str], tmp_path: Path) -> None:
-    """Amid the first, in a process of its own."""
+def test_a_killed_baseline_resumes(trained: tuple[Path, str], tmp_path: Path) -> None:
+    """The kill is in the first training, in a separate process."""
     out = tmp_path / "out"
     out.mkdir()
     LIKE.save(out / "g.json")
@@ -264,15 +264,15 @@ def test_after_kill_nine_it_goes_on(trained: tuple[Path, str], tmp_path: Path) -
     assert (out / "derive" / "random0" / "checkpoint.pt").exists()
     assert not (out / "derive" / "random1" / "config.json").exists()
     assert derive(out, "--random", 2, "--resume").exit_code == 0
-    assert_as_if_never_stopped(out, trained[0])
+    assert_equal_to_uninterrupted(out, trained[0])
 
 
-class Gone(BaseException):
-    """Nobody catches it: as good as a kill for what is on disk."""
+class Killed(BaseException):
+    """Exception that nothing catches; on disk it has the effect of a kill."""
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4, 5, 8, 10, 12, 17])
-def test_killed_between_any_two_files_nothing_is_lost(
+def test_a_kill_between_any_two_files_loses_nothing(
     trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     renamed: list[str] = []
@@ -281,14 +281,14 @@ def test_killed_between_any_two_files_nothing_is_lost(
     def rename(source: Path, target: Path) -> None:
         renamed.append(str(target))
         if len(renamed) == at:
-            raise Gone
+            raise Killed
         original(source, target)
 
     out = tmp_path / "out"
     out.mkdir()
     LIKE.save(out / "g.json")
     monkeypatch.setattr(os, "replace", rename)
-    with pytest.raises(Gone):
+    with pytest.raises(Killed):
         random_baseline.derive_random(
             DeriveOptions(genotype=str(out / "g.json"), epochs=1, batch_size=16, random=2), say=str
         )
@@ -296,13 +296,15 @@ def test_killed_between_any_two_files_nothing_is_lost(
     begun = (out / "derive" / "random.json").exists()
     assert begun is (at > 3)
     assert derive(out, *COMMAND, *(["--resume"] if begun else [])).exit_code == 0
-    assert_as_if_never_stopped(out, trained[0])
+    assert_equal_to_uninterrupted(out, trained[0])
 
 
-def test_each_has_the_budget_for_itself(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first to be trained from the start of the process, the others from their own.
+def test_each_random_network_has_the_whole_budget(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first budget starts with the process, each other budget with its training.
 
-    Meanwhile the numbers of before are still there.
+    During the trainings, random.json keeps the earlier results.
     """
     began: list[float | None] = []
     metrics = read(out / "derive" / "random0" / "metrics.json")
@@ -319,12 +321,14 @@ def test_each_has_the_budget_for_itself(out: Path, monkeypatch: pytest.MonkeyPat
     now = time.monotonic()
     random_baseline.derive_random(options, resume={"random"}, started=now - 100, say=str)
     first, second, third, fourth = began
-    assert first == second == third == now - 100  # two were finished
+    assert first == second == third == now - 100  # two trainings were finished
     assert fourth is not None and fourth >= now
 
 
-def test_the_threads_are_those_of_the_beginning(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another number sums in another order; a training that had not begun must not differ."""
+def test_a_resumed_baseline_has_its_first_number_of_threads(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another number of threads adds in another order, which changes results."""
     seen: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
     path = out / "derive" / "random.json"
@@ -334,7 +338,7 @@ def test_the_threads_are_those_of_the_beginning(out: Path, monkeypatch: pytest.M
     assert seen[0] == 3
 
 
-def test_the_cap_holds_for_the_random_ones_too(tmp_path: Path) -> None:
+def test_random_networks_are_within_the_limit(tmp_path: Path) -> None:
     result = derive(tmp_path / "out", *COMMAND, "--max-params", LIKE.parameters)
     assert result.exit_code == 0, result.output
     rows = read(tmp_path / "out" / "derive" / "random.json")["random"]
@@ -346,14 +350,14 @@ def test_the_cap_holds_for_the_random_ones_too(tmp_path: Path) -> None:
     [
         (["--random", 0], "--random"),
         (["--random", "many"], "--random"),
-        (["--random", 2], "random.json); continue it with `derive --random 2 --resume`"),
-        (["--random", 2, "--resume", "--seed", 3], "seed=0, not 3"),
-        (["--random", 2, "--resume", "--epochs", 2], "epochs=1, not 2"),
+        (["--random", 2], "random.json; continue the run with `derive --random 2 --resume`"),
+        (["--random", 2, "--resume", "--seed", 3], "seed must be 0, got 3"),
+        (["--random", 2, "--resume", "--epochs", 2], "epochs must be 1, got 2"),
         (["--random", 2, "--resume", "--out", "nowhere"], "nowhere/random.json to resume"),
         (["--random", 2, "--epochs", 1, "--budget-hours", 1, "--out", "x"], "not both"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line(
+def test_the_error_of_bad_input_is_one_line(
     out: Path, arguments: list[object], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(out)
@@ -362,38 +366,40 @@ def test_bad_input_is_one_line(
     assert (out / "derive" / "random.json").read_bytes() == before
 
 
-def test_another_genotype_or_a_torn_file_is_one_line(out: Path) -> None:
+def test_the_error_of_another_genotype_or_a_damaged_file_is_one_line(out: Path) -> None:
     path = out / "derive" / "random.json"
     replace(LIKE, recipe=Recipe(schedules={"lr": ((0.0, 0.3),)})).save(out / "g.json")
     line = refuse("derive", "--genotype", out / "g.json", "--random", 2, "--resume")
-    assert "drawn for another genotype" in line
-    for content, said in (("{", "no JSON"), ("{}", "start anew"), ("[]", "start anew")):
+    assert "got another genotype" in line
+    for content, said in (("{", "no JSON"), ("{}", "start a new run"), ("[]", "start a new run")):
         path.write_text(content)
         line = refuse("derive", "--genotype", out / "g.json", "--random", 2, "--resume")
         assert str(path) in line and said in line
 
 
-def test_a_space_too_small_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_small_space_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     like = genotype(uniform_random(blocks(6, 1), torch.Generator().manual_seed(0)))
     like.save(tmp_path / "g.json")
     few = partial(random_genotypes, draws=200)
     monkeypatch.setattr(random_baseline, "random_genotypes", few)
     line = refuse("derive", "--genotype", tmp_path / "g.json", "--random", 5, "--epochs", 1)
-    assert "others within a tenth" in line and not (tmp_path / "derive").exists()
+    assert "other networks within a tenth" in line and not (tmp_path / "derive").exists()
 
 
-def test_the_genotype_may_move(out: Path) -> None:
+def test_the_genotype_may_be_moved(out: Path) -> None:
     moved = Path(shutil.move(out, out.with_name("moved")))
     last = moved / "derive" / "random1"
-    (last / "metrics.json").unlink()  # as if it had been stopped at its end
+    (last / "metrics.json").unlink()  # as after a stop at the end of the training
     result = derive(moved, "--random", 2, "--resume")
     assert result.exit_code == 0, result.output
     assert read(moved / "derive" / "random.json")["random"][1]["folder"] == str(last)
     assert read(last / "config.json")["options"]["out"] == str(last)
 
 
-def test_the_runs_may_move(out: Path, tmp_path: Path) -> None:
-    """What is not beside the genotype is still compared with what is beside it."""
+def test_the_runs_may_be_moved(out: Path, tmp_path: Path) -> None:
+    """A training in another folder than the genotype is compared too."""
     far = Path(shutil.move(out / "derive", tmp_path / "far"))
     for command in (["--epochs", 1, "--batch-size", 16], ["--random", 2, "--resume"]):
         result = derive(out, *command, "--out", far)

@@ -1,4 +1,4 @@
-"""Budgets: fractions, exhaustion, the reserve, resuming."""
+"""Budgets: fraction, exhaustion, reserve, resuming."""
 
 import time
 
@@ -23,7 +23,7 @@ def test_seconds_count_from_the_start_and_include_earlier_processes() -> None:
     assert budget.exhausted(0)
 
 
-def test_the_reserve_brings_the_end_forward_and_the_fraction_never_falls() -> None:
+def test_the_reserve_ends_the_budget_earlier_and_the_fraction_never_falls() -> None:
     budget = Budget(seconds=1e6, started=time.monotonic() - 1.0)
     budget.reserve = 1e6 - 1e-3
     assert budget.exhausted(0)
@@ -32,7 +32,7 @@ def test_the_reserve_brings_the_end_forward_and_the_fraction_never_falls() -> No
 
 
 def test_a_resumed_fraction_never_falls() -> None:
-    """The reserve and the fraction reached survive, so what was exhausted stays so."""
+    """The state has reserve and fraction, so an exhausted budget stays exhausted."""
     first = Budget(seconds=100.0, started=time.monotonic() - 90.0)
     first.reserve = 12.0
     assert first.exhausted(0)
@@ -41,7 +41,7 @@ def test_a_resumed_fraction_never_falls() -> None:
     assert second.exhausted(0)
 
 
-def test_the_clock_moves() -> None:
+def test_the_fraction_grows_with_the_clock() -> None:
     budget = Budget(seconds=1000.0)
     before = budget.fraction(0)
     time.sleep(0.01)
@@ -49,6 +49,6 @@ def test_the_clock_moves() -> None:
 
 
 @pytest.mark.parametrize("both", [{}, {"seconds": 1.0, "steps": 1}])
-def test_a_budget_is_one_of_the_two(both: dict) -> None:
+def test_a_budget_must_be_either_seconds_or_steps(both: dict) -> None:
     with pytest.raises(ValueError, match="either"):
         Budget(**both)

@@ -1,4 +1,4 @@
-"""Checkpoints: round trip, atomicity, no code executed, tied to their configuration."""
+"""Checkpoints: round trip, atomic writing, loading without code, match of the configuration."""
 
 import os
 import pickle
@@ -11,7 +11,7 @@ from darts_lite.errors import UserError
 from darts_lite.training import checkpoint
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_a_checkpoint_has_a_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     checkpoint.save(path, "search", {"seed": 1}, {"w": (torch.arange(3.0),), "n": 2})
     content = checkpoint.load(path, "search")
@@ -20,7 +20,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["c.pt"]
 
 
-def test_a_failed_save_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_failed_save_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     checkpoint.save(path, "search", {}, {"n": 1})
     with pytest.raises((AttributeError, pickle.PicklingError, TypeError)):
@@ -34,7 +34,7 @@ class _Evil:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 torn"])
-def test_garbage_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
+def test_the_error_of_a_damaged_file_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "c.pt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"c\.pt") as error:
@@ -42,7 +42,7 @@ def test_garbage_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_loading_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_runs_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"kind": "search", "version": 1, "x": _Evil()}, "c.pt")
     with pytest.raises(UserError):
@@ -51,16 +51,16 @@ def test_loading_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("kind", ["derive", "search"])
-def test_wrong_kind_or_version(tmp_path: Path, kind: str) -> None:
+def test_another_kind_or_version_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "c.pt"
     torch.save({"kind": "search", "version": 99, "config": {}, "state": {}}, path)
-    with pytest.raises(UserError, match=r"no checkpoint of `derive`|version 99"):
+    with pytest.raises(UserError, match=r"must be a checkpoint of `derive`|version 99"):
         checkpoint.load(path, kind)
 
 
-def test_other_settings_are_refused_by_name() -> None:
+def test_another_setting_is_refused_by_name() -> None:
     saved, given = {"seed": 0, "out": "a"}, {"seed": 1, "out": "b"}
-    with pytest.raises(UserError, match="seed=0, not 1"):
+    with pytest.raises(UserError, match="seed must be 0, got 1"):
         checkpoint.check_config(Path("c.pt"), saved, given, {"out"})
     checkpoint.check_config(Path("c.pt"), saved, {**saved, "out": "b"}, {"out"})
 
@@ -74,7 +74,7 @@ def test_other_settings_are_refused_by_name() -> None:
         {"w": None, "n": 1},
     ],
 )
-def test_a_state_of_another_shape_is_told_by_name(found: dict) -> None:
+def test_the_error_of_another_shape_names_the_state(found: dict) -> None:
     template = {"w": (torch.zeros(2),), "n": 0}
     checkpoint.require_like(template, {"w": (torch.ones(2),), "n": 5}, "state")
     with pytest.raises(ValueError, match="state"):

@@ -1,4 +1,4 @@
-"""The real command line: the whole job, exact resuming after kill -9, and bad input."""
+"""The command line: search and derive, exact resuming after kill -9, and bad input."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def call(*arguments: object) -> Result:
 
 
 def refuse(*arguments: object) -> str:
-    """Runs a command that must fail as bad input does; returns its one line."""
+    """Run a command that must fail for bad input; return its one line."""
     result = call(*arguments)
     assert result.exit_code == 2, result.output
     assert result.exception is None or isinstance(result.exception, SystemExit)
@@ -44,14 +44,14 @@ def refuse(*arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished search, made by the real command in a process of its own."""
+    """Return the folder of a finished search, made by the command in a separate process."""
     out = tmp_path_factory.mktemp("cli") / "out"
     command = [sys.executable, str(ROOT / "run.py"), *SEARCH, "--out", str(out)]
     subprocess.run(command, check=True, env=ENVIRONMENT, capture_output=True)
     return out
 
 
-def test_the_whole_job(searched: Path) -> None:
+def test_search_and_derive_write_their_results(searched: Path) -> None:
     genotype = Genotype.load(searched / "g.json")
     assert genotype.parameters <= 3000
     names = {p.name for p in (searched / "search").iterdir()}
@@ -83,10 +83,8 @@ def test_default_hyperparameters_and_selection_of_the_best(searched: Path, tmp_p
 @pytest.mark.parametrize(
     ("estimator", "epochs"), [("one_step,optimizer=annealed", 1), ("unrolled", 2)]
 )
-def test_learning_on_while_training(
-    searched: Path, tmp_path: Path, estimator: str, epochs: int
-) -> None:
-    """It takes the epochs that it is given, and what it learned can be trained with again."""
+def test_derive_learns_online(searched: Path, tmp_path: Path, estimator: str, epochs: int) -> None:
+    """The training has the given epochs, and a training with the learned genotype is possible."""
     result = call("derive", "--genotype", searched / "g.json", "--epochs", epochs,
                   "--hyperparameters", "online", "--estimator", estimator,
                   "--out", tmp_path / "d")  # fmt: skip
@@ -114,12 +112,12 @@ def test_learning_on_while_training(
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ("guess", "neither an estimator"),
+        ("guess", "must be an estimator"),
         ("neumann", "use OneStep, Unrolled or Forward"),
         ("loss=annealed", "give loss another"),
     ],
 )
-def test_a_bad_estimator_of_derive_is_one_line(
+def test_the_error_of_a_bad_estimator_of_derive_is_one_line(
     searched: Path, tmp_path: Path, bad: str, said: str
 ) -> None:
     line = refuse("derive", "--genotype", searched / "g.json", "--epochs", 1, "--hyperparameters",
@@ -128,12 +126,12 @@ def test_a_bad_estimator_of_derive_is_one_line(
     assert not (tmp_path / "d" / "metrics.json").exists()
 
 
-def test_a_bad_estimator_is_refused_where_it_is_of_no_use(searched: Path, tmp_path: Path) -> None:
+def test_a_bad_estimator_is_refused_even_if_it_is_not_used(searched: Path, tmp_path: Path) -> None:
     refuse("derive", "--genotype", searched / "g.json", "--epochs", 1, "--out", tmp_path / "d",
            "--estimator", "guess")  # fmt: skip
 
 
-def test_derive_discretises_a_search_checkpoint_when_there_is_no_genotype(
+def test_derive_discretizes_a_search_checkpoint_without_a_genotype(
     searched: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "search").mkdir()
@@ -147,20 +145,20 @@ def test_derive_discretises_a_search_checkpoint_when_there_is_no_genotype(
     assert replace(made, finished=True) == finished
 
 
-def test_the_cap_of_derive_is_hard(searched: Path, tmp_path: Path) -> None:
+def test_derive_never_exceeds_its_parameter_limit(searched: Path, tmp_path: Path) -> None:
     free = Genotype.load(searched / "g.json").parameters
-    cap = (free + 700) // 2
-    result = call("derive", "--genotype", searched / "g.json", "--epochs", 1, "--max-params", cap,
+    limit = (free + 700) // 2
+    result = call("derive", "--genotype", searched / "g.json", "--epochs", 1, "--max-params", limit,
                   "--out", tmp_path / "d")  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert json.loads((tmp_path / "d" / "metrics.json").read_text())["parameters"] <= cap
+    assert json.loads((tmp_path / "d" / "metrics.json").read_text())["parameters"] <= limit
     line = refuse("derive", "--genotype", searched / "g.json", "--epochs", 1, "--max-params", 10,
                   "--out", tmp_path / "e")  # fmt: skip
     assert "smallest possible" in line
 
 
-def test_random_ones_of_a_network_under_a_cap(searched: Path, tmp_path: Path) -> None:
-    """They are like the network that is derived anew from the checkpoint, on resuming too."""
+def test_random_networks_for_a_network_within_a_limit(searched: Path, tmp_path: Path) -> None:
+    """They have the size of the network that is derived again from the checkpoint."""
     free = Genotype.load(searched / "g.json").parameters
     command = ["derive", "--genotype", searched / "g.json", "--epochs", 1, "--max-params",
                (free + 700) // 2, "--out", tmp_path / "d"]  # fmt: skip
@@ -193,7 +191,7 @@ main(sys.argv[1:])
 
 
 def killed(module: str, owner: str, name: str, at: int, after: bool, *arguments: object) -> None:
-    """Runs a command that kills itself with signal 9 at the `at`-th call of a function."""
+    """Run a command that kills itself with signal 9 at the `at`-th call of a function."""
     code = KILLED.format(module=module, owner=owner, name=name, at=at, after=after)
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
@@ -204,9 +202,9 @@ def killed(module: str, owner: str, name: str, at: int, after: bool, *arguments:
 @pytest.mark.parametrize(
     "points",
     [
-        # in the warm-up after a whole checkpoint; then between the file and its rename
+        # in the warm-up after a complete checkpoint; then between the file and its rename
         [("darts_lite.nas.task", ".SearchTask", "step", 5, True), ("os", "", "replace", 3, False)],
-        # amid the joint phase; then, all steps done, before g.json
+        # in the joint phase; then after the last step, before g.json
         [
             ("darts_lite.nas.task", ".SearchTask", "step", 17, False),
             ("darts_lite.architecture.genotype", ".Genotype", "save", 1, False),
@@ -214,7 +212,7 @@ def killed(module: str, owner: str, name: str, at: int, after: bool, *arguments:
     ],
     ids=["early", "late"],
 )
-def test_kill_nine_anywhere_and_resume_gives_the_same_bytes(
+def test_a_search_killed_anywhere_resumes_bit_identical(
     searched: Path, tmp_path: Path, points: list[tuple]
 ) -> None:
     out = tmp_path / "out"
@@ -290,8 +288,10 @@ def test_an_interrupt_exits_with_its_signal_and_derive_resumes(
 
 
 @pytest.mark.against_another_process
-def test_a_warm_start_says_what_it_takes_and_is_remembered(searched: Path, tmp_path: Path) -> None:
-    """Killed, it goes on to the same bytes though what it started from is gone."""
+def test_a_warm_start_is_reported_and_kept_in_the_checkpoint(
+    searched: Path, tmp_path: Path
+) -> None:
+    """A killed search resumes bit-identical, even if the earlier search is deleted."""
     earlier, plain, out = tmp_path / "earlier", tmp_path / "plain", tmp_path / "out"
     shutil.copytree(searched, earlier)
     start = ["search", *SMALL, "--steps", 4, "--warm-start", earlier]
@@ -325,10 +325,10 @@ def test_a_warm_start_says_what_it_takes_and_is_remembered(searched: Path, tmp_p
         ("nowhere", "nowhere"),
         ("empty", "there is no empty/g.json"),
         ("torn.json", "torn.json must be a genotype"),
-        ("torn", "torn/search/checkpoint.pt is no readable checkpoint"),
+        ("torn", "torn/search/checkpoint.pt must be a readable checkpoint"),
     ],
 )
-def test_a_bad_warm_start_is_one_line(
+def test_the_error_of_a_bad_warm_start_is_one_line(
     searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -342,7 +342,7 @@ def test_a_bad_warm_start_is_one_line(
 
 def test_resuming_with_other_settings_is_refused(searched: Path) -> None:
     line = refuse("search", "--resume", "--out", searched, "--seed", 3)
-    assert "seed=0, not 3" in line
+    assert "seed must be 0, got 3" in line
 
 
 def corrupt(folder: Path) -> Path:
@@ -374,7 +374,7 @@ def corrupt(folder: Path) -> Path:
         (["--dataset", "digits", "--estimator", "neumann"], "use OneStep, Unrolled or Forward"),
     ],
 )  # fmt: skip
-def test_bad_input_of_search_is_one_line(
+def test_the_error_of_bad_input_of_search_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -406,13 +406,13 @@ def _edited(**changes: object) -> object:
             .replace('"skip"', '"transformer"'),
             "operation must be one of",
         ),
-        (_edited(dataset={"name": "digits", "sha256": "0"}), "not the one"),
+        (_edited(dataset={"name": "digits", "sha256": "0"}), "must be the data set of"),
         (_edited(recipe={"schedules": {"lr": [[0.0, 0.1]]}}), "weight_decay"),
         (_edited(recipe={"optimizer": {"name": "rmsprop"}}), "recipe.optimizer"),
         (_edited(source={}), "source.dataset"),
     ],
 )  # fmt: skip
-def test_a_bad_genotype_is_one_line(
+def test_the_error_of_a_bad_genotype_is_one_line(
     searched: Path, tmp_path: Path, edit: object, said: str
 ) -> None:
     content = json.loads((searched / "g.json").read_text())
@@ -423,7 +423,9 @@ def test_a_bad_genotype_is_one_line(
     assert not (tmp_path / "derive" / "metrics.json").exists()
 
 
-def test_a_missing_genotype_and_a_foreign_checkpoint(searched: Path, tmp_path: Path) -> None:
+def test_a_missing_genotype_and_a_checkpoint_that_does_not_fit_are_refused(
+    searched: Path, tmp_path: Path
+) -> None:
     assert "nowhere.json" in refuse("derive", "--genotype", tmp_path / "nowhere.json")
     (tmp_path / "search").mkdir()
     path = tmp_path / "search" / "checkpoint.pt"
@@ -435,7 +437,7 @@ def test_a_missing_genotype_and_a_foreign_checkpoint(searched: Path, tmp_path: P
     assert "checkpoint" in refuse("search", "--resume", "--out", tmp_path)
 
 
-def test_help_needs_no_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     code = (
         "import sys; from darts_lite.commands.cli import main; "
         "main(['--help'], standalone_mode=False); "
@@ -444,8 +446,8 @@ def test_help_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_drawing_an_augmentation(tmp_path: Path) -> None:
-    """A picture, a table, and JSON that the other commands take."""
+def test_augment_writes_a_picture_and_a_file(tmp_path: Path) -> None:
+    """It writes a picture, prints a table, and writes JSON that the other commands read."""
     picture, saved = tmp_path / "deep" / "a.png", tmp_path / "a.json"
     result = call("augment", "--dataset", "digits", "--augment", "randaugment:m=20+cutmix",
                   "--out", picture, "--save", saved)  # fmt: skip
@@ -459,7 +461,9 @@ def test_drawing_an_augmentation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", ["guess", "randaugment:m=99", "randaugment+learned", "none.json"])
 @pytest.mark.parametrize("command", ["search", "augment"])
-def test_a_bad_augmentation_is_one_line(tmp_path: Path, command: str, bad: str) -> None:
+def test_the_error_of_a_bad_augmentation_is_one_line(
+    tmp_path: Path, command: str, bad: str
+) -> None:
     line = refuse(command, "--dataset", "digits", "--augment", bad, "--out", tmp_path / "o")
     assert bad.partition(":")[0] in line
     assert not (tmp_path / "o").exists()
@@ -467,7 +471,7 @@ def test_a_bad_augmentation_is_one_line(tmp_path: Path, command: str, bad: str) 
 
 @pytest.mark.parametrize("augment", ["randaugment", "learned+cutmix"])
 def test_an_augmentation_is_learned_and_replayed(tmp_path: Path, augment: str) -> None:
-    """`derive` takes what the search learned, or the file that it wrote, which is the same."""
+    """`derive` gives the same result with the genotype alone and with the file of the search."""
     out = tmp_path / "o"
     found = call("search", "--dataset", "digits", "--subset", 200, "--steps", 8, "--cells", 1,
                  "--space", "blocks", "--channels", 4, "--max-params", 5000, "--batch-size", 16,
@@ -483,8 +487,8 @@ def test_an_augmentation_is_learned_and_replayed(tmp_path: Path, augment: str) -
     assert metrics[0]["test_macro_f1"] == metrics[1]["test_macro_f1"]
 
 
-def test_choices_are_those_of_the_library() -> None:
-    """The options do not import them, so that `--help` need not wait for torch."""
+def test_the_choices_of_options_equal_the_names_in_the_library() -> None:
+    """The options repeat the names, so that `--help` does not import torch."""
     from darts_lite.architecture.presets import PRESETS
     from darts_lite.hpo.evaluator import FIDELITIES
     from darts_lite.hpo.setup import METHODS
@@ -498,7 +502,7 @@ def test_choices_are_those_of_the_library() -> None:
 
 
 def test_flags_and_defaults_are_frozen() -> None:
-    """A change of the command line is a decision: then this file is written anew, by this code."""
+    """A change of the command line must be deliberate: write flags.txt again with this code."""
     lines = [
         f"{name} {'/'.join([*option.opts, *option.secondary_opts])} {option.default!r}"
         for name, command in main.commands.items()

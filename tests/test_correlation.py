@@ -72,8 +72,8 @@ def test_cost_is_the_mean_fraction_of_time() -> None:
     assert found.cost == pytest.approx((0.5 + 0.25 + 0.75) / 3)
 
 
-def test_interval_is_from_the_bootstrap() -> None:
-    """The interval is narrower with more configurations, and reproducible."""
+def test_the_interval_agrees_with_the_bootstrap() -> None:
+    """Narrower with more configurations, and the same each time."""
     rng, widths = np.random.default_rng(3), []
     for count in (10, 40):
         full = rng.random(count)
@@ -93,8 +93,11 @@ def test_interval_is_from_the_bootstrap() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_fewer_than_three_configurations_raise(count: int) -> None:
-    with pytest.raises(UserError, match=f"at least 3 configurations, got {count}; measure more$"):
+def test_fewer_than_three_configurations_are_refused(count: int) -> None:
+    with pytest.raises(
+        UserError,
+        match=rf"^a ranking must have at least 3 configurations, got {count}; measure more$",
+    ):
         compare((MIDDLE, FULL), rows(RANKING[:count], RANKING[:count]))
 
 
@@ -125,8 +128,8 @@ def test_table() -> None:
     )
 
 
-def test_verdict() -> None:
-    """It names the lowest fidelity whose whole interval is above 0.5, if there is one."""
+def test_verdict_of_the_table() -> None:
+    """The lowest fidelity whose whole interval is above a half; none is a matter of luck."""
     better = replace(SOUND, fidelity=MIDDLE)
     assert "fidelity 0.11 (subset) ranks" in table("subset", [SOUND, better], 9)
     for found in ([POOR], [POOR, replace(SOUND, low=0.5)], [replace(SOUND, low=math.nan)]):

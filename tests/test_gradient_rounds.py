@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_tune_methods import AGAIN, record
+from records import AGAIN, record
 
 from darts_lite.architecture.cost import network_cost
 from darts_lite.architecture.genotype import Genotype, Source
@@ -67,7 +67,7 @@ def clocked(budget: float, trained: float, parts: int = 1) -> list[tuple[int, fl
 # --- how long ---------------------------------------------------------------------------------
 
 
-def test_each_search_takes_a_small_fraction_of_the_budget() -> None:
+def test_every_search_takes_a_fixed_share_of_the_budget() -> None:
     assert 0 < SHARE <= 0.1
     assert Gradient(budget=3.0).follow([]) == [job(0, length=1)]
     method, records, length = Gradient(budget=HOUR), [], round(SHARE * HOUR)
@@ -78,7 +78,7 @@ def test_each_search_takes_a_small_fraction_of_the_budget() -> None:
         records[i] = done(i, job(i, length=length), elapsed=(i + 1) * (length + 20.0))
 
 
-def test_rounds_are_in_steps_without_time_budget() -> None:
+def test_rounds_without_a_clock_are_in_steps() -> None:
     method, records = Gradient(), []
     for i in range(3):
         assert method.follow(records) == [job(i, length=STEPS)]
@@ -87,8 +87,8 @@ def test_rounds_are_in_steps_without_time_budget() -> None:
 
 @pytest.mark.parametrize("trained", [5.0, 50.0, 200.0, 400.0, 3000.0])
 @pytest.mark.parametrize("budget", [60.0, 360.0, 1000.0, HOUR, 10 * HOUR])
-def test_each_search_leaves_time_for_its_training(budget: float, trained: float) -> None:
-    """The first search is an exception, because the time of a training is not known yet."""
+def test_every_search_leaves_time_for_its_training(budget: float, trained: float) -> None:
+    """But for the first one, before which nobody knows how long a training takes."""
     rounds = clocked(budget, trained)
     for _, _, end in rounds[1:]:
         assert end + trained <= budget + 0.5  # lengths are in whole seconds
@@ -99,7 +99,7 @@ def test_each_search_leaves_time_for_its_training(budget: float, trained: float)
     assert left <= usual / 4 + 0.5  # no other useful round would fit
 
 
-def test_last_round_is_shorter_or_absent() -> None:
+def test_no_round_begins_when_none_fits_into_the_budget() -> None:
     method, usual = Gradient(budget=1000.0), round(SHARE * 1000.0)
     fits = done(0, job(0, length=usual), elapsed=870.0, trained=100.0)
     assert method.follow([fits]) == [job(1, length=17)]  # 0.9 of 130 s, minus the training
@@ -122,14 +122,14 @@ def test_all_parts_of_a_front_come_before_the_next_round() -> None:
 
 
 @pytest.mark.parametrize("state", ["diverged", "infeasible"])
-def test_failed_round_has_no_other_parts(state: str) -> None:
+def test_a_failed_round_has_no_other_parts(state: str) -> None:
     failed = done(0, job(0, length=180), elapsed=200.0, state=state)
     (found,) = Gradient(budget=HOUR, parts=3).follow([failed])
     assert (found.notes["round"], found.notes["part"]) == (1, 0)
 
 
 @pytest.mark.parametrize("state", AGAIN)
-def test_failed_part_is_done_again(state: str) -> None:
+def test_a_failed_part_is_repeated(state: str) -> None:
     method = Gradient(parts=2)
     first, part = record(0, 0.5, job=job(0, length=STEPS)), job(0, 1, length=STEPS, start=0)
     lost = record(1, job=part, state=state)
@@ -147,8 +147,8 @@ def test_failed_part_is_done_again(state: str) -> None:
         pytest.param(None),
     ],
 )
-def test_repeated_round_does_not_lengthen_the_next(budget: float | None, state: str) -> None:
-    """`Study` queues the job again under its key; no other job starts in between."""
+def test_a_repeated_round_does_not_lengthen_the_next(budget: float | None, state: str) -> None:
+    """`Study` puts it up again under its key; nothing else begins meanwhile."""
     method = Gradient(budget=budget)
     (first,) = method.follow([])
     lost = record(0, job=first, state=state)
@@ -161,13 +161,13 @@ def test_repeated_round_does_not_lengthen_the_next(budget: float | None, state: 
 
 
 @pytest.mark.parametrize("parts", [2, 3])
-def test_trainings_of_other_parts_take_time_too(parts: int) -> None:
+def test_rounds_leave_time_for_the_trainings_of_all_parts(parts: int) -> None:
     for trained in (50.0, 100.0, 200.0):
         for _, _, end in clocked(1000.0, trained, parts)[1:]:
             assert end + trained <= 1000.5
 
 
-def test_diverged_search_gives_no_training_time() -> None:
+def test_a_diverged_search_does_not_shorten_the_expected_training_time() -> None:
     method = Gradient(budget=1000.0)
     good = done(0, job(0, length=50), elapsed=250.0, trained=200.0)
     bad = record(1, job=job(1, length=100), state="diverged", elapsed=350.0)
@@ -177,8 +177,8 @@ def test_diverged_search_gives_no_training_time() -> None:
             assert (records[-1].elapsed or 0) + found.notes["length"] + 200.0 <= 1000.0
 
 
-def test_continued_round_gives_no_training_time() -> None:
-    """The search was finished at the stop, so the second worker only trains."""
+def test_a_continued_round_does_not_shorten_the_expected_training_time() -> None:
+    """Its search was over when it was stopped: what is left for the second worker is to train."""
     first = done(0, job(0, length=120), elapsed=170.0, trained=50.0)
     lost = record(1, job=job(1, length=240), state="lost")
     again = record(2, 0.5, job=job(1, length=240, start=1), elapsed=500.0, seconds=50.0)
@@ -252,8 +252,8 @@ def kept(bench: Bench, trial: int = 0) -> Any:
     return checkpoint.load(bench.place(trial) / "search" / "checkpoint.pt", "search")["state"]
 
 
-def test_round_gives_a_trainable_genotype(bench: Bench, tasks: list[Any]) -> None:
-    """The search writes only to its folder."""
+def test_a_round_returns_a_genotype_that_can_be_trained(bench: Bench, tasks: list[Any]) -> None:
+    """And writes nothing outside its folder."""
     found = searched(bench, trial=3)
     assert found is not None and tasks[0].count == LENGTH == kept(bench, 3)["step"]
     files = [path for path in bench.folder.rglob("*") if path.is_file()]
@@ -269,8 +269,10 @@ def test_round_gives_a_trainable_genotype(bench: Bench, tasks: list[Any]) -> Non
     assert accuracy is not None and 0 <= accuracy <= 1
 
 
-def test_second_round_starts_from_the_first(bench: Bench, tasks: list[Any]) -> None:
-    """It takes logits, hyperparameters and supernet weights, but another seed."""
+def test_the_second_round_starts_from_what_the_first_learned(
+    bench: Bench, tasks: list[Any]
+) -> None:
+    """Its choices, its hyperparameters and the weights of its supernet; by another seed."""
     first = searched(bench)
     assert first is not None
     weights = kept(bench)["task"]["params"]
@@ -293,8 +295,8 @@ def test_second_round_starts_from_the_first(bench: Bench, tasks: list[Any]) -> N
     assert torch.equal(kept(bench)["task"]["params"][0], weights[0])  # as it was
 
 
-def test_best_earlier_round_counts(bench: Bench, tasks: list[Any]) -> None:
-    """Without a folder, or with a supernet of another width, no weights are taken."""
+def test_a_round_starts_from_the_best_earlier_genotype(bench: Bench, tasks: list[Any]) -> None:
+    """Without a folder, or from a supernet of another width, it gives no weights."""
     first = searched(bench)
     assert first is not None
     folder = bench.place(0) / "search"
@@ -309,8 +311,8 @@ def test_best_earlier_round_counts(bench: Bench, tasks: list[Any]) -> None:
         (bench.place(1) / "search" / "checkpoint.pt").unlink()
 
 
-def test_settings_without_gradient_change_round_by_round(bench: Bench, tasks: list[Any]) -> None:
-    """Each round changes one setting of the best earlier round; after the last, none."""
+def test_each_round_changes_one_setting_without_a_gradient(bench: Bench, tasks: list[Any]) -> None:
+    """One change a round, of the best before; when all are tried, none."""
     best = searched(bench)
     assert best is not None
     earlier = [(replace(best, recipe=replace(best.recipe, batch_size=24)), None)]
@@ -321,8 +323,8 @@ def test_settings_without_gradient_change_round_by_round(bench: Bench, tasks: li
         assert tasks[-1].options == replace(CONFIG, **expected, seed=CONFIG.seed + number)
 
 
-def test_new_optimizer_starts_a_new_learning_rate_search(bench: Bench, tasks: list[Any]) -> None:
-    """The weights are new, because trained weights allow only low learning rates."""
+def test_another_optimizer_finds_its_learning_rate_anew(bench: Bench, tasks: list[Any]) -> None:
+    """For new weights: from trained ones only low rates work."""
     first = searched(bench)
     assert first is not None
     number = 1 + CHANGES.index({"optimizer": "adamw"})
@@ -343,7 +345,7 @@ def test_new_optimizer_starts_a_new_learning_rate_search(bench: Bench, tasks: li
         pytest.param({"seed": 5}, id="seed"),
     ],
 )
-def test_weights_trained_on_validation_images_are_not_taken(
+def test_weights_trained_on_current_validation_images_are_not_reused(
     bench: Bench, tasks: list[Any], changes: dict[str, Any]
 ) -> None:
     first = searched(bench)
@@ -352,7 +354,7 @@ def test_weights_trained_on_validation_images_are_not_taken(
     assert tasks[1].warm.params is None
 
 
-def test_weights_of_another_space_are_not_taken(bench: Bench, tasks: list[Any]) -> None:
+def test_weights_of_another_space_are_not_reused(bench: Bench, tasks: list[Any]) -> None:
     longer = replace(CONFIG, cells=4)
     first = searched(bench, config=longer)
     assert first is not None
@@ -360,13 +362,13 @@ def test_weights_of_another_space_are_not_taken(bench: Bench, tasks: list[Any]) 
     assert tasks[1].warm.params is None
 
 
-def test_later_genotype_has_the_seed_of_the_data_splits(bench: Bench) -> None:
+def test_a_genotype_of_a_later_round_has_the_seed_that_split_the_data(bench: Bench) -> None:
     found = searched(bench, 1, job(1, length=LENGTH))
     assert found is not None
     assert found.seed == bench.seed
 
 
-def test_a_part_is_derived_from_the_same_search_under_half_the_cap(
+def test_a_part_is_derived_from_the_same_search_under_half_the_limit(
     bench: Bench, tasks: list[Any]
 ) -> None:
     """With a head start for the largest network, which both caps are too low for."""
@@ -393,7 +395,7 @@ class Cut(Budget):
         return step >= 3 or super().exhausted(step)
 
 
-def test_search_ended_by_the_deadline_continues(
+def test_a_search_stopped_by_the_deadline_continues_to_the_same_genotype(
     bench: Bench, tasks: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own or another trial's folder gives the genotype of an uninterrupted run."""
@@ -411,8 +413,8 @@ def test_search_ended_by_the_deadline_continues(
     assert [task.count for task in tasks] == [LENGTH, 0, 3, 3, LENGTH - 3, LENGTH - 3]
 
 
-def test_finished_search_is_not_repeated(bench: Bench, tasks: list[Any]) -> None:
-    """If the training was stopped, the genotype already exists."""
+def test_a_finished_search_is_not_repeated(bench: Bench, tasks: list[Any]) -> None:
+    """If its training was stopped: the genotype is there already."""
     whole = searched(bench, 0)
     assert whole is not None
     kept_there = replace(whole, search={**whole.search, "note": "there"})

@@ -1,4 +1,4 @@
-"""What `--estimator` means: plans by name, and what each step of a training learns."""
+"""Plans of `--estimator` by name, and the variables that each step of a training learns."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EVERY = {"loss": 4}
 
 
 def parts(estimator: Estimator) -> tuple[type, type, type]:
-    """Who learns architecture, loss and optimiser."""
+    """Return the estimator types of architecture, loss and optimizer."""
     if isinstance(estimator, PerKind):
         one, two, three = (getattr(estimator, kind) for kind in KINDS)
         return type(one), type(two), type(three)
@@ -59,19 +59,19 @@ def parts(estimator: Estimator) -> tuple[type, type, type]:
             (OneStep, ConjugateGradient, Online),
             False,
         ),
-        ("unrolled,one_step", (OneStep, OneStep, OneStep), False),  # the last word
+        ("unrolled,one_step", (OneStep, OneStep, OneStep), False),  # the last name counts
         ("optimizer=forward,one_step", (OneStep, OneStep, OneStep), False),
     ],
 )
-def test_a_text_is_a_plan(text: str, expected: tuple[type, ...], annealed: bool) -> None:
-    """A default, then kinds that differ; spaces do not matter."""
+def test_a_text_gives_its_plan(text: str, expected: tuple[type, ...], annealed: bool) -> None:
+    """A text is a default, then other estimators by kind; spaces do not matter."""
     found = plan(text)
     assert parts(found.estimator) == expected and found.annealed == annealed
     assert found.loss_carries == (expected[1] in (Forward, Online))
 
 
-def test_one_for_all_is_not_put_together() -> None:
-    """Equal parts are one estimator, which shares its passes by itself."""
+def test_equal_estimators_become_one_estimator() -> None:
+    """One estimator for all kinds shares its passes."""
     assert plan("architecture=unrolled,loss=unrolled,optimizer=unrolled") == plan("unrolled")
     assert plan(ESTIMATOR).estimator is CHOICES["one_step"]
 
@@ -79,16 +79,22 @@ def test_one_for_all_is_not_put_together() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("guess", r"'guess' is neither an estimator \(one_step, unrolled, .*annealed\) nor one"),
-        ("one_step,optimiser=forward", r"'optimiser=forward' .* \(architecture, loss, optimizer\)"),
-        ("optimizer=guess", "'optimizer=guess' .* such as optimizer=forward"),
+        (
+            "guess",
+            r"must be an estimator \(one_step, unrolled, .*annealed\) or .*, got 'guess'; for",
+        ),
+        (
+            "one_step,optimiser=forward",
+            r"\(architecture, loss, optimizer\), got 'optimiser=forward'",
+        ),
+        ("optimizer=guess", "'optimizer=guess'; for example optimizer=forward"),
         ("=forward", "'=forward'"),
         ("optimizer=", "'optimizer='"),
         ("one_step,", "''"),
         ("", "''"),
         ("One_Step", "'One_Step'"),
-        (ANNEALED, "annealed finds a learning rate; give architecture another"),
-        ("loss=annealed", "annealed finds a learning rate; give loss another"),
+        (ANNEALED, "got architecture=annealed; give architecture another estimator"),
+        ("loss=annealed", "must be for the optimizer only, got loss=annealed; give loss another"),
         ("neumann", "Neumann cannot differentiate the optimizer .* use OneStep, Unrolled or For"),
         ("optimizer=conjugate_gradient", "ConjugateGradient .* use OneStep, Unrolled or Forward"),
         ("online", "Online cannot differentiate the architecture .* use OneStep"),
@@ -97,16 +103,16 @@ def test_one_for_all_is_not_put_together() -> None:
         ("architecture=unrolled,optimizer=online", "Online carries .* windows of 1 step, got 25"),
     ],
 )
-def test_what_is_no_plan(text: str, said: str) -> None:
-    """One line that names the flag and the remedy."""
+def test_a_bad_plan_is_refused(text: str, said: str) -> None:
+    """The error is one line with the flag and the remedy."""
     with pytest.raises(UserError, match=said) as error:
         plan(text)
     assert str(error.value).startswith("--estimator") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_every_choice_can_be_planned(name: str) -> None:
-    """For each kind that it covers."""
+def test_every_estimator_can_be_planned(name: str) -> None:
+    """The estimator is accepted for each kind that it supports."""
     for i, kind in enumerate(KINDS):
         if kind in CHOICES[name].supports:
             assert parts(plan(f"{kind}={name}").estimator)[i] is type(CHOICES[name])
@@ -131,8 +137,8 @@ def test_every_choice_can_be_planned(name: str) -> None:
         ("forward,optimizer=annealed", False, {"architecture", "loss"}),
     ],
 )
-def test_what_a_step_learns(text: str, mixed: bool, kinds: set[Kind]) -> None:
-    """A pass of its own is rare for one step; a window has it for nothing; tangents never miss."""
+def test_the_variables_that_a_step_learns(text: str, mixed: bool, kinds: set[Kind]) -> None:
+    """Loss variables wait for `every` with one-step; windows and tangents learn them always."""
     specs = [
         HyperSpec(
             name, torch.tensor(0.5), Interval(0.0, 1.0), kind, every=4 if kind == "loss" else 1
@@ -149,7 +155,7 @@ def test_what_a_step_learns(text: str, mixed: bool, kinds: set[Kind]) -> None:
     ("text", "learned"), [(ESTIMATOR, [3, 7]), ("optimizer=forward", range(8))]
 )
 def test_plain_steps_lie_between_two_hypergradients(text: str, learned: Iterable[int]) -> None:
-    """Unless an estimator carries tangents, which must not miss a step."""
+    """An estimator that carries tangents has no plain steps, because tangents need every step."""
     spec = HyperSpec("magnitude.rotate", torch.tensor(0.5), Interval(0.0, 1.0), "loss")
     learner = HyperLearner(HyperParameters((spec,)), plan(text), LearningRateFinder(), pause=4)
     for step in range(8):

@@ -1,4 +1,4 @@
-"""The loop on a task that only counts: checkpoints, signals, non-finite losses."""
+"""The training loop with a counting task: checkpoints, signals, values that are not finite."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from darts_lite.training.budget import Budget
 
 
 class Counter:
-    """Its state is the number of its steps; at step `at` it does `what`."""
+    """Task whose state is its number of steps; it calls `what` at step `at`."""
 
     closing_steps = 0.0
 
@@ -52,7 +52,7 @@ def run(task: Counter, folder: Path, steps: int = 30, start: int = 0, every: flo
         return loop.run(task, Budget(steps=steps), recorder, store, start=loop.Start(start))
 
 
-def test_it_runs_its_budget_evaluates_and_saves(tmp_path: Path) -> None:
+def test_the_loop_spends_its_budget_evaluates_and_saves(tmp_path: Path) -> None:
     task = Counter()
     assert run(task, tmp_path) == 30
     assert task.count == 30
@@ -61,7 +61,7 @@ def test_it_runs_its_budget_evaluates_and_saves(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_the_run_resumes(tmp_path: Path, number: int) -> None:
+def test_a_signal_saves_a_checkpoint_and_the_run_resumes(tmp_path: Path, number: int) -> None:
     task = Counter(7, lambda _: os.kill(os.getpid(), number))
     with pytest.raises(Interrupted) as stop:
         run(task, tmp_path)
@@ -76,14 +76,14 @@ def test_a_signal_saves_and_the_run_resumes(tmp_path: Path, number: int) -> None
     assert again.count == 30
 
 
-def test_the_old_handlers_come_back(tmp_path: Path) -> None:
+def test_the_old_signal_handlers_are_restored(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     run(Counter(), tmp_path)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     tmp_path: Path, bad: float
 ) -> None:
     task = Counter(15, lambda t: setattr(t, "loss", bad))
@@ -95,13 +95,13 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
 
 def test_a_weight_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
     task = Counter(15, lambda t: setattr(t, "weight", float("nan")))
-    with pytest.raises(UserError, match="a weight is NaN"):
+    with pytest.raises(UserError, match="a weight must be finite"):
         run(task, tmp_path, every=0.0)
     assert checkpoint.load(tmp_path / "c.pt", "count")["state"]["task"]["count"] == 14
 
 
-def test_by_the_clock_a_resumed_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    """Interrupted late, resumed: the fraction never falls, and nothing runs twice."""
+def test_a_resumed_run_by_the_clock_continues_at_its_fraction(tmp_path: Path) -> None:
+    """The fraction never falls after an interrupt, and no step runs twice."""
     budget, fractions = Budget(seconds=loop.CLOSING + 1), []
 
     class Slow(Counter):
@@ -125,13 +125,13 @@ def test_by_the_clock_a_resumed_run_goes_on_where_it_was(tmp_path: Path) -> None
     assert rest.exhausted(again.count)
 
 
-def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not fit this run"):
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must fit this run"):
         loop.restore(Counter(), {"state": {"task": {}}}, tmp_path / "c.pt", Budget(steps=1))
 
 
-def test_a_slow_beginning_does_not_take_the_time_of_the_rest(tmp_path: Path) -> None:
-    """Steps that do more than a step's work (look-aheads) say nothing of the work at the end."""
+def test_slow_first_steps_do_not_raise_the_reserve(tmp_path: Path) -> None:
+    """Slow steps, such as look-aheads, must not count as the time per step of the closing work."""
 
     class Looking(Counter):
         closing_steps = 100.0
@@ -144,12 +144,14 @@ def test_a_slow_beginning_does_not_take_the_time_of_the_rest(tmp_path: Path) -> 
     task, store = Looking(), loop.Store(tmp_path / "c.pt", "count", {})
     with Recorder(tmp_path) as recorder:
         loop.run(task, budget, recorder, store)
-    assert budget.reserve < loop.CLOSING + 1.5  # by the mean of the first ten it would be 6 more
+    assert (
+        budget.reserve < loop.CLOSING + 1.5
+    )  # with the mean of the first ten steps it would be 6 s more
     assert task.count > 20
 
 
-def test_a_first_step_that_takes_long_does_not_end_the_run(tmp_path: Path) -> None:
-    """Even when it is time for a checkpoint, with which the time left is estimated."""
+def test_a_slow_first_step_does_not_end_the_run(tmp_path: Path) -> None:
+    """The reserve is estimated at each checkpoint, and the first checkpoint is after one step."""
 
     class Slow(Counter):
         closing_steps = 100.0
@@ -165,8 +167,8 @@ def test_a_first_step_that_takes_long_does_not_end_the_run(tmp_path: Path) -> No
     assert task.count > 20
 
 
-def test_a_run_pauses_and_goes_on_with_the_fraction_of_the_whole(tmp_path: Path) -> None:
-    """`until` and `deadline` end a run early; schedules do not notice."""
+def test_a_paused_run_continues_with_the_fraction_of_the_whole_budget(tmp_path: Path) -> None:
+    """`until` and `deadline` end a run early and do not change its schedules."""
     fractions = []
 
     class Watching(Counter):
@@ -186,8 +188,8 @@ def test_a_run_pauses_and_goes_on_with_the_fraction_of_the_whole(tmp_path: Path)
     assert task.evaluations == 0
 
 
-def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
-    """As Ctrl-C in a worker, whose launcher passes it on as another signal."""
+def test_the_loop_keeps_ignoring_an_ignored_signal(tmp_path: Path) -> None:
+    """A worker ignores Ctrl-C, because its launcher passes it on as another signal."""
     old = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         task = Counter(7, lambda _: os.kill(os.getpid(), signal.SIGINT))

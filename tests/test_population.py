@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_tune_methods import AGAIN, Play, record
+from records import AGAIN, Play, record
 
 from darts_lite.architecture.cost import network_cost
 from darts_lite.architecture.genotype import Genotype
@@ -116,7 +116,7 @@ def decisions(play: Play) -> list[tuple[Job, Record, Record, bool]]:
 
 
 @pytest.mark.parametrize("method", [PBT, PBA, replace(PBT, size=2), replace(PBT, size=3)])
-def test_one_worker_trains_every_generation_of_every_member(method: Population) -> None:
+def test_one_worker_trains_every_member_through_every_generation(method: Population) -> None:
     play = played(method)
     for member in range(method.size):
         mine = own(play, member)
@@ -154,8 +154,10 @@ def test_several_workers_train_no_generation_twice(
 
 @pytest.mark.parametrize("workers", [1, 5])
 @pytest.mark.parametrize("method", [PBT, PBA])
-def test_worst_quarter_continues_from_best_quarter(method: Population, workers: int) -> None:
-    """Other members keep their weights and, in population based training, their values."""
+def test_a_member_of_the_worst_quarter_starts_from_one_of_the_best(
+    method: Population, workers: int
+) -> None:
+    """The others from their own weights and, in population based training, with their values."""
     count: Counter[bool] = Counter()
     for seed in range(5):
         for job, last, source, replaced in decisions(played(method, workers, seed, trouble=0.1)):
@@ -194,7 +196,7 @@ def next_of(member: int, records: list[Record], method: Population = PBT) -> Job
 EIGHT = [0.5, 0.9, 0.4, 0.8, 0.2, 0.6, 0.3, 0.7]  # 4 and 6 are worst, 1 and 3 are best
 
 
-def test_quarter_of_eight_members_is_two() -> None:
+def test_two_of_eight_members_are_replaced_by_either_of_the_best_two() -> None:
     starts: Counter[int | None] = Counter()
     for seed in range(200):
         for job in replace(PBT, seed=seed).follow(finished(EIGHT)):
@@ -207,15 +209,15 @@ def test_quarter_of_eight_members_is_two() -> None:
     assert all(150 < count < 250 for count in starts.values())
 
 
-def test_diverged_member_is_replaced() -> None:
+def test_a_diverged_member_is_replaced() -> None:
     records = finished(EIGHT)
     records[1] = replace(records[1], state="diverged", accuracy=0.0, measurements=())
     assert next_of(1, records).start in (3, 7)
     assert next_of(6, records).start == 6  # not one of the two worst any more
 
 
-def test_replacement_by_a_later_generation_skips_generations() -> None:
-    """The job keeps its own key, so that it is not done twice."""
+def test_a_member_replaced_by_a_longer_trained_one_continues_from_there() -> None:
+    """Under its own key, so that it is not done twice."""
     records = finished([0.5, 0.1, 0.9, 0.6], at={2: 3})
     job = next_of(1, records)
     assert (job.start, job.fidelities) == (2, (4 / 5,))
@@ -229,8 +231,8 @@ def test_replacement_by_a_later_generation_skips_generations() -> None:
 
 
 @pytest.mark.parametrize("state", AGAIN)
-def test_failed_generation_is_done_again(state: str) -> None:
-    """A configuration above the parameter limit is drawn again."""
+def test_a_failed_generation_is_repeated(state: str) -> None:
+    """A configuration above the cap is drawn anew."""
     begun = PBT.follow([])
     assert [(j.values, j.start, j.fidelities) for j in begun] == [(None, None, (1 / 5,))] * 8
     records = [record(i, job=j, state="running") for i, j in enumerate(begun)]
@@ -243,7 +245,7 @@ def test_failed_generation_is_done_again(state: str) -> None:
     assert later in PBT.follow([*finished(EIGHT), record(8, job=later, state=state)])
 
 
-def test_next_population_starts_when_all_members_are_complete() -> None:
+def test_the_next_population_begins_when_all_members_are_fully_trained() -> None:
     last = dict.fromkeys(range(8), 5)
     for member in range(8):
         jobs = PBT.follow(finished(EIGHT, at={**last, member: 4}))
@@ -261,8 +263,8 @@ def test_next_population_starts_when_all_members_are_complete() -> None:
     assert (job.start, job.values) == (8, {"sgd.lr": 0.1})
 
 
-def test_other_records_are_no_members() -> None:
-    """Imported results of an earlier study are no members."""
+def test_records_of_other_methods_are_no_members() -> None:
+    """Such as what an earlier study has measured."""
     assert PBT.first([]) is None
     assert PBT.follow([record(0, 0.9)]) == PBT.follow([])
 
@@ -294,8 +296,8 @@ def test_explorable_values() -> None:
     }  # fmt: skip
 
 
-def test_explored_values_stay_in_range_and_others_unchanged() -> None:
-    """They are valid configurations: no value would be clipped."""
+def test_explored_values_stay_in_range_and_other_values_unchanged() -> None:
+    """They are configurations as they stand: nothing of them would be clipped."""
     explored = 0
     for seed in range(4):
         for job, _, source, replaced in decisions(played(PBT, 4, seed)):
@@ -312,8 +314,8 @@ def test_explored_values_stay_in_range_and_others_unchanged() -> None:
     assert explored > 50
 
 
-def test_pbt_factors_and_resampling_probability() -> None:
-    """Ranges with a logarithmic scale are sampled logarithmically."""
+def test_pbt_multiplies_values_or_draws_one_in_four_anew() -> None:
+    """In the logarithm, where the range is one of the logarithm."""
     rates, drawn, sizes = Counter[float](), [], []
     for seed in range(400):
         values = next_of(4, finished(EIGHT), replace(PBT, seed=seed)).values
@@ -332,7 +334,7 @@ def test_pbt_factors_and_resampling_probability() -> None:
     assert 65 < len(fresh) < 135 and 0.35 < sum(m < 15 for m in fresh) / len(fresh) < 0.65
 
 
-def test_value_at_the_end_of_its_range_stays() -> None:
+def test_a_value_at_the_end_of_its_range_stays_there() -> None:
     values: Values = {"sgd.lr": 1.0, "adamw.weight_decay": 1e-4, "probability.rotate": 0.02}
     records = [replace(r, values=values) for r in finished(EIGHT)]
     for seed in range(30):
@@ -343,8 +345,8 @@ def test_value_at_the_end_of_its_range_stays() -> None:
             assert isinstance(value, float) and low <= value <= high
 
 
-def test_pba_steps_and_resampling_probability() -> None:
-    """Values start at zero and move by up to 0.3 per generation and member."""
+def test_pba_moves_values_in_tenths_or_draws_them_anew() -> None:
+    """From zero on, up to three of them, at every generation of every member."""
     steps: Counter[int] = Counter()
     for seed in range(4):
         for job, _, source, _ in decisions(played(PBA, 2, seed)):
@@ -407,26 +409,26 @@ def close(found: Schedule, expected: Schedule) -> None:
     assert [f for f, _ in found] == sorted(f for f, _ in found)
 
 
-def test_schedule_of_a_chain_with_a_replacement() -> None:
+def test_the_lineage_of_a_replaced_member() -> None:
     found = lineage(CHAIN[5], RECORDS)
     assert found.keys() == CHAIN[5].learned.keys()
     for name, expected in SCHEDULES.items():
         close(found[name], expected)
 
 
-def test_schedule_of_unreplaced_and_unfinished_members() -> None:
+def test_the_lineage_of_members_that_were_never_replaced() -> None:
     close(lineage(CHAIN[0], RECORDS)[RATE], ((0, 0.1), (1 / 4, 0.1)))
     close(lineage(CHAIN[6], RECORDS)[RATE], ((0, 0.1), (1 / 4, 0.1), (1 / 4, 0.9), (1, 0.9)))
 
 
-def test_schedule_has_only_values_of_a_training() -> None:
-    """A member that takes over fully trained weights has nothing left to train."""
+def test_a_lineage_omits_values_that_trained_no_weights() -> None:
+    """Who takes over what is trained in full already has nothing left to train."""
     jump = member(7, 5, 4, rate=0.7, rotate=0.7)
     assert lineage(jump, RECORDS | {7: jump}) == lineage(CHAIN[5], RECORDS)
 
 
-def test_unknown_start_ends_the_chain() -> None:
-    """The start may be of an earlier study, on another machine."""
+def test_a_lineage_omits_an_unknown_start() -> None:
+    """As on another machine, of an earlier study."""
     stray = member(8, 99, 2, rate=0.3, rotate=0.3)
     close(lineage(stray, RECORDS)[RATE], ((0, 0.3), (1 / 2, 0.3)))
 
@@ -445,7 +447,7 @@ def genotype(digits: tuple[Dataset, Splits]) -> Genotype:
     )
 
 
-def test_training_follows_the_lineage(
+def test_a_training_follows_the_schedules_of_a_lineage(
     digits: tuple[Dataset, Splits], genotype: Genotype, tmp_path: Path
 ) -> None:
     """In each generation, values and augmented pixels equal the values of the generation."""

@@ -150,7 +150,7 @@ def test_a_training_takes_the_steps_of_torch(digits: tuple[Dataset, Splits], nam
     for i in range(4):
         for group in optimizer.param_groups:
             group["lr"] = RATE * cosine(0.1 + i / 40)
-        x, y, _ = twin._batch()
+        x, y, _ = twin.batch()
         logits = twin.network(tuple(params), x)
         optimizer.zero_grad()
         F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing).backward()

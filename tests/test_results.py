@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_tune_methods import AGAIN, FOR_GOOD, NINTH, THIRD, record
+from records import AGAIN, FOR_GOOD, NINTH, THIRD, record
 
 from darts_lite.architecture.genotype import Genotype, Source
 from darts_lite.architecture.presets import blocks
@@ -54,7 +54,7 @@ def sized(
         ([sized(0, 0.9, 101)], None),
     ],
 )
-def test_best_has_highest_fidelity_then_accuracy_within_limit(
+def test_the_best_is_the_most_accurate_of_the_longest_trained_within_the_limit(
     records: list[Record], found: int | None
 ) -> None:
     for some in (records, records[::-1]):
@@ -62,7 +62,7 @@ def test_best_has_highest_fidelity_then_accuracy_within_limit(
         assert (None if chosen is None else chosen.trial) == found
 
 
-def test_front_has_only_complete_trials_within_limit() -> None:
+def test_the_front_has_fully_trained_networks_within_the_limit() -> None:
     records = [
         sized(0, 0.9, 101),
         sized(1, 0.8, 100),
@@ -120,8 +120,8 @@ def test_report_reads_every_trial(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("*.tmp")] == []
 
 
-def test_report_knows_every_state(tmp_path: Path) -> None:
-    """Waiting trials are not listed; the file is replaced each time."""
+def test_the_report_knows_every_state(tmp_path: Path) -> None:
+    """What waits has not begun; the file is written anew each time."""
     (tmp_path / "study.json").write_text(json.dumps(STUDY))
     write_trials(tmp_path / "trials.jsonl", [record(9, 0.5)])
     states = [*FOR_GOOD, *AGAIN]
@@ -179,8 +179,8 @@ def trained(bench: Bench, found: Genotype) -> TrainTask:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_best_configuration_is_for_derive(bench: Bench, policy: str) -> None:
-    """The augmentation is written for `--augment`, and nothing else."""
+def test_derive_and_augment_read_the_best_configuration(bench: Bench, policy: str) -> None:
+    """And its augmentation for `--augment`; nothing else is written."""
     known = genotype(bench, policy)
     assert write_best(bench, [record(0, 0.5)], record(0, 0.5), known) == known
     assert load_genotype(bench.folder / "g.json", None) == known
@@ -214,8 +214,8 @@ def members(learned: list[Mapping[str, float]]) -> list[Record]:
     ]
 
 
-def test_population_result_has_the_schedule_of_its_training(bench: Bench) -> None:
-    """The schedule starts without augmentation."""
+def test_the_best_member_of_a_population_keeps_the_schedule_it_followed(bench: Bench) -> None:
+    """From no augmentation at all to some."""
     known = genotype(bench, "learned")
     names = [n for n in known.recipe.schedules if n not in ("lr", "weight_decay")]
     own = {"lr": 0.05, "weight_decay": 1e-3}
@@ -233,7 +233,7 @@ def test_population_result_has_the_schedule_of_its_training(bench: Bench) -> Non
     assert trained(bench, found).values(0.5) == steps[1]
 
 
-def test_population_result_with_randaugment(bench: Bench) -> None:
+def test_the_best_member_keeps_the_schedule_of_randaugment(bench: Bench) -> None:
     known = genotype(bench, "randaugment")
     own = {"lr": 0.05, "weight_decay": 1e-3}
     records = members([own | {"magnitude.all": size} for size in (0.2, 0.8)])
@@ -241,7 +241,7 @@ def test_population_result_with_randaugment(bench: Bench) -> None:
     task, largest = trained(bench, found), []
     for fraction in (0.2, 0.9):
         task.fraction = fraction
-        choices = task._batch().choices
+        choices = task.batch().choices
         assert choices is not None
         values = {n: torch.tensor(v) for n, v in task.values(fraction).items()}
         units, reach = choices.policy.units, task.augment.policy.reach(values)

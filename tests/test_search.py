@@ -47,7 +47,7 @@ def bits(search: SearchTask) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("changes", [{"space": "cells"}, {}, {"optimizer": "adamw"}], ids=str)
-def test_it_resumes_to_the_same_bytes_from_any_step(
+def test_a_resumed_search_is_bit_identical_from_any_step(
     digits: tuple[Dataset, Splits], tmp_path: Path, changes: dict[str, str]
 ) -> None:
     whole = task(digits, **changes)
@@ -63,10 +63,10 @@ def test_it_resumes_to_the_same_bytes_from_any_step(
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_what_derives_from_a_search_is_trained_with_its_optimiser(
+def test_final_training_uses_the_optimizer_of_the_search(
     digits: tuple[Dataset, Splits], name: str
 ) -> None:
-    """From where is usual with it; AdamW's first step moves every weight by the learning rate."""
+    """The search starts at the usual values; the first AdamW step is the lr for most weights."""
     search = task(digits, optimizer=name, estimator="one_step")
     usual, before = OPTIMIZERS[name], search.inner.params
     values = {n: float(v) for n, v in search.hyper.variables.values().items() if n in usual.start}
@@ -82,10 +82,10 @@ def test_what_derives_from_a_search_is_trained_with_its_optimiser(
     assert trained.schedules["lr"][-1][1] == pytest.approx(usual.start["lr"], rel=1e-4)
 
 
-def test_it_resumes_with_what_an_estimator_carries(
+def test_a_resumed_search_restores_the_tangents_of_an_estimator(
     digits: tuple[Dataset, Splits], tmp_path: Path
 ) -> None:
-    """Amid the joint phase, when there are tangents."""
+    """The search stops in the joint phase, where the estimator carries tangents."""
     estimator = "one_step,optimizer=forward"
     whole, again = (task(digits, estimator=estimator) for _ in range(2))
     advance(whole, 5, 7, 20)
@@ -97,7 +97,7 @@ def test_it_resumes_with_what_an_estimator_carries(
     assert bits(again) == bits(whole)
 
 
-def test_global_randomness_and_looking_change_nothing(
+def test_global_random_state_and_evaluation_do_not_change_a_search(
     digits: tuple[Dataset, Splits], tmp_path: Path
 ) -> None:
     plain, watched = task(digits), task(digits)
@@ -112,10 +112,10 @@ def test_global_randomness_and_looking_change_nothing(
     assert bits(plain) == bits(watched)
 
 
-def test_warm_up_moves_the_weights_only_and_then_everything_moves(
+def test_warm_up_trains_only_weights_and_the_joint_phase_trains_all_variables(
     digits: tuple[Dataset, Splits],
 ) -> None:
-    """With one estimator for all kinds; what seldom acts moves if it was drawn."""
+    """One estimator learns all kinds; variables of a rare operation change only if it is drawn."""
     search = task(digits, estimator="one_step")
     before, weights = bits(search), search.inner.params[0].clone()
     last = int(WARM_UP * 40)
@@ -135,10 +135,10 @@ def test_warm_up_moves_the_weights_only_and_then_everything_moves(
     assert any(n.startswith("probability.") for n in moved)
 
 
-def test_by_default_the_rate_is_found_in_the_warm_up_and_the_decay_stays(
+def test_by_default_the_lr_is_found_in_the_warm_up_and_the_decay_is_constant(
     digits: tuple[Dataset, Splits],
 ) -> None:
-    """Looks come early, or never; they move nothing but the rate."""
+    """Look-aheads happen in the warm-up only; they change only the learning rate."""
     search = task(digits)
     before, last = bits(search), int(WARM_UP * 20)
     advance(search, 0, last, 20)
@@ -151,16 +151,16 @@ def test_by_default_the_rate_is_found_in_the_warm_up_and_the_decay_stays(
     moved = {n for n in search.hyper.variables.raw if after[n] != during[n]}
     rates = {n for n in search.hyper.variables.raw if n.startswith("probability.")}
     assert set(search.hyper.variables.raw) - moved - rates == {"lr", "weight_decay"}
-    assert moved & rates  # of the coins that were turned
+    assert moved & rates  # probabilities whose coins were turned
     assert search.hyper.finder.done == looks
 
 
 @pytest.mark.filterwarnings("ignore:ConjugateGradient", "ignore:Neumann")
 @pytest.mark.parametrize("name", CHOICES)
 def test_every_estimator_learns_an_architecture(digits: tuple[Dataset, Splits], name: str) -> None:
-    """Or is refused with the remedy; a hypergradient that is not a number is skipped, not applied.
+    """An estimator without support gives an error; a NaN hypergradient is skipped.
 
-    (In an untrained supernet the loss curves down, and implicit estimators say so.)
+    In an untrained supernet the loss has negative curvature; implicit estimators warn of it.
     """
     text = f"architecture={name},loss={name},optimizer=annealed"
     if "architecture" not in CHOICES[name].supports:
@@ -169,7 +169,7 @@ def test_every_estimator_learns_an_architecture(digits: tuple[Dataset, Splits], 
         return
     search = task(digits, estimator=text, batch_size=8)
     before, weights = bits(search), search.inner.params[0].clone()
-    search.hyper.steps = 6  # the third of three steps is one that learns the magnitudes
+    search.hyper.steps = 6  # the third of three steps learns the magnitudes
     first = int(WARM_UP * 40)
     advance(search, first, first + 3)
     after = bits(search)
@@ -177,7 +177,7 @@ def test_every_estimator_learns_an_architecture(digits: tuple[Dataset, Splits], 
     assert {n for n in search.hyper.variables.raw if n.startswith("alpha.")} <= moved
     often = {n for n, start in search.augment.starts.items() if start == OFTEN}
     assert {n.replace("probability", "magnitude") for n in often} <= moved
-    assert any(n.startswith("probability.") for n in moved)  # of the coins that were turned
+    assert any(n.startswith("probability.") for n in moved)  # probabilities whose coins were turned
     assert "weight_decay" not in moved
     assert not torch.equal(search.inner.params[0], weights)
     assert all(v.isfinite().all() for v in search.hyper.variables.raw.values())
@@ -187,7 +187,7 @@ def test_every_estimator_learns_an_architecture(digits: tuple[Dataset, Splits], 
     "estimator",
     ["one_step", "unrolled", "one_step,optimizer=annealed", "one_step,optimizer=forward"],
 )
-def test_it_learns_and_says_what_it_learned(
+def test_a_search_learns_and_its_genotype_has_the_learned_schedules(
     digits: tuple[Dataset, Splits], tmp_path: Path, estimator: str
 ) -> None:
     search = task(digits, estimator=estimator)
@@ -221,7 +221,7 @@ def test_the_target_pulls_the_expected_parameters_down(digits: tuple[Dataset, Sp
     assert parameters[1] < parameters[0]
 
 
-def test_collapse_is_warned_of(
+def test_a_collapse_to_skip_gives_one_warning(
     digits: tuple[Dataset, Splits], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     search = task(digits)
@@ -235,7 +235,7 @@ def test_collapse_is_warned_of(
     assert capsys.readouterr().err.count("skip holds 3 of 3 edges") == 1
 
 
-def test_the_schedule_warms_up_and_falls_to_zero() -> None:
+def test_the_cosine_schedule_warms_up_and_falls_to_zero() -> None:
     values = [cosine(i / 200) for i in range(201)]
     peak = values.index(max(values))
     assert values[: peak + 1] == sorted(values[: peak + 1])
@@ -258,12 +258,17 @@ def test_the_default_width_is_the_widest_that_fits_on_average() -> None:
     assert average(width) <= 100_000 < average(width + 2)
 
 
-def test_a_loss_of_nan_stops_with_advice(digits: tuple[Dataset, Splits], tmp_path: Path) -> None:
+def test_a_nan_loss_stops_the_search_with_a_remedy(
+    digits: tuple[Dataset, Splits], tmp_path: Path
+) -> None:
     from darts_lite.training.budget import Budget
 
     search = task(digits)
     search.inner.params[0].fill_(float("nan"))
     store = loop.Store(tmp_path / "c.pt", "search", {})
-    with Recorder(tmp_path) as recorder, pytest.raises(UserError, match="loss/train is NaN"):
+    with (
+        Recorder(tmp_path) as recorder,
+        pytest.raises(UserError, match="loss/train must be finite"),
+    ):
         loop.run(search, Budget(steps=20), recorder, store)
     assert not (tmp_path / "c.pt").exists()

@@ -1,4 +1,4 @@
-"""Discretisation: the most probable architecture under a hard cap, exactly."""
+"""Selection of the most probable architecture within a parameter limit; random genotypes."""
 
 import itertools
 import math
@@ -28,8 +28,8 @@ def random_weights(space: SearchSpace, seed: int) -> Weights:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("cap", [None, 3000, 2000, 1200])
-def test_it_is_the_best_of_all_by_enumeration(seed: int, cap: int | None) -> None:
+@pytest.mark.parametrize("limit", [None, 3000, 2000, 1200])
+def test_selection_is_the_best_of_all_by_enumeration(seed: int, limit: int | None) -> None:
     space = blocks(6, 3)
     weights, costs = random_weights(space, seed), CostTable(space, IMAGE, CLASSES)
     best = (-math.inf, ())
@@ -39,16 +39,18 @@ def test_it_is_the_best_of_all_by_enumeration(seed: int, cap: int | None) -> Non
             costs.costs[c.name][0][i].parameters for c, i in zip(space.cells, choice)
         )
         score = sum(s[i] for s, i in zip(scores, choice))
-        if (cap is None or parameters <= cap) and score > best[0]:
+        if (limit is None or parameters <= limit) and score > best[0]:
             best = (score, choice)
-    found = knapsack(space, weights, costs, cap)
+    found = knapsack(space, weights, costs, limit)
     options = space.cells[0].edges[0].options
     assert [c.edges[0].operations[0] for c in found.cells] == [options[i] for i in best[1]]
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("preset", [cells, blocks])
-def test_without_a_cap_it_is_the_argmax_of_each_decision(preset: object, seed: int) -> None:
+def test_without_a_limit_selection_is_the_argmax_of_each_decision(
+    preset: object, seed: int
+) -> None:
     space = preset(4, 5)  # type: ignore[operator]
     weights = random_weights(space, seed)
     found = knapsack(space, weights, CostTable(space, IMAGE, CLASSES))
@@ -68,7 +70,7 @@ def test_without_a_cap_it_is_the_argmax_of_each_decision(preset: object, seed: i
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("preset", [cells, blocks])
-def test_the_cap_holds_for_the_built_network(preset: object, seed: int) -> None:
+def test_the_built_network_is_within_the_limit(preset: object, seed: int) -> None:
     space = preset(8, 7)  # type: ignore[operator]
     weights, costs = random_weights(space, seed), CostTable(space, IMAGE, CLASSES)
     free = network_cost(knapsack(space, weights, costs), IMAGE, CLASSES).parameters
@@ -78,17 +80,17 @@ def test_the_cap_holds_for_the_built_network(preset: object, seed: int) -> None:
         assert network_cost(found, IMAGE, CLASSES).parameters <= share * free
 
 
-def test_an_impossible_cap_names_the_smallest_network() -> None:
+def test_the_error_of_an_impossible_limit_reports_the_smallest_network() -> None:
     space = cells(8)
     weights, costs = random_weights(space, 0), CostTable(space, IMAGE, CLASSES)
-    with pytest.raises(UserError, match="smallest possible at 8 channels has") as error:
+    with pytest.raises(UserError, match="smallest possible network at 8 channels, got") as error:
         knapsack(space, weights, costs, 10)
-    smallest = int(str(error.value).split(" has ")[1].split(";")[0])
+    smallest = int(str(error.value).split("at least ")[1].split(",")[0])
     found = knapsack(space, weights, costs, smallest)
     assert network_cost(found, IMAGE, CLASSES).parameters == smallest
 
 
-def test_random_genotypes_are_members_of_the_space_and_differ() -> None:
+def test_random_networks_are_members_of_the_space_and_differ() -> None:
     generator = torch.Generator().manual_seed(0)
     space = cells(4)
     drawn = [uniform_random(space, generator) for _ in range(20)]
@@ -97,8 +99,8 @@ def test_random_genotypes_are_members_of_the_space_and_differ() -> None:
     assert replace(drawn[0], cells=space.cells) == space
 
 
-def test_an_operation_does_not_lose_for_offering_more_sizes() -> None:
-    """inverted_residual leads by operation; its six options share its probability."""
+def test_more_sizes_do_not_lower_the_score_of_an_operation() -> None:
+    """inverted_residual has the highest probability, shared by its six options."""
     space = blocks(8, 3)
     logits = {n: torch.zeros(s) for n, s in logit_shapes(space).items()}
     for cell in space.cells:
@@ -114,7 +116,7 @@ def test_an_operation_does_not_lose_for_offering_more_sizes() -> None:
 
 
 def genotype(space: SearchSpace) -> Genotype:
-    """Of a discrete space, as a search would write it."""
+    """Return the genotype of a discrete space, as a search writes it."""
     cost = network_cost(space, IMAGE, CLASSES)
     return Genotype(
         space=space,
@@ -132,8 +134,8 @@ def member(space: SearchSpace, seed: int = 99) -> Genotype:
 
 
 @pytest.mark.parametrize("space", [cells(4, 3), blocks(8, 5, 2)], ids=lambda s: s.preset)
-def test_random_genotypes_are_what_rejection_finds(space: SearchSpace) -> None:
-    """The slow and obvious way: draw, build the network, count it, and try again."""
+def test_random_genotypes_equal_rejection_sampling(space: SearchSpace) -> None:
+    """The slow reference draws a network, builds it, counts it, and repeats."""
     like = member(space)
     found = random_genotypes(like, 3)
     for seed, random in enumerate(found):
@@ -149,40 +151,40 @@ def test_random_genotypes_are_what_rejection_finds(space: SearchSpace) -> None:
     assert random_genotypes(like, 2) == found[:2]
 
 
-def class_of(like: Genotype, whole: SearchSpace, cap: int | None = None) -> set[SearchSpace]:
-    """Every other member of a chain of blocks within a tenth of the parameters, by enumeration."""
+def size_class(like: Genotype, whole: SearchSpace, limit: int | None = None) -> set[SearchSpace]:
+    """Return all other members of a chain of blocks within a tenth of the parameters."""
     costs, found = CostTable(whole, IMAGE, CLASSES), set()
     edges = [cell.edges[0] for cell in whole.cells]
     sizes = [[cost.parameters for cost in costs.costs[cell.name][0]] for cell in whole.cells]
     made = [[replace(edge, operations=(o,)) for o in edge.options] for edge in edges]
     for choice in itertools.product(*(range(len(row)) for row in made)):
         size = costs.constant.parameters + sum(row[i] for row, i in zip(sizes, choice))
-        if abs(size - like.parameters) <= like.parameters / 10 and (cap is None or size <= cap):
+        if abs(size - like.parameters) <= like.parameters / 10 and (limit is None or size <= limit):
             chosen = zip(whole.cells, made, choice)
             cells = tuple(replace(cell, edges=(row[i],)) for cell, row, i in chosen)
             found.add(replace(whole, cells=cells))
     return found - {like.space}
 
 
-@pytest.mark.parametrize("capped", [False, True])
-def test_random_genotypes_are_distinct_and_reach_the_whole_class(capped: bool) -> None:
-    draws = 3000  # of 169 members
+@pytest.mark.parametrize("limited", [False, True])
+def test_random_genotypes_are_distinct_and_cover_the_size_class(limited: bool) -> None:
+    draws = 3000  # the space has 169 members
     space = blocks(6, 2)
     like = member(space)
-    cap = like.parameters if capped else None
-    others = class_of(like, space, cap)
+    limit = like.parameters if limited else None
+    others = size_class(like, space, limit)
     assert 5 < len(others) < 100
-    found = random_genotypes(like, len(others), cap, draws)
+    found = random_genotypes(like, len(others), limit, draws)
     assert {genotype.space for genotype in found} == others
     with pytest.raises(UserError, match=f"use --random {len(others)}$"):
-        random_genotypes(like, len(others) + 1, cap, draws)
+        random_genotypes(like, len(others) + 1, limit, draws)
 
 
-def test_random_genotypes_prefer_no_part_of_the_class() -> None:
-    """Of 150 genotypes each trait is as frequent as in the class, within four deviations."""
+def test_random_genotypes_are_uniform_in_the_size_class() -> None:
+    """Each trait of 150 genotypes is as frequent as in the class, within four deviations."""
     space = blocks(4, 3)
-    like = next(g for seed in range(99) if len(class_of(g := member(space, seed), space)) > 300)
-    others = class_of(like, space)
+    like = next(g for seed in range(99) if len(size_class(g := member(space, seed), space)) > 300)
+    others = size_class(like, space)
     found = {genotype.space for genotype in random_genotypes(like, 150)}
     for block, trait in itertools.product(range(3), ("k5", "conv", "bottleneck", "e6", "skip")):
         drawn, known = (
@@ -194,8 +196,8 @@ def test_random_genotypes_prefer_no_part_of_the_class() -> None:
         assert sum(drawn) / len(drawn) == pytest.approx(share, abs=four), (block, trait)
 
 
-def test_where_no_other_is_alike_there_is_a_remedy() -> None:
-    """The smallest network of a large space: one draw in a hundred thousand."""
+def test_an_empty_size_class_gives_an_error_with_a_remedy() -> None:
+    """The smallest network of a large space is one draw in a hundred thousand."""
     space = cells(8)
     costs = CostTable(space, IMAGE, CLASSES)
     smallest = knapsack(space, random_weights(space, 0), costs, 12_698)
@@ -206,5 +208,5 @@ def test_where_no_other_is_alike_there_is_a_remedy() -> None:
 def test_a_space_that_is_no_preset_has_no_random_genotypes() -> None:
     like = member(blocks(4, 3))
     for odd in (replace(like.space, preset="own"), replace(like.space, preset="cells")):
-        with pytest.raises(UserError, match="none of cells, blocks"):
+        with pytest.raises(UserError, match="must be one of cells, blocks, got"):
             random_genotypes(replace(like, space=odd), 1)

@@ -1,4 +1,4 @@
-"""Training a genotype: schedules, selection, exact resuming, and that it learns; also online."""
+"""Final training: schedules, selection of weights, exact resuming, accuracy, online learning."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -45,13 +45,13 @@ def genotype(digits: tuple[Dataset, Splits]) -> Genotype:
     )
 
 
-def test_interpolation() -> None:
+def test_interpolation_of_a_schedule() -> None:
     schedule = ((0.2, 1.0), (0.4, 3.0), (0.4, 5.0), (0.8, 5.0))
     values = [interpolate(schedule, f) for f in (0.0, 0.2, 0.3, 0.4, 0.6, 1.0)]
     assert values == pytest.approx([1.0, 1.0, 2.0, 5.0, 5.0, 5.0])
 
 
-def test_it_uses_the_learned_schedules_or_the_defaults(
+def test_training_uses_the_learned_schedules_or_the_defaults(
     digits: tuple[Dataset, Splits], genotype: Genotype
 ) -> None:
     task = TrainTask(DeriveOptions(), genotype, *digits, CPU)
@@ -64,9 +64,7 @@ def test_it_uses_the_learned_schedules_or_the_defaults(
     assert task.values(0.5) == {name: s[0][1] for name, s in DEFAULTS.items()}
 
 
-def test_a_schedule_nobody_knows_is_refused(
-    digits: tuple[Dataset, Splits], genotype: Genotype
-) -> None:
+def test_an_unknown_schedule_is_refused(digits: tuple[Dataset, Splits], genotype: Genotype) -> None:
     odd = replace(genotype, recipe=Recipe(schedules={"lr": ((0.0, 0.1),), "magic": ((0.0, 1.0),)}))
     with pytest.raises(UserError, match=r"weight_decay.*magic"):
         TrainTask(DeriveOptions(), odd, *digits, CPU)
@@ -75,11 +73,11 @@ def test_a_schedule_nobody_knows_is_refused(
 def test_the_learned_augmentation_needs_learned_values(
     digits: tuple[Dataset, Splits], genotype: Genotype
 ) -> None:
-    """Without them all its magnitudes would be one."""
+    """Without learned values all magnitudes would be one."""
     bare = replace(genotype, recipe=Recipe(schedules=dict(DEFAULTS)))
     for hyperparameters, found in (("default", genotype), ("learned", bare)):
         config = DeriveOptions(hyperparameters=hyperparameters, augment="learned")  # type: ignore[arg-type]
-        with pytest.raises(UserError, match=r"no learned values .* online"):
+        with pytest.raises(UserError, match=r"must have learned values .* online"):
             TrainTask(config, found, *digits, CPU)
     task = TrainTask(
         DeriveOptions(hyperparameters="default", augment="randaugment"), bare, *digits, CPU
@@ -87,7 +85,7 @@ def test_the_learned_augmentation_needs_learned_values(
     assert task.augment.policy == RandAugment(channels=1, flips=False, crop=1)
 
 
-def test_it_learns_digits(
+def test_a_trained_network_classifies_digits(
     digits: tuple[Dataset, Splits], genotype: Genotype, tmp_path: Path
 ) -> None:
     task = TrainTask(DeriveOptions(batch_size=32), genotype, *digits, CPU)
@@ -102,7 +100,7 @@ def test_it_learns_digits(
     assert result.confusion.trace() / result.confusion.sum() == pytest.approx(result.accuracy)
 
 
-def test_the_best_weights_on_validation_are_kept_and_survive_resuming(
+def test_select_best_keeps_the_best_weights_also_after_resuming(
     digits: tuple[Dataset, Splits], genotype: Genotype, tmp_path: Path
 ) -> None:
     config = DeriveOptions(batch_size=32, select="best")
@@ -120,7 +118,7 @@ def test_the_best_weights_on_validation_are_kept_and_survive_resuming(
     assert evaluate(network, digits[1].validation).accuracy == pytest.approx(good, abs=0.03)
 
 
-# --- Learning on while training ----------------------------------------------------------------
+# --- Online learning ---------------------------------------------------------------------------
 
 
 def online(
@@ -135,10 +133,10 @@ def raw(task: TrainTask) -> dict[str, Tensor]:
     return dict(task.hyper.variables.raw)
 
 
-def test_online_trains_on_the_training_images_only(
+def test_online_trains_the_weights_on_training_images_only(
     digits: tuple[Dataset, Splits], genotype: Genotype
 ) -> None:
-    """The validation images serve the hypergradient: what they show moves no plain step."""
+    """Validation images change only the hypergradients, not the steps of the weights."""
     dataset, splits = digits
     blank = splits.validation._replace(pixels=torch.zeros_like(splits.validation.pixels))
     ends = []
@@ -154,15 +152,17 @@ def test_online_trains_on_the_training_images_only(
         often = {n for n, start in task.augment.starts.items() if start == OFTEN}
         magnitudes = {n.replace("probability", "magnitude") for n in often}
         assert {"lr", "weight_decay"} | magnitudes <= moved
-        assert any(n.startswith("probability.") for n in moved)  # of the coins that were turned
+        assert any(
+            n.startswith("probability.") for n in moved
+        )  # probabilities whose coins were turned
     assert torch.equal(ends[0][0], ends[1][0])
     assert any(not torch.equal(ends[0][1][n], v) for n, v in ends[1][1].items())
 
 
-def test_online_goes_on_from_the_genotype_and_learns(
+def test_online_starts_from_the_values_of_the_genotype_and_learns(
     digits: tuple[Dataset, Splits], genotype: Genotype
 ) -> None:
-    """The rate by its search, magnitudes by one step, the decay not at all; one step a step."""
+    """The finder learns the lr, one-step learns the magnitudes, the decay is constant."""
     task = online(digits, genotype)
     start = task.values(0.0)
     assert start["lr"] == pytest.approx(0.06) and start["magnitude.rotate"] == pytest.approx(0.4)
@@ -185,18 +185,18 @@ def test_online_goes_on_from_the_genotype_and_learns(
     ("estimator", "stops"),
     [
         (ESTIMATOR, (2,)),
-        ("unrolled", (3, 5, 7)),  # a window begins at step 3
+        ("unrolled", (3, 5, 7)),  # a window starts at step 3
         ("one_step,optimizer=forward", (2,)),
     ],
 )
-def test_online_resumes_to_the_same_bits(
+def test_a_resumed_online_training_is_bit_identical(
     digits: tuple[Dataset, Splits],
     genotype: Genotype,
     tmp_path: Path,
     estimator: str,
     stops: tuple[int, ...],
 ) -> None:
-    """From any step: amid a window, with tangents, and while the rate is searched."""
+    """The run stops in a window, between steps with tangents, and while the lr is found."""
     whole = online(digits, genotype, estimator)
     for i in range(10):
         whole.step(i / 40)
@@ -215,8 +215,10 @@ def test_online_resumes_to_the_same_bits(
         assert again.inner.optimizer.step == whole.inner.optimizer.step
 
 
-def test_a_window_counts_as_its_steps(digits: tuple[Dataset, Splits], genotype: Genotype) -> None:
-    """A call of the loop is a training step, whatever the window; the last one may overlap."""
+def test_a_window_counts_as_its_number_of_steps(
+    digits: tuple[Dataset, Splits], genotype: Genotype
+) -> None:
+    """Each call of `step` counts as one training step; the last window may exceed the budget."""
     task, steps = online(digits, genotype, "unrolled"), []
     for i in range(20):
         task.step(i / 40)
@@ -224,8 +226,8 @@ def test_a_window_counts_as_its_steps(digits: tuple[Dataset, Splits], genotype: 
     assert steps == [1, 2, 3, *[28] * 17]
 
 
-def test_an_estimator_nobody_knows_is_refused(
+def test_an_unknown_estimator_is_refused(
     digits: tuple[Dataset, Splits], genotype: Genotype
 ) -> None:
-    with pytest.raises(UserError, match="neither an estimator"):
+    with pytest.raises(UserError, match="must be an estimator"):
         online(digits, genotype, "guess")

@@ -24,7 +24,17 @@ import torch
 from optuna.exceptions import StorageInternalError
 from PIL import Image
 from spaces import random_member
-from studies import ENVIRONMENT, ROOT, SMALL, at_most, call, refuse, small, work_within
+from studies import (
+    ENVIRONMENT,
+    ROOT,
+    SMALL,
+    at_most,
+    call,
+    optuna_study,
+    refuse,
+    small,
+    work_within,
+)
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import blocks
@@ -96,7 +106,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_derive_trains_the_result_of_each_method(
+def test_derive_trains_the_best_configuration_of_every_method(
     within: None, studies: Callable[[str], Path], tmp_path: Path, method: str
 ) -> None:
     out = studies(method)
@@ -124,7 +134,7 @@ def test_derive_trains_the_result_of_each_method(
     assert (out / "report" / "index.html").stat().st_size > 1000
 
 
-def test_derive_uses_optimizer_and_batch_size_of_the_trial(
+def test_derive_uses_the_optimizer_and_batch_size_of_the_genotype(
     within: None, studies: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Test one configuration per kind, because the best ones above may be alike."""
@@ -140,7 +150,7 @@ def test_derive_uses_optimizer_and_batch_size_of_the_trial(
         assert state["step"] == 5 and len(state["task"]["optimizer"][1]) == moments
 
 
-def test_pba_schedule_is_replayed_on_a_larger_network(
+def test_a_larger_network_replays_the_schedule_of_pba(
     within: None,
     studies: Callable[[str], Path],
     tmp_path: Path,
@@ -184,7 +194,7 @@ def test_pba_schedule_is_replayed_on_a_larger_network(
     assert Genotype.load(tmp_path / "derive" / "genotype.json") == larger
 
 
-def test_pba_trains_the_given_network(
+def test_pba_trains_the_network_of_the_given_genotype(
     within: None, studies: Callable[[str], Path], tmp_path: Path
 ) -> None:
     given = studies("random") / "g.json"
@@ -198,7 +208,9 @@ def test_pba_trains_the_given_network(
 
 
 @pytest.mark.parametrize("method", KEPT)
-def test_front_of_size_and_accuracy(within: None, tmp_path: Path, method: str) -> None:
+def test_pareto_prints_the_front_of_parameters_and_accuracy(
+    within: None, tmp_path: Path, method: str
+) -> None:
     out = tmp_path / "out"
     result = call(*tune(out, method, "--trials", 3, "--pareto", "--lowest", 1, "--epochs", 1))
     assert result.exit_code == 0, result.output
@@ -217,7 +229,7 @@ def test_front_of_size_and_accuracy(within: None, tmp_path: Path, method: str) -
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in KEPT])
-def test_other_methods_reject_pareto(tmp_path: Path, method: str) -> None:
+def test_methods_with_one_objective_refuse_pareto(tmp_path: Path, method: str) -> None:
     assert "--pareto" in refuse(*tune(tmp_path / "out", method, "--pareto"))
     assert not (tmp_path / "out").exists()
 
@@ -225,15 +237,17 @@ def test_other_methods_reject_pareto(tmp_path: Path, method: str) -> None:
 # --- Resuming and joining ---------------------------------------------------------------------
 
 
-def test_resume_with_more_trials_and_join(within: None, tmp_path: Path) -> None:
+def test_a_study_is_resumed_with_more_trials_and_joined_from_another_folder(
+    within: None, tmp_path: Path
+) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     begin = tune(one, "random", "--trials", 2, "--seed", 1)
     assert call(*begin).exit_code == 0
     before = lines(one / "trials.jsonl")
 
     assert "--resume" in refuse(*begin)
-    assert "method='random', not 'tpe'" in refuse(*tune(one, "tpe", "--resume"))
-    assert "epochs=2, not 3" in refuse(*tune(one, "random", "--resume", "--epochs", 3))
+    assert "method must be 'random', got 'tpe'" in refuse(*tune(one, "tpe", "--resume"))
+    assert "epochs must be 2, got 3" in refuse(*tune(one, "random", "--resume", "--epochs", 3))
     assert lines(one / "trials.jsonl") == before
 
     again = call(*begin, "--resume", "--trials", 3)
@@ -260,7 +274,7 @@ def test_resume_with_more_trials_and_join(within: None, tmp_path: Path) -> None:
     assert lines(one / "trials.jsonl") == lines(two / "trials.jsonl")
 
 
-def test_resume_of_a_database_needs_no_options(within: None, tmp_path: Path) -> None:
+def test_resume_remembers_the_database_and_the_settings(within: None, tmp_path: Path) -> None:
     out, storage = tmp_path / "out", f"sqlite:///{tmp_path}/study.db"
     result = call(*tune(out, "asha", "--trials", 3, "--storage", storage))
     assert result.exit_code == 0, result.output
@@ -273,7 +287,7 @@ def test_resume_of_a_database_needs_no_options(within: None, tmp_path: Path) -> 
     assert [t["fidelity"] for t in lines(out / "trials.jsonl")].count(pytest.approx(1 / 9)) >= 3
 
 
-def test_budget_in_hours_covers_all_sessions(
+def test_the_budget_in_hours_covers_all_sessions(
     within: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second session has the rest of the budget; time between sessions does not count."""
@@ -302,7 +316,7 @@ def trials_of(study: Study) -> list[tuple[str, str, bool]]:
     found = {r.trial: r for r in study.records()}
     return [
         (found[t.number].state, t.user_attrs["worker"], bool(found[t.number].parameters))
-        for t in study._trials()
+        for t in optuna_study(study).trials
         if t.number in found and "worker" in t.user_attrs
     ]
 
@@ -380,8 +394,8 @@ def opened(path: Path) -> Study:
     return Study(path)
 
 
-def test_killed_worker_is_replaced(tmp_path: Path) -> None:
-    """A new worker takes over its place and its trial."""
+def test_a_killed_worker_is_replaced_and_its_trial_continued(tmp_path: Path) -> None:
+    """Another takes its place and its trial."""
     out = tmp_path / "out"
     killed: list[int] = []
 
@@ -419,8 +433,8 @@ def test_killed_worker_is_replaced(tmp_path: Path) -> None:
     assert [t["state"] for t in listed].count("failed") == 1
 
 
-def test_study_of_killed_launcher_can_be_resumed(tmp_path: Path) -> None:
-    """Then it is interrupted and resumed again: nothing is lost or done twice."""
+def test_a_study_continues_after_its_launcher_is_killed_or_interrupted(tmp_path: Path) -> None:
+    """Then the user interrupts it, and goes on again: nothing is lost or done twice."""
     out = tmp_path / "out"
     begin = [*tune(out, "random", "--trials", 6), *LONG]
     command = [sys.executable, str(ROOT / "run.py"), *map(str, begin)]
@@ -487,7 +501,9 @@ def correlate(out: Path, *more: object) -> list[object]:
 
 
 @pytest.mark.parametrize("fidelity", ["epochs", "subset", "resolution"])
-def test_correlate_compares_a_fidelity_with_full_training(tmp_path: Path, fidelity: str) -> None:
+def test_correlate_compares_a_fidelity_with_the_full_training(
+    tmp_path: Path, fidelity: str
+) -> None:
     more = ["--fidelity", fidelity, *(["--image-size", 16] if fidelity == "resolution" else [])]
     out = tmp_path / "out"
     result = call(*correlate(out, *more))
@@ -508,7 +524,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_correlate_resumes_with_more_configurations(compared: Path) -> None:
+def test_correlate_is_resumed_with_more_configurations(compared: Path) -> None:
     rows = lines(compared / "correlation.jsonl")
     assert "--resume" in refuse(*correlate(compared))
     again = call("correlate", "--resume", "--out", compared, "--configurations", 4)
@@ -517,11 +533,11 @@ def test_correlate_resumes_with_more_configurations(compared: Path) -> None:
     assert len(lines(compared / "correlation.jsonl")) == 4
     assert "4 configurations" in again.output
     other = refuse("correlate", "--resume", "--out", compared, "--epochs", 4)
-    assert "epochs=3, not 4" in other
+    assert "epochs must be 3, got 4" in other
 
 
 @pytest.mark.parametrize("step", [2, 7])
-def test_interrupted_correlation_resumes_exactly(
+def test_an_interrupted_correlation_continues_to_the_same_numbers(
     compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """The numbers are the same at every fidelity, and --resume needs no other option."""
@@ -548,7 +564,7 @@ def test_interrupted_correlation_resumes_exactly(
     assert [r["configuration"] for r in found] == [r["configuration"] for r in expected]
 
 
-def test_report_on_two_studies(
+def test_report_compares_two_studies(
     within: None, studies: Callable[[str], Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "report"
@@ -591,7 +607,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "said"), BAD)
-def test_bad_input_of_tune_gives_one_line_error(
+def test_bad_input_of_tune_gives_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -603,7 +619,7 @@ def test_bad_input_of_tune_gives_one_line_error(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_lost_storage_gives_one_line_error(
+def test_an_unreachable_storage_gives_a_one_line_error(
     within: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All results are there when the storage is back."""
@@ -621,7 +637,7 @@ def test_lost_storage_gives_one_line_error(
     assert len(finished(Study(out / "study.journal").records())) == 2
 
 
-def test_existing_results_are_not_overwritten(
+def test_tune_does_not_overwrite_a_study_or_a_genotype(
     within: None, studies: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Neither a study nor the result of a search is overwritten."""
@@ -635,7 +651,7 @@ def test_existing_results_are_not_overwritten(
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["report", "empty"], "empty must contain study.json"),
+        (["report", "empty"], "empty must contain study.json (from `tune`) or g.json"),
         (["report", "nowhere"], "nowhere"),
         (["report"], "DIR"),
         (["correlate", *SMALL, "--configurations", 2], "--configurations"),
@@ -644,7 +660,7 @@ def test_existing_results_are_not_overwritten(
         (["correlate", *SMALL, "--lowest", 0], "--lowest"),
     ],
 )  # fmt: skip
-def test_bad_input_of_report_and_correlate_gives_one_line_error(
+def test_bad_input_of_report_and_correlate_gives_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[object], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

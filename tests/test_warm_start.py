@@ -1,4 +1,4 @@
-"""Where a search starts when earlier ones are known, and the account of the time it saved."""
+"""Warm starts of a search from earlier searches, and the time that they save."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def genotype(space: SearchSpace, **changes: Any) -> Genotype:
 
 
 def chain(*operations: Operation) -> Genotype:
-    """A discrete chain of blocks."""
+    """Return the genotype of a discrete chain of blocks."""
     space = blocks(4, len(operations))
     return genotype(
         replace(
@@ -56,7 +56,7 @@ def chain(*operations: Operation) -> Genotype:
 
 
 def normal(*edges: tuple[int, int, Operation]) -> Genotype:
-    """A genotype of the preset `cells` whose normal cell has these edges."""
+    """Return a genotype of the preset `cells` whose normal cell has the given edges."""
     space = random_member(cells(4, 4), seed=0)
     cell = space.cell("normal")
     made = replace(cell, edges=tuple(Edge(s, t, (o,)) for s, t, o in edges))
@@ -66,7 +66,7 @@ def normal(*edges: tuple[int, int, Operation]) -> Genotype:
 # --- the prior --------------------------------------------------------------------------------
 
 
-def test_a_unanimous_choice_of_four_starts_at_a_half() -> None:
+def test_a_unanimous_choice_of_four_operations_starts_at_a_half() -> None:
     space = blocks(4, 3)
     weights = relax(space, prior(space, [chain(CONV5, SKIP, INVERTED)] * 2))
     one, two, three = (weights[f"block{i}"] for i in (1, 2, 3))
@@ -80,17 +80,17 @@ def test_a_unanimous_choice_of_four_starts_at_a_half() -> None:
     assert_close(found["expansion"], torch.tensor([[2 / 9, 5 / 9, 2 / 9]]))
 
 
-def test_genotypes_share_the_head_start_and_silence_is_a_vote_for_all() -> None:
+def test_genotypes_share_the_head_start_and_a_missing_choice_votes_for_all() -> None:
     space = blocks(4, 3)
     found = [chain(o, SKIP, SKIP) for o in (CONV3, CONV3, CONV5, SKIP)]
     weights = relax(space, prior(space, found))["block1"]
     assert_close(weights.operation, torch.tensor([[5 / 12, 1 / 6, 1 / 6, 1 / 4]]))
-    # of the four votes on the kernel two are for 3, one for 5, one for both
+    # of the four votes on the kernel, two are for 3, one is for 5, and one for both
     assert_close(weights.choices["conv"]["kernel"], torch.tensor([[13 / 24, 11 / 24]]))
 
 
-def test_an_edge_that_was_kept_is_kept_with_a_greater_chance() -> None:
-    """And one that was not says nothing of its operation."""
+def test_an_edge_that_was_kept_has_a_higher_probability_to_be_kept() -> None:
+    """An edge that was not kept gives no vote on its operation."""
     space = cells(4, 4)
     earlier = normal((0, 2, SKIP), (1, 2, CONV5), (0, 3, SKIP), (2, 3, INVERTED))
     weights = relax(space, prior(space, [earlier]))["normal"]
@@ -106,8 +106,8 @@ def test_an_edge_that_was_kept_is_kept_with_a_greater_chance() -> None:
 
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
-def test_any_number_of_edges_may_be_kept(keep: int) -> None:
-    """The logits of edges have no closed form in general."""
+def test_a_prior_exists_for_any_number_of_kept_edges(keep: int) -> None:
+    """The logits of edges have no closed form in general; `prior` iterates."""
     ends = [(0, 1), (0, 2), (0, 3), *((s, 4) for s in range(4))]
 
     def space(count: int, *operations: Operation) -> SearchSpace:
@@ -121,7 +121,7 @@ def test_any_number_of_edges_may_be_kept(keep: int) -> None:
     assert_close(edge[3:], torch.tensor([even + (i < keep) / 3 for i in range(4)]))
 
 
-def test_a_node_that_kept_what_is_not_there_any_more_says_nothing() -> None:
+def test_a_node_that_kept_an_edge_outside_the_space_gives_no_vote() -> None:
     ends = ((0, 1), (0, 2), (0, 3), (0, 4), (1, 4), (2, 4), (3, 4))
     now, then = (
         SearchSpace("own", (Cell("c", 1, 4, 2, False, edges),), ("c",), 4)
@@ -135,8 +135,8 @@ def test_a_node_that_kept_what_is_not_there_any_more_says_nothing() -> None:
     assert_close(edge[3:], torch.full((3,), 2 / 3))
 
 
-def test_only_cells_alike_say_something() -> None:
-    """Of the same name, and reducing as they did: in a longer chain other blocks do."""
+def test_only_cells_of_the_same_kind_vote() -> None:
+    """Name and reduction must be equal; in a longer chain other blocks reduce."""
     five, three = blocks(4, 5), chain(SKIP, SKIP, SKIP)
     logits = prior(five, [three, normal((0, 2, SKIP), (1, 2, SKIP), (0, 3, SKIP), (1, 3, SKIP))])
     assert {n: tuple(v.shape) for n, v in logits.items()} == logit_shapes(five)
@@ -161,7 +161,7 @@ def learned(optimizer: str = "sgd", **ends: float) -> Genotype:
     return replace(chain(SKIP), recipe=Recipe(optimizer=kind, schedules=schedules))
 
 
-def test_the_ends_of_schedules_are_averaged() -> None:
+def test_the_last_values_of_schedules_are_averaged() -> None:
     found = starts(
         [
             learned(lr=0.01, weight_decay=1e-5, magnitude_of_rotate=0.2),
@@ -174,7 +174,7 @@ def test_the_ends_of_schedules_are_averaged() -> None:
     assert starts([learned(lr=-1.0)])["lr"] > 0
 
 
-def test_the_rate_of_another_optimiser_says_nothing() -> None:
+def test_the_lr_of_another_optimizer_is_ignored() -> None:
     found = starts([learned("adamw", lr=1e-3, weight_decay=0.1, magnitude_of_rotate=0.2)])
     assert found == {"magnitude.rotate": pytest.approx(0.2)}
     both = starts([learned("adamw", lr=1e-3), learned(lr=0.2)])
@@ -183,9 +183,9 @@ def test_the_rate_of_another_optimiser_says_nothing() -> None:
     assert both == {"lr": pytest.approx(1e-3)}
 
 
-def test_outer_variables_take_what_they_know() -> None:
+def test_outer_variables_start_at_known_values_only() -> None:
     policy = Learned(channels=1)
-    start = {"lr": 0.3, "magnitude.rotate": 0.4, "magnitude.unheard_of": 0.4}
+    start = {"lr": 0.3, "magnitude.rotate": 0.4, "magnitude.unknown": 0.4}
     space = blocks(4, 3)
     alpha = {"block1.operation": torch.tensor([[1.0, 2.0, 3.0, 4.0]])}
     from darts_lite.augment import Augmentation
@@ -193,7 +193,7 @@ def test_outer_variables_take_what_they_know() -> None:
     values = outer_variables(Augmentation(policy), start, first=logit_specs(space, alpha)).values()
     assert_close(values["lr"], torch.tensor(0.3))
     assert_close(values["magnitude.rotate"], torch.tensor(0.4))
-    assert "magnitude.unheard_of" not in values
+    assert "magnitude.unknown" not in values
     assert_close(values["alpha.block1.operation"], alpha["block1.operation"])
     assert not values["alpha.block2.operation"].any()
 
@@ -221,10 +221,10 @@ def earlier(digits: tuple[Dataset, Splits]) -> SearchTask:
     return search
 
 
-def test_a_search_begins_where_it_should(
+def test_a_search_starts_from_the_values_of_the_warm_start(
     digits: tuple[Dataset, Splits], earlier: SearchTask
 ) -> None:
-    """In memory, without files: choices, hyperparameters and weights."""
+    """The values are choices, hyperparameters and weights; no files are used."""
     found = earlier.genotype()
     warm = Warm(prior(earlier.space, [found]), starts([found]), earlier.inner.params)
     search = task(digits, warm)
@@ -244,8 +244,10 @@ def test_a_search_begins_where_it_should(
     assert not any(vector.any() for vector in search.inner.optimizer.moments[0])
 
 
-def test_what_a_warm_start_spares(digits: tuple[Dataset, Splits], earlier: SearchTask) -> None:
-    """With weights most of the warm-up and every look for a rate, without them some looks."""
+def test_a_warm_start_shortens_the_warm_up_and_saves_look_aheads(
+    digits: tuple[Dataset, Splits], earlier: SearchTask
+) -> None:
+    """Weights shorten the warm-up; a known lr saves some look-aheads, with weights all of them."""
     rate = {"lr": 0.1}
     for warm, warm_up, known in (
         (Warm(), WARM_UP, 0),
@@ -267,7 +269,7 @@ def test_what_a_warm_start_spares(digits: tuple[Dataset, Splits], earlier: Searc
 
 
 @pytest.mark.parametrize("inherits", [False, True])
-def test_the_outer_variables_have_the_whole_of_their_travel(
+def test_the_outer_variables_can_travel_their_whole_distance(
     digits: tuple[Dataset, Splits],
     earlier: SearchTask,
     monkeypatch: pytest.MonkeyPatch,
@@ -282,7 +284,7 @@ def test_the_outer_variables_have_the_whole_of_their_travel(
     assert sum(progress) == pytest.approx(1)
 
 
-def test_it_resumes_without_what_it_started_from(
+def test_a_search_resumes_without_its_warm_start(
     digits: tuple[Dataset, Splits], earlier: SearchTask, tmp_path: Path
 ) -> None:
     found = earlier.genotype()
@@ -302,7 +304,7 @@ def test_it_resumes_without_what_it_started_from(
 
 
 def test_weights_of_another_size_are_an_error(digits: tuple[Dataset, Splits]) -> None:
-    with pytest.raises(UserError, match="do not fit this supernet"):
+    with pytest.raises(UserError, match="must have the sizes of this supernet"):
         task(digits, Warm(params=(torch.zeros(3), torch.zeros(4))))
 
 
@@ -312,7 +314,7 @@ def test_weights_of_another_size_are_an_error(digits: tuple[Dataset, Splits]) ->
 def write(
     out: Path, search: SearchTask, said: SearchOptions, rows: Sequence[Mapping[str, float]] = ()
 ) -> Path:
-    """What a search leaves in its folder."""
+    """Write the files of a search into a folder."""
     (out / "search").mkdir(parents=True)
     search.genotype().save(out / "g.json")
     config = {"options": asdict(said), "data": dict(search.dataset.fingerprint), "threads": 1}
@@ -339,15 +341,15 @@ def fewer(dataset: Dataset, count: int, name: str = "digits") -> Dataset:
     [
         ({}, None, "data unchanged; all cells known; weights taken"),
         ({"augment": "none", "batch_size": 32}, None, "; weights taken"),
-        ({"seed": 1}, None, "not taken: with seed 0 they saw what are validation images now"),
-        ({"subset": 500}, None, "not taken: with subset 600 they saw"),
-        ({"search_channels": 8}, None, "not taken: their search_channels was 4, not 8"),
-        ({"cells": 4}, None, "nothing known of block4; weights not taken: their cells was 3"),
+        ({"seed": 1}, None, "with seed 0 they were trained on today's validation images"),
+        ({"subset": 500}, None, "not taken: with subset 600 they were trained"),
+        ({"search_channels": 8}, None, "not taken: search_channels must be 4, got 8"),
+        ({"cells": 4}, None, "nothing known of block4; weights not taken: cells must be 3"),
         ({"space": "cells"}, None, "none of its cells is in this space: hyperparameters only"),
         ({}, 1500, "297 fewer images (10 classes shrank); all cells known; weights not taken"),
     ],
 )
-def test_what_is_taken_from_a_folder(
+def test_a_warm_start_reports_what_it_uses_of_a_folder(
     digits: tuple[Dataset, Splits],
     earlier: SearchTask,
     tmp_path: Path,
@@ -372,7 +374,7 @@ def test_what_is_taken_from_a_folder(
     assert lines[0].startswith(f"warm start from {out / 'g.json'}: ") and said in lines[0]
 
 
-def test_weights_come_from_the_first_path_that_has_them(
+def test_weights_come_from_the_first_path_with_weights(
     digits: tuple[Dataset, Splits], earlier: SearchTask, tmp_path: Path
 ) -> None:
     other = task(digits)
@@ -397,7 +399,7 @@ def test_a_damaged_checkpoint_is_an_error(
     content = torch.load(path, weights_only=True)
     del content["config"]["options"]["stem_stride"]
     torch.save(content, path)
-    for what in ("made by another version", "no readable checkpoint"):
+    for what in ("must be a checkpoint of this version", "must be a readable checkpoint"):
         with pytest.raises(UserError, match=what):
             read([str(out)], options(), earlier.space, digits[0], print)
         path.write_bytes(path.read_bytes()[:2000])
@@ -422,14 +424,14 @@ BEFORE = (
         ([], None),
     ],
 )
-def test_the_time_saved(
+def test_the_comparison_reports_the_saved_time(
     digits: tuple[Dataset, Splits],
     earlier: SearchTask,
     tmp_path: Path,
     rows: list[tuple[float, float]],
     said: str | None,
 ) -> None:
-    """What counts is the accuracy at the earlier one's end, and when each had it first."""
+    """It compares when each search first had the final accuracy of the earlier search."""
     out = write(tmp_path / "out", earlier, options(), BEFORE)
     mine = metrics(tmp_path / "new", *({"seconds": s, "accuracy/mixed": a} for s, a in rows))
     found = compare(str(out), mine, options(), digits[0])
@@ -437,26 +439,26 @@ def test_the_time_saved(
         assert found is None
         return
     assert found is not None and said in str(found)
-    assert "70.0% (of the mixture, on the same validation images)" in str(found)
+    assert "70.0% (of the supernet, on the same validation images)" in str(found)
     numbers = {"13 s saved": 13.0, "15 s more": -15.0}
     expected = {"warm_saved_seconds": numbers[said[-10:].strip(": ")]} if "after" in said else {}
     assert found.scalars == expected
     if not expected:
-        assert str(found).endswith("but 65.0%")
+        assert str(found).endswith("its best is 65.0%")
 
 
-def test_what_can_be_compared(
+def test_the_conditions_of_a_comparison(
     digits: tuple[Dataset, Splits], earlier: SearchTask, tmp_path: Path
 ) -> None:
-    """The same data or more, measured by the clock; another split is named as such."""
+    """The data must be the same or more, with times; the report names another split."""
     part = fewer(digits[0], 1500)
     mine = metrics(tmp_path / "new", {"seconds": 5.0, "accuracy/mixed": 0.9})
     said = options()
     out = write(tmp_path / "a", earlier, options(), BEFORE)
     assert "other validation" in str(compare(str(out), mine, replace(said, seed=1), digits[0]))
-    assert compare(str(out), mine, said, part) is None  # fewer images than then
+    assert compare(str(out), mine, said, part) is None  # fewer images than in the earlier search
     assert compare(str(tmp_path / "gone"), mine, said, digits[0]) is None
-    metrics(out / "search", {"accuracy/mixed": 0.7})  # of an earlier version
+    metrics(out / "search", {"accuracy/mixed": 0.7})  # an earlier version recorded no seconds
     assert compare(str(out), mine, said, digits[0]) is None
     (out / "search" / "metrics.jsonl").unlink()
     assert compare(str(out), mine, said, digits[0]) is None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from studies import at_most, on, small, states
+from studies import at_most, on, optuna_study, small, states
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.errors import Interrupted, UserError
@@ -90,7 +90,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch, accuracy: Callable[..., float]) -
 # --- Number of trials -------------------------------------------------------------------------
 
 
-def test_number_of_trials(tmp_path: Path) -> None:
+def test_a_worker_runs_the_requested_number_of_trials(tmp_path: Path) -> None:
     worker = small(tmp_path, trials=3)
     worker.study.tick("this", time.time() - 100)
     worker.run()
@@ -110,7 +110,7 @@ def test_number_of_trials(tmp_path: Path) -> None:
     assert states(more) == ["complete"] * 5
 
 
-def test_study_is_reproducible(tmp_path: Path) -> None:
+def test_a_worker_is_reproducible(tmp_path: Path) -> None:
     found = []
     for name in "ab":
         worker = small(tmp_path / name, trials=2)
@@ -119,10 +119,10 @@ def test_study_is_reproducible(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-def test_large_configurations_are_not_trained(
+def test_a_network_above_the_parameter_limit_is_not_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Large configurations do not count as trials either."""
+    """Nor counted."""
     asked = measuring(monkeypatch, lambda genotype, fidelity: 0.5)
     worker = small(tmp_path, "tpe", trials=12, max_params=3000)
     worker.run()
@@ -134,7 +134,7 @@ def test_large_configurations_are_not_trained(
     assert all(genotype.parameters <= 3000 for genotype, _ in asked)
 
 
-def test_space_with_only_large_networks_gives_one_line_error(
+def test_a_space_without_a_small_enough_network_gives_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE", 4)
@@ -145,7 +145,7 @@ def test_space_with_only_large_networks_gives_one_line_error(
     assert states(worker) == ["infeasible"] * 4
 
 
-def test_only_consecutive_large_configurations_count(
+def test_too_large_networks_count_only_in_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measuring(monkeypatch, lambda genotype, fidelity: 0.5)
@@ -160,7 +160,7 @@ def test_only_consecutive_large_configurations_count(
     assert states(again) == states(worker)
 
 
-def test_diverged_configuration_is_recorded_and_study_continues(tmp_path: Path) -> None:
+def test_a_diverging_configuration_is_recorded_and_the_study_continues(tmp_path: Path) -> None:
     plain = small(tmp_path / "plain", trials=1)
     plain.run()
     values = {**plain.study.records()[0].values, "optimizer": "sgd", "sgd.lr": HUGE,
@@ -178,7 +178,7 @@ def test_diverged_configuration_is_recorded_and_study_continues(tmp_path: Path) 
 # --- Stopping and resuming --------------------------------------------------------------------
 
 
-def test_later_session_finishes_trial_stopped_by_deadline(
+def test_a_later_session_finishes_a_trial_stopped_by_the_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The accuracy and the number of steps equal an uninterrupted trial."""
@@ -209,7 +209,7 @@ def test_later_session_finishes_trial_stopped_by_deadline(
 
 
 @pytest.mark.parametrize("method", ["random", "bohb", "asha"])
-def test_interrupt_queues_the_job_again_and_propagates(
+def test_an_interrupt_enqueues_the_job_again_and_is_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     plain = small(tmp_path / "plain", method, trials=3, epochs=9)
@@ -227,7 +227,7 @@ def test_interrupt_queues_the_job_again_and_propagates(
     assert sum(r.done or r.state == "pruned" for r in worker.study.records()) == 3
 
 
-def test_other_fidelity_starts_again_and_agrees(
+def test_a_stopped_trial_gives_the_same_accuracies_at_the_next_fidelity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compare a stopped and an uninterrupted trial on a third of the images."""
@@ -248,7 +248,7 @@ def test_other_fidelity_starts_again_and_agrees(
 
 
 @pytest.mark.parametrize("trials", [1, 2])
-def test_last_trial_of_dead_worker_is_finished(tmp_path: Path, trials: int) -> None:
+def test_the_last_trial_of_a_dead_worker_is_finished(tmp_path: Path, trials: int) -> None:
     worker = small(tmp_path, trials=trials)
     replace(worker, trials=trials - 1).run()
     trial = worker.study.begin(worker.method, "1 elsewhere 1", 0)
@@ -260,7 +260,7 @@ def test_last_trial_of_dead_worker_is_finished(tmp_path: Path, trials: int) -> N
 
 
 @pytest.mark.parametrize("dies", [False, True])
-def test_finished_worker_waits_for_the_others(
+def test_an_idle_worker_waits_for_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
 ) -> None:
     """Running trials count; if their workers die, another worker does them."""
@@ -284,7 +284,7 @@ def test_finished_worker_waits_for_the_others(
     assert states(worker) == (["lost", "complete", "complete"] if dies else ["complete"] * 2)
 
 
-def test_lost_job_that_is_too_large_is_not_repeated_forever(
+def test_a_lost_trial_that_is_too_large_is_not_repeated_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PATIENCE", 50)
@@ -306,7 +306,7 @@ def test_lost_job_that_is_too_large_is_not_repeated_forever(
     assert worker.study.records()[number + 1].state == "infeasible"
 
 
-def test_lost_generation_continues_from_its_ancestor(
+def test_a_lost_trial_without_a_checkpoint_continues_from_its_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[TrainTask]
 ) -> None:
     """A worker that dies before its first checkpoint leaves no weights."""
@@ -355,8 +355,8 @@ def dies_at(worker_of: Callable[[], Worker], step: int) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 50.0], ids=["checkpoints", "no checkpoint"])
-def test_kill_9_during_training(tmp_path: Path, seconds: float) -> None:
-    """The accuracies equal an uninterrupted run, with and without a checkpoint."""
+def test_a_killed_worker_loses_no_results(tmp_path: Path, seconds: float) -> None:
+    """The same accuracies as if nothing had happened, from a checkpoint if there is one."""
     plain = small(tmp_path / "plain", trials=2)
     plain.run()
 
@@ -372,7 +372,7 @@ def test_kill_9_during_training(tmp_path: Path, seconds: float) -> None:
     assert worker().bench.place(1).joinpath("checkpoint.pt").exists() == (seconds == 0)
 
 
-def test_trial_of_another_machine_is_done_without_its_files(
+def test_a_trial_of_another_machine_is_finished_without_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = small(tmp_path / "plain", trials=1, epochs=4)
@@ -388,7 +388,7 @@ def test_trial_of_another_machine_is_done_without_its_files(
     assert (tmp_path / "there/trials/1/genotype.json").exists()
 
 
-def test_orphan_stops() -> None:
+def test_an_orphaned_worker_stops() -> None:
     received: list[int] = []
     old = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
@@ -423,7 +423,7 @@ def test_hyperband_prunes_and_reports_every_fidelity_once(
     assert all(len(f) == 3 for f, r in zip(reached, records) if r in full)
     assert {len(f) for f, r in zip(reached, records) if r in pruned} == {1, 2}
     assert len(asked) == sum(map(len, reached))
-    stored = {t.number: t.intermediate_values for t in worker.study._trials()}
+    stored = {t.number: t.intermediate_values for t in optuna_study(worker.study).trials}
     for r in records:
         assert stored[r.trial] == dict(zip((1, 3, 9), (m.accuracy for m in r.measurements[:2])))
     best = max(records, key=lambda r: r.measurements[0].accuracy)
@@ -432,7 +432,7 @@ def test_hyperband_prunes_and_reports_every_fidelity_once(
     assert mean[0] > mean[1]
 
 
-def test_hyperband_knows_measurements_of_continued_trial(
+def test_hyperband_receives_the_measurements_of_a_continued_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measuring(monkeypatch, lambda genotype, fidelity: 0.5 + fidelity / 4)
@@ -453,13 +453,15 @@ def test_hyperband_knows_measurements_of_continued_trial(
         with pytest.raises(Interrupted):
             worker.do(trial)
     worker.run()
-    stopped, heir = worker.study._trials()
+    stopped, heir = optuna_study(worker.study).trials
     assert stopped.intermediate_values == {1: 0.5}
     assert heir.intermediate_values == {1: 0.5, 3: 0.5 + 1 / 12}
     assert [m.accuracy for m in worker.study.records()[1].measurements] == [0.5, 0.5 + 1 / 12, 0.75]
 
 
-def test_without_pruning_nothing_is_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_without_pruning_prune_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     measuring(monkeypatch, by_size)
     worker = small(tmp_path, "tpe", trials=15)
     worker.run()
@@ -485,7 +487,7 @@ def test_two_workers_share_a_population(tmp_path: Path, monkeypatch: pytest.Monk
         known = {r.job.key for r in study.records()}
         new = [job for job in jobs if job.key not in known]
         for job in [*new, *new]:
-            study._load().enqueue_trial(dict(job.values or {}), {"job": job.to_json()})
+            optuna_study(study).enqueue_trial(dict(job.values or {}), {"job": job.to_json()})
         enqueue(study, jobs)
 
     monkeypatch.setattr(Study, "enqueue", twice)
@@ -501,7 +503,9 @@ def test_two_workers_share_a_population(tmp_path: Path, monkeypatch: pytest.Monk
     assert finished(one.study.records()) == sorted(keys)
 
 
-def test_study_ends_when_all_jobs_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_without_further_jobs_ends_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Two(Sampled):
         def first(self, records: object) -> None:
             return None

@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-accumulates, exactly, and the width that fits."""
+"""Cost of networks: exact parameters and multiply-accumulates, and the width that fits a limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from darts_lite.architecture.weights import Weights, option_probabilities, unifo
 
 
 class Cost(NamedTuple):
-    """Trainable parameters, and multiply-accumulate operations for one image."""
+    """Cost of a network or an operation.
+
+    Attributes:
+        parameters: Number of trainable parameters.
+        macs: Multiply-accumulate operations per image.
+    """
 
     parameters: int
     macs: int
@@ -28,7 +33,12 @@ class Cost(NamedTuple):
 
 
 def count(module: nn.Module, *inputs: Tensor) -> Cost:
-    """Counts a module on the meta device: its parameters, and torch's own count of operations."""
+    """Return the exact cost of a module on the meta device.
+
+    Arguments:
+        module: Module to count; it is in evaluation mode afterwards.
+        inputs: Inputs of one image, for torch's count of floating-point operations.
+    """
     module.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(*inputs)
@@ -39,7 +49,15 @@ def count(module: nn.Module, *inputs: Tensor) -> Cost:
 def option_cost(
     option: Operation, in_channels: int, out_channels: int, stride: int, size: tuple[int, int]
 ) -> Cost:
-    """The exact cost of a concrete operation on an input of `size` (height, width)."""
+    """Return the exact cost of a concrete operation on one edge.
+
+    Arguments:
+        option: Operation with one size per choice.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: 1 or 2.
+        size: Height and width of the input.
+    """
     if option.name == "skip" and has_residual(in_channels, out_channels, stride):
         return Cost(0, 0)
     with torch.device("meta"):
@@ -57,7 +75,13 @@ class _Plain(nn.Module):
 
 
 def network_cost(space: SearchSpace, image: tuple[int, int, int], classes: int) -> Cost:
-    """Exact parameters and MACs of a discrete space, counted on the network itself."""
+    """Return the exact cost of the network of a discrete space, counted on the network itself.
+
+    Arguments:
+        space: Discrete space.
+        image: Channels, height and width of an input image.
+        classes: Number of classes.
+    """
     assert space.is_discrete
     with torch.device("meta"):
         network = Network(space, image, classes)
@@ -65,10 +89,18 @@ def network_cost(space: SearchSpace, image: tuple[int, int, int], classes: int) 
 
 
 class CostTable:
-    """The cost of every option of every edge; a network's cost is a constant plus their sum.
+    """Cost of every option of every edge; the cost of a network is a constant plus their sum.
 
-    Attributes: `constant`, the cost of stem, projections and classifier; `options[name]`, one
-    [E, options] tensor of parameters and one of MACs per cell, summed over the cell's positions.
+    Arguments:
+        space: Search space.
+        image: Channels, height and width of an input image.
+        classes: Number of classes.
+
+    Attributes:
+        constant: Cost of stem, projections and classifier.
+        costs: Per cell name, one row per edge and one cost per option, summed over all positions
+            of the cell in the network.
+        options: Per cell name, the same numbers as two tensors [E, options]: parameters and MACs.
     """
 
     def __init__(self, space: SearchSpace, image: tuple[int, int, int], classes: int):
@@ -108,14 +140,18 @@ class CostTable:
         }
 
     def to(self, device: torch.device) -> CostTable:
+        """Move the tensors to a device, in place; return the table."""
         self.options = {n: (p.to(device), m.to(device)) for n, (p, m) in self.options.items()}
         return self
 
     def expected(self, weights: Weights) -> tuple[Tensor, Tensor]:
-        """Differentiable expected parameters and MACs under mixing weights.
+        """Return the expected parameters and MACs, as scalars differentiable in the mixing weights.
 
-        E[cost] = constant + sum_e P(e kept) sum_o p_o cost(e, o): exact, if edges and options are
-        drawn independently.
+        E[cost] = constant + sum_e P(e kept) sum_o p_o cost(e, o). The value is exact if edges and
+        options are drawn independently.
+
+        Arguments:
+            weights: Mixing weights of every cell.
         """
         totals: list[Tensor | int] = list(self.constant)
         for cell in self.space.cells:
@@ -136,7 +172,7 @@ def _kept(cell: Cell) -> list:
 
 
 def _any_member(space: SearchSpace) -> SearchSpace:
-    """Any discrete member of the space: the last option of the first edges of each node."""
+    """Return a discrete member of the space: first edges per node, last option per edge."""
     return replace(
         space,
         cells=tuple(
@@ -152,13 +188,13 @@ def _any_member(space: SearchSpace) -> SearchSpace:
 def default_channels(
     space: Callable[[int], SearchSpace], image: tuple[int, int, int], classes: int, cap: int
 ) -> int:
-    """Return the largest even width at which the average network has at most `cap` parameters.
+    """Return the largest even width at which the average network is within a parameter limit.
 
     Arguments:
-        space: the search space of a width.
-        image: channels, height and width of an input.
-        classes: number of classes.
-        cap: limit on the expected parameters under uniform mixing weights.
+        space: Returns the search space of a width.
+        image: Channels, height and width of an input image.
+        classes: Number of classes.
+        cap: Parameter limit of the expected number under uniform mixing weights.
     """
 
     def average(channels: int) -> float:

@@ -1,4 +1,4 @@
-"""Genotypes: what a search found, as typed data, and its JSON file."""
+"""Genotypes: the result of a search as typed data, and its JSON file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the images come from.
+    """Origin of the images.
 
     Arguments:
-        dataset: name of the data set, or folder:PATH.
-        data_dir: folder in which published data sets lie.
-        image_size: pixels per side after resizing; None leaves the images as they are.
-        subset: number of training and validation images together; None for all.
+        dataset: Name of the data set, or folder:PATH.
+        data_dir: Folder with the published data sets.
+        image_size: Pixels per side after resizing; None for no resizing.
+        subset: Total number of training and validation images; None for all.
     """
 
     __pydantic_config__ = STRICT
@@ -38,20 +38,21 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Genotype:
-    """A discrete space with the recipe that trains it, and where both come from.
+    """The result of a search: a discrete space, the recipe that trains it, and their origin.
 
     Arguments:
-        space: the architecture, one option per edge.
-        image: channels, height and width of an input.
-        classes: names of the classes, in the order of the labels.
-        parameters, macs: trainable parameters, and multiply-accumulates per image.
-        recipe: how the network is trained, with what was learned.
-        source: where the images come from.
-        dataset: fingerprint of the data set.
-        search: the settings of the search, for the record.
+        space: Discrete space, with one option per edge.
+        image: Channels, height and width of an input image.
+        classes: Class names, in the order of the labels.
+        parameters: Number of trainable parameters.
+        macs: Multiply-accumulate operations per image.
+        recipe: Recipe of the final training, with the learned schedules.
+        source: Origin of the images.
+        dataset: Fingerprint of the data set.
+        search: Settings of the search, for the record.
         finished: False if the search was interrupted.
-        seed: seed of the search, and of the splits of the data.
-        versions: versions of the packages that the search ran with.
+        seed: Random seed of the search and of the data splits.
+        versions: Versions of the packages of the search.
     """
 
     __pydantic_config__ = STRICT
@@ -77,7 +78,7 @@ class Genotype:
             for operation in edge.operations:
                 check(operation)
         if not self.space.is_discrete:
-            raise ValueError("a genotype must have one option per edge")
+            raise ValueError("a genotype must have one option per edge, got several")
         if min(self.image) < 1 or len(self.classes) < 2:
             raise ValueError(
                 "a genotype must have an image of at least 1 pixel and at least 2 classes, "
@@ -85,16 +86,19 @@ class Genotype:
             )
 
     def save(self, path: Path) -> None:
-        """Write JSON under a temporary name, then rename."""
+        """Write the genotype as JSON, atomically."""
         write_json(path, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `read` reads, once it is text."""
+        """Return the genotype as JSON values; `read` accepts their text."""
         return _ADAPTER.dump_python(self, mode="json")
 
     @staticmethod
     def load(path: Path) -> Genotype:
-        """Read and check a genotype; raise `UserError` with the first thing that is wrong."""
+        """Read and check the genotype in a file.
+
+        Raises: `UserError` if the file cannot be read, or is no genotype; it names the first error.
+        """
         try:
             return Genotype.read(path.read_bytes(), path)
         except OSError as error:
@@ -102,7 +106,13 @@ class Genotype:
 
     @staticmethod
     def read(content: str | bytes, source: object) -> Genotype:
-        """Read JSON text, of an older format version too; `source` is for errors."""
+        """Read and check a genotype, of this or an older format version.
+
+        Arguments:
+            content: JSON text.
+            source: Origin of the text, for errors.
+        Raises: `UserError` if the text is no genotype; it names the first error.
+        """
         try:
             return _ADAPTER.validate_json(_current(content))
         except ValidationError as error:
@@ -116,9 +126,9 @@ _ADAPTER = TypeAdapter(Genotype)
 
 
 def _current(content: str | bytes) -> str | bytes:
-    """Return a JSON of format version 1 in the form of this version, any other text as it is.
+    """Return JSON text of format version 1 converted to this version; return other text unchanged.
 
-    Version 1 kept the recipe, the source and the settings of the search in one dictionary.
+    Version 1 has the recipe, the source and the settings of the search in one dictionary.
     """
     try:
         old = json.loads(content)

@@ -1,12 +1,12 @@
-"""Layers of the operations: BatchNorm that is a pure function, entangled convolutions.
+"""Layers of the operations: BatchNorm as a pure function, and entangled convolutions.
 
-An operation built with several sizes per choice holds the weights of the largest size and mixes the
+An operation with several sizes per choice holds the weights of the largest size. It mixes the
 sizes by weight entanglement (TangleNAS, Sukthanker et al. 2023; single-path NAS, Stamoulis et al.
-2019): a small kernel is the center of the large one, a small width its first channels, and
+2019): a small kernel is the center of the large kernel, a small width its first channels, and
 
     sum_k p_k conv(x, W * M_k) = conv(x, W * sum_k p_k M_k)        (exact, convolution is linear)
 
-so a forward pass costs one candidate, however many sizes there are.
+A forward pass therefore costs one pass per operation, for any number of sizes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ChoiceWeights = Mapping[str, Tensor]  # choice -> probabilities [n], summing to 
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm with batch statistics in training; its running statistics are only calibrated.
+    """BatchNorm that uses batch statistics in training and never updates buffers there.
 
-    Training never touches a buffer, so a training step is a pure function of the parameters.
-    `network.calibrate` estimates the statistics that evaluation uses.
+    A training step is therefore a pure function of the parameters. Evaluation uses the running
+    statistics that `network.calibrate` sets.
     """
 
     def __init__(self, channels: int):
@@ -34,7 +34,12 @@ class BatchNorm(nn.BatchNorm2d):
         self.register_buffer("num_batches_tracked", None)
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Gives `scale * BN(x)`, x [B, C, H, W]."""
+        """Return `scale * BN(x)`.
+
+        Arguments:
+            x: Features [B, C, H, W].
+            scale: Scalar; None means 1.
+        """
         weight: Tensor = self.weight
         bias: Tensor = self.bias
         if scale is not None:
@@ -54,7 +59,12 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Entangled(nn.Module):
-    """Base: holds the masks of the choices that have more than one size."""
+    """Base class of operations: holds the masks of every choice with more than one size.
+
+    Arguments:
+        operation: Operation with its choices.
+        widths: Channels of each size, per choice other than the kernel.
+    """
 
     def __init__(self, operation: Operation, widths: Mapping[str, list[int]]):
         super().__init__()
@@ -65,7 +75,7 @@ class Entangled(nn.Module):
                 self.register_buffer(f"{choice}_masks", masks, persistent=False)
 
     def mask(self, choice: str, choices: ChoiceWeights | None) -> Tensor | None:
-        """sum_i p_i M_i, or None where the choice has a single size."""
+        """Return the mixed mask sum_i p_i M_i; None if the choice has a single size."""
         if len(self.operation.choices[choice]) == 1:
             return None
         assert choices is not None, f"{self.operation.label} needs weights for {choice}"
@@ -73,7 +83,7 @@ class Entangled(nn.Module):
 
 
 def _kernel_masks(sizes: tuple[int, ...]) -> Tensor:
-    """[n, k, k]: ones on the central square of each size."""
+    """Return masks [n, k, k]: ones on the central square of each size."""
     largest = sizes[-1]
     offset = torch.arange(largest).sub(largest // 2).abs()
     distance = torch.maximum(offset[:, None], offset[None, :])
@@ -81,14 +91,21 @@ def _kernel_masks(sizes: tuple[int, ...]) -> Tensor:
 
 
 def _width_masks(widths: list[int]) -> Tensor:
-    """[n, max(widths)]: ones on the first channels of each width."""
+    """Return masks [n, max(widths)]: ones on the first channels of each width."""
     return torch.stack([(torch.arange(max(widths)) < width).float() for width in widths])
 
 
 def masked_conv(
     layer: nn.Conv2d, x: Tensor, *, kernel: Tensor | None, inputs: Tensor | None
 ) -> Tensor:
-    """The layer with its weight masked by `kernel` [k, k] and by input channel `inputs` [C]."""
+    """Return the output of a convolution with a masked weight.
+
+    Arguments:
+        layer: Convolution.
+        x: Features [B, C, H, W].
+        kernel: Mask [k, k] of the kernel; None for no mask.
+        inputs: Mask [C] of the input channels; None for no mask.
+    """
     weight = layer.weight
     if kernel is not None and inputs is not None:
         weight = weight * (inputs[:, None, None] * kernel)
@@ -102,4 +119,5 @@ def masked_conv(
 def conv_layer(
     inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
 ) -> nn.Conv2d:
+    """Return a convolution without bias that keeps the size at stride 1."""
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)

@@ -142,7 +142,12 @@ def _half(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def stages_of(space: SearchSpace, size: tuple[int, int]) -> tuple[list[Stage], int]:
-    """The shapes of every cell in the stack, and the width of the features."""
+    """Return the shapes of every cell in the stack, and the width of the features.
+
+    Arguments:
+        space: Search space or discrete space.
+        size: Height and width of an input image.
+    """
     channels = space.channels
     stem = channels * max(cell.nodes for cell in space.cells)
     size = _half(size) if space.stem_stride == 2 else size

@@ -1,12 +1,14 @@
-"""The candidate operations, each one class with its record: name, choices, colors.
+"""The candidate operations of an edge: one class per operation, registered with its record.
 
-A class serves the entangled and the concrete form of an operation (see `layers`). Built with one
-size per choice it is the concrete operation, without masks. Every operation reads an *activated*
-input `[B, C_in, H, W]`, gives a branch `[B, C_out, H/stride, W/stride]` and ends in a BatchNorm
-whose affine map absorbs the mixing weight: p * BN(h) costs nothing and saves no activation.
+One class serves the entangled and the concrete form of an operation (see `layers`). With one size
+per choice, the operation is concrete and has no masks.
 
-To add an operation, write a class below and decorate it with `candidate`; the presets then offer
-it, and the tables of tests/test_operations.py test it.
+Each operation reads an *activated* input [B, C_in, H, W] and returns a branch
+[B, C_out, H/stride, W/stride]. It ends in a BatchNorm whose affine map absorbs the mixing weight:
+p * BN(h) costs nothing and saves no activation of its own.
+
+To add an operation, write a class below and decorate it with `candidate`. The presets then contain
+the operation, and the tables of tests/test_operations.py test it.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ class Candidate(NamedTuple):
     """The record of an operation.
 
     Attributes:
-        name: what spaces and genotypes call it.
-        sizes: the sizes of each conditional choice that the presets offer, ascending.
-        colors: fill and line in pictures.
-        label: short name in pictures.
-        build: the module, from (operation, input channels, output channels, stride).
+        name: Name in spaces and genotypes.
+        sizes: Sizes of each conditional choice in the presets, ascending.
+        colors: Fill color and line color in pictures.
+        label: Short name in pictures.
+        build: Returns the module of (operation, input channels, output channels, stride).
     """
 
     name: str
@@ -46,7 +48,7 @@ class Candidate(NamedTuple):
 
 
 CANDIDATES: dict[str, Candidate] = {}
-"""Every operation by name, in the order of the presets."""
+"""The operations by name, in the order of the presets."""
 
 
 def candidate(
@@ -62,7 +64,7 @@ def candidate(
 
 
 def check(operation: Operation) -> None:
-    """Raise `ValueError` unless an operation is a registered one with the choices of its record."""
+    """Raise `ValueError` unless an operation is registered and has the choices of its record."""
     if operation.name not in CANDIDATES:
         known = ", ".join(CANDIDATES)
         raise ValueError(f"operation must be one of {known}, got {operation.name!r}")
@@ -76,7 +78,7 @@ def check(operation: Operation) -> None:
 
 @candidate("conv", {"kernel": (3, 5)}, colors=("#d6e6f5", "#2f6fab"))
 class Conv(Entangled):
-    """k x k convolution, BatchNorm."""
+    """k x k convolution with BatchNorm."""
 
     def __init__(self, operation: Operation, in_channels: int, out_channels: int, stride: int):
         super().__init__(operation, {})
@@ -145,9 +147,10 @@ class InvertedResidual(Entangled):
 
 @candidate("skip", {}, colors=("#ececec", "#757575"))
 class Skip(Entangled):
-    """Where shapes change: average pooling and, if the width changes, a 1x1 convolution.
+    """Skip connection where shapes change: average pooling, and a 1x1 convolution for the width.
 
-    Where they do not, the residual connection of the edge is the skip and this adds nothing.
+    The 1x1 convolution exists only if the width changes. Where shapes do not change, the residual
+    connection of the edge is the skip connection, and the edge does not use this class.
     """
 
     def __init__(self, operation: Operation, in_channels: int, out_channels: int, stride: int):
@@ -165,5 +168,5 @@ class Skip(Entangled):
 
 
 def has_residual(in_channels: int, out_channels: int, stride: int) -> bool:
-    """Whether an edge of this shape carries an identity connection."""
+    """Tell whether an edge of this shape has a residual (identity) connection."""
     return stride == 1 and in_channels == out_channels

@@ -1,4 +1,4 @@
-"""The search spaces by name: DARTS cells, and a chain of blocks, of all registered operations."""
+"""The search spaces by name, with all registered operations: DARTS cells, and a chain of blocks."""
 
 from darts_lite.architecture.operations import CANDIDATES
 from darts_lite.architecture.space import Cell, Edge, Operation, SearchSpace
@@ -11,7 +11,12 @@ def _reductions(length: int) -> set[int]:
 
 
 def cells(channels: int = 16, length: int = 7, stem_stride: int = 1) -> SearchSpace:
-    """DARTS cells, normal and reduction: 2 inputs, 2 nodes, 2 edges kept per node.
+    """Return the space of DARTS cells, normal and reduction: 2 inputs, 2 nodes, keep 2 edges.
+
+    Arguments:
+        channels: Width before the first reduction.
+        length: Number of cells.
+        stem_stride: Stride of the first convolution, 1 or 2.
 
     >>> [cell.name for cell in cells().cells], cells().sequence.count("reduction")
     (['normal', 'reduction'], 2)
@@ -24,7 +29,14 @@ def cells(channels: int = 16, length: int = 7, stem_stride: int = 1) -> SearchSp
 
 
 def blocks(channels: int = 16, length: int = 7, stem_stride: int = 1) -> SearchSpace:
-    """A chain of mixed blocks, each with its own logits (Cai et al. 2019; Wu et al. 2019).
+    """Return the space of a chain of blocks, each with its own architecture.
+
+    Based on Cai et al. 2019 and Wu et al. 2019.
+
+    Arguments:
+        channels: Width before the first reduction.
+        length: Number of blocks.
+        stem_stride: Stride of the first convolution, 1 or 2.
 
     >>> len(blocks().cells), sum(cell.reduction for cell in blocks().cells)
     (7, 2)

@@ -1,6 +1,6 @@
-"""How a network is trained, as typed data: what a genotype carries beside its architecture.
+"""Recipe of a training as typed data; a genotype stores it with the architecture.
 
-Imports no torch; `training.build` turns a recipe into objects.
+Imports no torch; `training.build` makes the objects of a recipe.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Sgd:
     """Stochastic gradient descent with momentum.
 
     Arguments:
-        momentum: 0 to below 1.
-        nesterov: whether the gradient is taken ahead of the momentum's step.
+        momentum: momentum, from 0 to below 1.
+        nesterov: whether to use Nesterov momentum.
     """
 
     __pydantic_config__ = STRICT
@@ -37,7 +37,8 @@ class AdamW:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
     Arguments:
-        beta1, beta2: decay of the averages of the gradient and of its square, 0 to below 1.
+        beta1: decay of the average of the gradient, from 0 to below 1.
+        beta2: decay of the average of the squared gradient, from 0 to below 1.
     """
 
     __pydantic_config__ = STRICT
@@ -52,13 +53,13 @@ class Recipe:
 
     Arguments:
         optimizer: the update rule of the weights.
-        loss: name of the per-example loss.
-        label_smoothing: share of a label that is spread over all classes, 0 to below 1.
-        schedule: factor of the learning rate over the budget's fraction, by name.
+        loss: name of the loss per example.
+        label_smoothing: share of a label that is spread over all classes, from 0 to below 1.
+        schedule: name of the learning-rate schedule over the fraction of the budget.
         batch_size: images per step.
-        augment: the augmentation, as `--augment` names it.
-        schedules: learned values (lr, weight_decay, magnitude.rotate, ...), each as pairs (fraction
-            of the budget, value), linear in between.
+        augment: the augmentation, as for `--augment`.
+        schedules: learned values by name (lr, weight_decay, magnitude.rotate, ...), each as pairs
+            (fraction of the budget, value) with linear interpolation.
 
     >>> Recipe(optimizer=AdamW(beta1=0.8)).optimizer.beta2
     0.999
@@ -82,5 +83,5 @@ class Recipe:
 
     @property
     def last(self) -> dict[str, float]:
-        """The last value of every learned schedule."""
+        """The last value of every learned schedule, by name."""
         return {name: knots[-1][1] for name, knots in self.schedules.items()}

@@ -1,8 +1,8 @@
 """Search spaces as plain frozen data. Imports no torch.
 
-A genotype is a search space with one option per edge, so one description serves search and
-retraining, and selection maps a space to a smaller space. Which operations exist is known in
-`operations`; here an operation is a name with sizes to choose from.
+A genotype is a search space with one option per edge. One description therefore serves search and
+final training, and selection maps a space to a smaller space. Module `operations` has the known
+operations; in this module an operation is a name with sizes to choose from.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Operation:
     """An operation with its conditional choices.
 
     Arguments:
-        name: A key of `CHOICES`.
-        choices: Choice -> its sizes, ascending; the choices of `CHOICES[name]`, in this order.
+        name: Name of the operation, a key of `operations.CANDIDATES`.
+        choices: Choice -> its sizes, ascending; choices and their order are as in `CANDIDATES`.
 
     >>> Operation("conv", {"kernel": (3, 5)}).options[1]
     Operation(name='conv', choices={'kernel': (5,)})
@@ -143,7 +143,7 @@ class Cell:
 
     @property
     def inner_nodes(self) -> range:
-        """The nodes that edges end in."""
+        """The nodes after the inputs."""
         return range(self.inputs, self.inputs + self.nodes)
 
     @property
@@ -153,7 +153,7 @@ class Cell:
 
     @property
     def is_discrete(self) -> bool:
-        """Whether every edge has one option, and no node more edges than it keeps."""
+        """Whether every edge has one option and no node has more than `keep` edges."""
         return all(len(edge.options) == 1 for edge in self.edges) and not self.edges_compete
 
 

@@ -1,7 +1,7 @@
-"""Mixing weights of a space: how much every edge, operation and size takes part.
+"""Mixing weights of a space: one weight per edge, operation and size.
 
-A network reads them and does not know where they come from: a relaxation of logits, one sampled
-path, or uniform weights.
+A network does not depend on their origin: a relaxation of logits, one sampled path, or uniform
+weights.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from darts_lite.architecture.space import Cell, SearchSpace
 
 
 class EdgeWeights(NamedTuple):
-    """The mixing weights of one edge."""
+    """Mixing weights of one edge."""
 
-    operations: tuple[Tensor, ...]  # scalars, scaled by the weight of the edge
-    edge: Tensor | None  # scalar; None means one
+    operations: tuple[Tensor, ...]  # scalars, multiplied by the weight of the edge
+    edge: Tensor | None  # scalar; None means 1
     choices: dict[str, dict[str, Tensor]]  # operation -> choice -> [n]
 
 
 class CellWeights(NamedTuple):
-    """The mixing weights of one cell with E edges and O operations per edge."""
+    """Mixing weights of one cell with E edges and O operations per edge."""
 
-    edge: Tensor | None  # [E], chances to be kept; None: all are
+    edge: Tensor | None  # [E], probabilities to be kept; None: every edge is kept
     operation: Tensor  # [E, O], rows sum to one
     choices: dict[str, dict[str, Tensor]]  # operation -> choice -> [E, n], rows sum to one
 
     def edges(self) -> list[EdgeWeights]:
-        """Splits into the weights of single edges."""
+        """Split the weights of the cell into the weights of its edges."""
         count = self.operation.shape[0]
         scaled = self.operation if self.edge is None else self.operation * self.edge[:, None]
         rows = {o: {c: p.unbind() for c, p in cs.items()} for o, cs in self.choices.items()}
@@ -52,7 +52,7 @@ Weights = dict[str, CellWeights]  # cell name -> weights
 
 
 def uniform(space: SearchSpace) -> Weights:
-    """Return equal weights for all options of a space, and equal chances of all edges to be kept.
+    """Return equal weights for all options, and equal probabilities of all edges to be kept.
 
     >>> from darts_lite.architecture.presets import blocks
     >>> uniform(blocks(length=3))["block1"].operation
@@ -78,14 +78,31 @@ def uniform(space: SearchSpace) -> Weights:
 
 
 def option_probabilities(cell: Cell, weights: CellWeights) -> Tensor:
-    """[E, options]: the probability of every concrete option of every edge, in `Edge.options`."""
+    """Return the probability of every concrete option of every edge.
+
+    Arguments:
+        cell: Cell of the search space.
+        weights: Mixing weights of the cell.
+
+    Returns:
+        Probabilities [E, options], in the order of `Edge.options`.
+    """
     return per_option(cell, weights.operation, weights.choices)
 
 
 def per_option(
     cell: Cell, operation: Tensor, choices: Mapping[str, Mapping[str, Tensor]]
 ) -> Tensor:
-    """[E, options]: the products of one value per operation [E, O] and choice [E, n]."""
+    """Return products of one value per operation and one value per choice of the operation.
+
+    Arguments:
+        cell: Cell of the search space.
+        operation: Values [E, O].
+        choices: Values [E, n] by operation name and choice.
+
+    Returns:
+        Products [E, options], in the order of `Edge.options`.
+    """
     columns = []
     for index, each in enumerate(cell.edges[0].operations):
         block = operation[:, index, None]

@@ -1,1 +1,1 @@
-"""The commands: what a user may say, and runs on disk."""
+"""The commands: from options to files on disk."""

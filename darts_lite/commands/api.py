@@ -1,4 +1,4 @@
-"""The commands as functions: what `import darts_lite` offers."""
+"""The commands as functions of `import darts_lite`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from darts_lite.training.run import Say
 
 
 def search(*, resume: bool = False, say: Say = print, **options: Any) -> Genotype:
-    """Learn an architecture and its hyperparameters; return the genotype, written to `g.json`.
+    """Learn an architecture and its hyperparameters; write `g.json` and return the genotype.
 
     Arguments:
-        resume: continue the run in `out` with its own settings.
+        resume: whether to continue the run in `out` with its own settings.
         say: prints a line for the user.
-        options: fields of `SearchOptions`, which are the flags of the command: `dataset="digits"`.
+        options: fields of `SearchOptions`, the flags of the command, such as `dataset="digits"`.
     Raises: `UserError` for bad input; `TypeError` for an unknown option.
     """
     given = set(options) if resume else None
@@ -31,8 +31,14 @@ def search(*, resume: bool = False, say: Say = print, **options: Any) -> Genotyp
 def derive(*, resume: bool = False, say: Say = print, **options: Any) -> dict[str, Any]:
     """Train a genotype and test it once; return the content of `metrics.json`.
 
-    Arguments: as of `search`, with the fields of `DeriveOptions`; with `random=N` it trains random
-    networks of the same size instead.
+    With `random=N`, train N random networks of the same size instead; return the content of
+    `random.json`.
+
+    Arguments:
+        resume: whether to continue the run in `out` with its own settings.
+        say: prints a line for the user.
+        options: fields of `DeriveOptions`, the flags of the command, such as `epochs=20`.
+    Raises: `UserError` for bad input; `TypeError` for an unknown option.
     """
     given = set(options) if resume else None
     said = DeriveOptions(**options)
@@ -41,9 +47,15 @@ def derive(*, resume: bool = False, say: Say = print, **options: Any) -> dict[st
 
 
 def tune(*, resume: bool = False, say: Say = print, **options: Any) -> Path:
-    """Try configurations by a method under a budget; return the path of the best `g.json`.
+    """Run a study of a search method within a budget; return the path of the best `g.json`.
 
-    Arguments: as of `search`, with the fields of `TuneOptions`. Needs Optuna (extra `tune`).
+    This function needs Optuna (extra `tune`).
+
+    Arguments:
+        resume: whether to continue the study in `out` with its own settings.
+        say: prints a line for the user.
+        options: fields of `TuneOptions`, the flags of the command, such as `method="tpe"`.
+    Raises: `UserError` for bad input; `TypeError` for an unknown option.
     """
     from darts_lite.hpo.launcher import tune  # an optional dependency
 

@@ -1,4 +1,4 @@
-"""The command `augment`: a picture of what an augmentation does."""
+"""The command `augment`: draw the effect of an augmentation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from darts_lite.training.run import Say, make_folder, read_data
 
 
 def augment(options: AugmentOptions, *, say: Say = print) -> None:
-    """Draw what an augmentation does to images of a data set; save it as JSON if asked to."""
+    """Draw the effect of an augmentation on images of a data set; write it as JSON if requested.
+
+    Arguments:
+        options: options of the command.
+        say: prints a line for the user.
+    Raises: `UserError` for bad input.
+    """
     dataset, splits = read_data(options, options.seed, say)
     chosen = augmentation_for(dataset, options.augment)
     images, _ = next(

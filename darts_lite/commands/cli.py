@@ -1,7 +1,7 @@
-"""The command line: flags to options, errors to one line. No logic of its own.
+"""The command line: maps flags to options, and errors to one line. It has no other logic.
 
-What a command runs, and with it torch, is imported when the command runs, so that `--help` and a
-mistyped flag are answered at once.
+A command imports its function, and with it torch, when it runs. `--help` and the error of a
+mistyped flag are therefore fast.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from darts_lite.training.budget import PROCESS_START
 from darts_lite.training.memory import keep_freed_memory
 from darts_lite.training.options import AugmentOptions, DeriveOptions
 
-_resume = click.option("--resume", is_flag=True, help="Continue the run with its own settings.")
+_resume = click.option(
+    "--resume", is_flag=True, default=False, help="Continue the run with its own settings."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -68,7 +70,7 @@ def derive(context: click.Context, /, resume: bool, **flags: Any) -> None:
 @_resume
 @click.pass_context
 def tune(context: click.Context, /, resume: bool, **flags: Any) -> None:
-    """Try configurations by another method, or ours, under the same budget; write OUT/g.json."""
+    """Run a study of our method or another method within a budget; write OUT/g.json."""
     with _clear_errors():
         from darts_lite.hpo.launcher import tune
 
@@ -81,7 +83,7 @@ def tune(context: click.Context, /, resume: bool, **flags: Any) -> None:
 @_resume
 @click.pass_context
 def correlate(context: click.Context, /, resume: bool, **flags: Any) -> None:
-    """Tell how well a cheap fidelity ranks configurations, by Kendall's tau."""
+    """Measure how well cheap trainings rank configurations, by Kendall's tau."""
     with _clear_errors():
         from darts_lite.hpo.correlation import correlate
 
@@ -103,7 +105,7 @@ def report(folders: tuple[str, ...], out: str) -> None:
 @main.command()
 @options_of(AugmentOptions)
 def augment(**flags: Any) -> None:
-    """Draw what an augmentation does: its operations over their ranges, and random draws."""
+    """Draw an augmentation: its operations over their ranges, and random draws."""
     with _clear_errors():
         from darts_lite.commands.augment import augment
 
@@ -111,13 +113,14 @@ def augment(**flags: Any) -> None:
 
 
 def _given(context: click.Context) -> set[str]:
-    """Return the names of the options that the user typed."""
+    """Return the names of the options on the command line."""
     typed = ParameterSource.COMMANDLINE
     return {name for name in context.params if context.get_parameter_source(name) is typed}
 
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
+    """Print errors of the user or the disk as one line, and exit: 2, or 128 + signal."""
     try:
         yield
     except UserError as error:

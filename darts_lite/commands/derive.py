@@ -1,4 +1,4 @@
-"""The command `derive`: the final training of a genotype, and its test.
+"""The command `derive`: train a genotype and test it once.
 
 out/derive/  checkpoint.pt, config.json, events, metrics.jsonl, pictures/, genotype.json, model.pt,
              metrics.json, learned.json (with --hyperparameters online)
@@ -40,7 +40,15 @@ def derive(
 ) -> dict[str, Any]:
     """Train a genotype, test it once, and write `metrics.json`; return its content.
 
-    Arguments and errors as of `search`. The genotype that is trained is kept as `genotype.json`.
+    The trained genotype is written as `genotype.json`.
+
+    Arguments:
+        options: options of the training.
+        resume: names of the options that the user gave beside --resume; all other options come
+            from the checkpoint. None starts a new run.
+        started: start of the budget, on the clock of `time.monotonic` (default: now).
+        say: prints a line for the user.
+    Raises: `UserError` for bad input; `darts_lite.errors.Interrupted` after a signal.
     """
     folder = folder_of(options)
     result, kept = folder / "metrics.json", folder / "genotype.json"
@@ -54,17 +62,15 @@ def derive(
     run.load(_data_of(genotype, options), genotype.seed)
     if dict(run.dataset.fingerprint) != genotype.dataset:
         raise UserError(
-            f"the data set {run.dataset.name} is not the one that {options.genotype} was searched "
-            "on; give its --data-dir"
+            f"the data set {run.dataset.name} must be the data set of {options.genotype}, got "
+            "other data; give the --data-dir of the search"
         )
     task = TrainTask(options, genotype, run.dataset, run.splits, run.device)
     run.options = options = _with_budget(options, run.dataset)
-    epoch = task.images.count // task.batch_size
-    steps = None if options.epochs is None else options.epochs * epoch
-    budget = budget_of(options.budget_hours, steps, started)
+    steps = None if options.epochs is None else options.epochs * _epoch(task)
     make_folder(folder)
     genotype.save(kept)
-    run.prepare(task, budget)
+    run.prepare(task, budget_of(options.budget_hours, steps, started))
     say(
         f"training {genotype.parameters} parameters, {genotype.macs} MACs on {task.images.count} "
         f"images of {run.dataset.name} with {options.hyperparameters} hyperparameters, on "
@@ -73,6 +79,21 @@ def derive(
     if task.hyper is not None:
         for text in task.hyper.plan.caveats(task.hyper.variables.kinds):
             loop.warn(text)
+    account = _trained(run, task)
+    write_json(result, account)
+    trained_on = "" if task.held_out else " (trained on)"
+    say(
+        f"parameters {genotype.parameters}, MACs {genotype.macs}, validation accuracy "
+        f"{account['validation_accuracy']:.2%}{trained_on}, test accuracy "
+        f"{account['test_accuracy']:.2%}, test macro F1 {account['test_macro_f1']:.2%}, "
+        f"{run.budget.elapsed:.0f} s"
+    )
+    return account
+
+
+def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
+    """Train and test the network; return the content of metrics.json."""
+    genotype, options = task.genotype, run.options
     size: dict[str, float] = {"parameters": genotype.parameters, "macs": genotype.macs}
     with run.recorder() as recorder:
         recorder.picture(run.start.step, "genotype", pictures.draw_genotype(genotype.space))
@@ -83,29 +104,26 @@ def derive(
             learned = task.learned()
             recorder.picture(step, "learned", pictures.parameter_plot(learned, "learned schedules"))
             recipe = replace(genotype.recipe, schedules=learned)
-            replace(genotype, recipe=recipe).save(folder / "learned.json")
+            replace(genotype, recipe=recipe).save(run.folder / "learned.json")
         validation, test = (evaluate(network, s.to(run.device)) for s in run.splits[1:])
         recorder.picture(step, "confusion", picture_of(test, genotype.classes, "test"))
-        metrics = size | _metrics(validation, test, budget)
+        metrics = size | _metrics(validation, test, run.budget)
         recorder.hparams(_hparams(options, genotype), metrics)
-    checkpoint.write(folder / "model.pt", network.state_dict())
-    account = {
+    checkpoint.write(run.folder / "model.pt", network.state_dict())
+    return {
         **metrics,
         "validation_held_out": task.held_out,
         "steps": step,
-        "epochs": round(step / epoch, 2),
+        "epochs": round(step / _epoch(task), 2),
         "hyperparameters": options.hyperparameters,
         "seed": options.seed,
         "genotype": options.genotype,
     }
-    write_json(result, account)
-    trained_on = "" if task.held_out else " (trained on)"
-    say(
-        f"parameters {genotype.parameters}, MACs {genotype.macs}, validation accuracy "
-        f"{validation.accuracy:.2%}{trained_on}, test accuracy {test.accuracy:.2%}, "
-        f"test macro F1 {test.macro_f1:.2%}, {budget.elapsed:.0f} s"
-    )
-    return account
+
+
+def _epoch(task: TrainTask) -> int:
+    """Return the steps of one epoch."""
+    return task.images.count // task.batch_size
 
 
 def folder_of(options: DeriveOptions) -> Path:
@@ -121,7 +139,7 @@ def _with_budget(options: DeriveOptions, dataset: Dataset) -> DeriveOptions:
 
 
 def _data_of(genotype: Genotype, options: DeriveOptions) -> DataOptions:
-    """Return the data that a genotype was searched on, and where to look for them."""
+    """Return the options that load the data of the search of a genotype."""
     source = genotype.source
     return DataOptions(
         dataset=source.dataset,

@@ -1,4 +1,4 @@
-"""Flags out of options: the command line and its documentation derive from the dataclasses."""
+"""Make command-line flags, and their help texts, from the dataclasses of options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def options_of(cls: type[Any], required: tuple[str, ...] = ()) -> Callable[[Comm
 
     Arguments:
         cls: the dataclass; its fields are made by `training.options.option`.
-        required: names of the fields that the user must give.
+        required: names of the fields without a default on the command line.
     """
     hints = get_type_hints(cls)
 
@@ -45,7 +45,7 @@ def _flag(each: Field[Any], hint: Any, required: bool) -> Callable[[Command], Co
 
 
 def _type(hint: Any, about: Any) -> click.ParamType:
-    """The click type of a type hint with its limits; `X | None` is X."""
+    """Return the click type of a type hint with its limits; `X | None` counts as X."""
     if get_origin(hint) in (Union, types.UnionType):
         (hint,) = (part for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is Literal:
@@ -65,7 +65,7 @@ def _help(each: Field[Any], required: bool) -> str:
 
 
 def default_text(each: Field[Any]) -> str | None:
-    """What help and documentation say of the default; None if there is nothing to say."""
+    """Return the text of a default for help and documentation; None for no text."""
     if each.metadata["shown"]:
         return str(each.metadata["shown"])
     if isinstance(each.default, bool):

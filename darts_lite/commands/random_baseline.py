@@ -1,7 +1,7 @@
-"""Random networks of a genotype's size, each trained as it is: the baseline that papers forget.
+"""Random baseline of `derive`: train random networks of the size of a genotype, by the same recipe.
 
-out/derive/random0/, random1/, ...   trainings, as of `derive`
-out/derive/random.json               their settings and what came of them
+out/derive/random0/, random1/, ...   trainings, each with the files of `derive`
+out/derive/random.json               their settings and results
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from darts_lite.nas.random_networks import random_genotypes
 from darts_lite.training.options import MAY_CHANGE, DeriveOptions
 from darts_lite.training.run import Say, make_folder, remembered, require_free
 
-SHOWN = ("parameters", "macs", "epochs", "test_accuracy")  # of the metrics of a training
+SHOWN = ("parameters", "macs", "epochs", "test_accuracy")  # metrics of a training in the table
 
 
 def derive_random(
@@ -35,13 +35,20 @@ def derive_random(
     started: float | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Train `options.random` random genotypes of the size of the given one; return `random.json`.
+    """Train random genotypes of the size of a genotype; return the content of `random.json`.
 
-    Their folders lie in that of the options, where the genotype's own training would be. The budget
-    is that of each: the first to be trained has it from `started` on, the others from when they
-    begin. On resuming, finished ones stay as they are, and `count` may be another.
+    The trainings are sub-folders of the folder that the training of the genotype would have. Each
+    training has the whole budget. The budget of the first training starts at `started`, the budget
+    of every other training starts with the training. A resumed command keeps finished trainings,
+    and `options.random` may differ.
 
-    Arguments and errors as of `derive`.
+    Arguments:
+        options: options of the trainings; `options.random` is the number of networks.
+        resume: names of the options that the user gave beside --resume; all other options come
+            from `random.json`. None starts a new run.
+        started: start of the first budget, on the clock of `time.monotonic` (default: now).
+        say: prints a line for the user.
+    Raises: `UserError` for bad input; `darts_lite.errors.Interrupted` after a signal.
     """
     assert options.random is not None
     out = folder_of(options)
@@ -50,9 +57,9 @@ def derive_random(
     if resume is None:
         require_free([result], f"derive --random {options.random}")
     else:
-        # the genotype may have moved: `_keep` notices if it is another
+        # the genotype file may have moved; `_keep` raises an error if the genotype differs
         content, options = remembered(result, options, resume, MAY_CHANGE | {"genotype", "random"})
-        torch.set_num_threads(content["threads"])  # as `Run.prepare` does, for the same bytes
+        torch.set_num_threads(content["threads"])  # as in `Run.prepare`
         resume = {*resume, "out"} - {"genotype", "random"}
     count = options.random
     assert count is not None
@@ -84,18 +91,24 @@ def derive_random(
 
 
 def _keep(drawn: Genotype, path: Path, like: str) -> None:
-    """Writes a random genotype; raises `UserError` if another is there."""
+    """Write a random genotype; raise `UserError` if the file holds another genotype."""
     if not path.exists():
         make_folder(path.parent)
         drawn.save(path)
     elif Genotype.load(path) != drawn:
         raise UserError(
-            f"{path} was drawn for another genotype than {like} is now; choose another --out"
+            f"{path} must be the random genotype for {like}, got another genotype; choose another "
+            "--out"
         )
 
 
 def _searched(like: Genotype, options: DeriveOptions) -> tuple[Path, dict[str, Any]] | None:
-    """The folder and metrics of a finished training of the genotype itself by the same recipe."""
+    """Return folder and metrics of a finished training of the genotype by the same recipe, if any.
+
+    Arguments:
+        like: the genotype.
+        options: options of the random trainings.
+    """
     out = Path(str(options.out))
     recipe = _recipe(out / "random0")
     beside = sorted(path.parent for path in Path(options.genotype).parent.glob("*/metrics.json"))
@@ -107,19 +120,19 @@ def _searched(like: Genotype, options: DeriveOptions) -> tuple[Path, dict[str, A
 
 
 def _recipe(folder: Path) -> dict[str, Any] | None:
-    """All settings of a training that its result depends on, but for its genotype."""
+    """Return all settings that the result of a training depends on, without the genotype."""
     try:
         options = json.loads((folder / "config.json").read_text())["options"]
         free = MAY_CHANGE | {"genotype", "max_params", "random"}
         return {name: value for name, value in options.items() if name not in free}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # no training of this program
+        return None  # not a folder of a training
 
 
 def _compared(
     trained: dict[Path, dict[str, Any]], searched: tuple[Path, dict[str, Any]] | None
 ) -> dict[str, Any]:
-    """The numbers of all trainings, and where the searched genotype stands among them."""
+    """Return the metrics of all trainings, and the comparison with the searched genotype."""
 
     def row(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
         return {"folder": str(folder), **{name: metrics[name] for name in SHOWN}}
@@ -141,7 +154,7 @@ def _compared(
 
 
 def _table(account: dict[str, Any]) -> str:
-    """The trainings as Markdown."""
+    """Return the trainings as a Markdown table."""
     rows, own, spread = account["random"], account["searched"], account["standard_deviation"]
     lines = ["| network | parameters | MACs | epochs | test accuracy |", "|---|---|---|---|---|"]
     for row in [*rows, own] if own else rows:
@@ -159,11 +172,11 @@ def _verdict(account: dict[str, Any], options: DeriveOptions) -> str:
     own, count = account["searched"], len(account["random"])
     if own is None:
         return (
-            f"{options.genotype} itself is not compared, having no such training: make one by the "
-            "same command without --random, there or in another --out beside the genotype, then "
-            "repeat this one with --resume"
+            f"{options.genotype} itself is not compared, because it has no training with these "
+            "settings; run the same command without --random, in this --out or another --out "
+            "beside the genotype, then run this command again with --resume"
         )
     return (
-        f"{own['folder']}: {100 * own['above_mean']:+.2f} points from the mean of the random ones, "
-        f"better than {own['beats']} of {count}"
+        f"{own['folder']}: {100 * own['above_mean']:+.2f} points from the mean of the random "
+        f"networks, better than {own['beats']} of {count}"
     )

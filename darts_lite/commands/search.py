@@ -1,7 +1,7 @@
-"""The command `search`: a folder on disk, from the options to g.json.
+"""The command `search`: search an architecture and write its files.
 
 out/g.json        the genotype
-out/augment.json  the augmentation that was learned, for --augment
+out/augment.json  the learned augmentation, for --augment
 out/search/       checkpoint.pt, config.json, events, metrics.jsonl, pictures/
 """
 
@@ -30,15 +30,15 @@ def search(
     started: float | None = None,
     say: Say = print,
 ) -> Genotype:
-    """Run a search and write `g.json`.
+    """Run a search, write `g.json`, and return the genotype.
 
     Arguments:
-        options: what the user said.
-        resume: names of the options that the user gave beside the wish to resume; all others come
-            from the checkpoint. None begins anew.
-        started: when the budget began, on the clock of `time.monotonic` (default: now).
+        options: options of the search.
+        resume: names of the options that the user gave beside --resume; all other options come
+            from the checkpoint. None starts a new run.
+        started: start of the budget, on the clock of `time.monotonic` (default: now).
         say: prints a line for the user.
-    Raises: `UserError`; `darts_lite.errors.Interrupted`.
+    Raises: `UserError` for bad input; `darts_lite.errors.Interrupted` after a signal.
     """
     out = Path(options.out)
     result = out / "g.json"
@@ -50,7 +50,7 @@ def search(
     run.options = options = resolved(run.options, run.dataset, run.device)
     budget = budget_of(options.budget_hours, options.steps, started)
     begin = warm_start.COLD
-    if not run.saved:  # what a resumed search began with is in its checkpoint
+    if not run.saved:  # the checkpoint of a resumed search has its starting values
         space = space_of(options)
         begin = warm_start.read(options.warm_start, options, space, run.dataset, say)
     task = SearchTask(options, run.dataset, run.splits, run.device, begin)
@@ -66,7 +66,8 @@ def search(
         loop.warn(text)
     with run.recorder() as recorder:
         step = run.train(task, recorder)
-        recorder.scalars(step, {**task.evaluate(step, recorder), "seconds": budget.elapsed})
+        found = task.evaluate(step, recorder, last=True)
+        recorder.scalars(step, {**found, "seconds": budget.elapsed})
         genotype = task.genotype()
         _record_learned(genotype, step, recorder)
         _record_comparison(run, step, recorder)
@@ -93,7 +94,7 @@ def _record_learned(genotype: Genotype, step: int, recorder: Recorder) -> None:
 
 
 def _record_comparison(run: Run[SearchOptions], step: int, recorder: Recorder) -> None:
-    """Say how much time a warm start saved."""
+    """Print and record the time that the warm start saved."""
     for path in run.options.warm_start[:1]:
         found = warm_start.compare(path, run.folder, run.options, run.dataset)
         if found is not None:

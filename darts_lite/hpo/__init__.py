@@ -1,6 +1,9 @@
-"""Rivals of the gradient under the same budget: one space, one evaluator and one clock for all.
+"""Hyperparameter optimization within one budget: other search methods, and ours beside them.
 
-`launcher.tune` runs a study, `correlation.correlate` tells whether a cheap fidelity can be trusted.
-A method is a pure function of what was measured (`records.Method`); a worker keeps no state
-(`worker`); what workers share is in storage (`storage`).
+All methods share one space, one bench and one clock.
+
+- `launcher.tune` runs a study.
+- `correlation.correlate` measures whether a cheap fidelity ranks configurations correctly.
+- A method (`records.Method`) is a pure function of the records.
+- A worker (`worker.Worker`) keeps no state; the storage (`storage.Study`) keeps the shared state.
 """

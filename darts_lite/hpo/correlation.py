@@ -116,19 +116,19 @@ def correlate(
 
 
 def _measured(
-    setup: Setup, number: int, cap: int, seed: int, fidelities: Sequence[float]
+    setup: Setup, number: int, limit: int, seed: int, fidelities: Sequence[float]
 ) -> dict[str, Any]:
     """Measure accuracies and seconds of one random configuration at all fidelities."""
     generator = torch.Generator().manual_seed(1_000_003 * seed + number)
     for _ in range(DRAWS):
         configuration = setup.space.configure(Random(generator))
         genotype = setup.bench.genotype(configuration)
-        if genotype.parameters <= cap:
+        if genotype.parameters <= limit:
             break
     else:
         raise UserError(
-            f"a configuration must have at most {cap} parameters, got more in {DRAWS} draws; raise "
-            "--max-params or lower --channels"
+            f"a configuration must have at most {limit} parameters, got more in {DRAWS} draws; "
+            "raise --max-params or lower --channels"
         )
     accuracies, seconds = [], []
     place = setup.bench.place(number)

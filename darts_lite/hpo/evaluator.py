@@ -28,11 +28,22 @@ MIN_SIDE = 8  # pixels per side
 class Bench:
     """Data, device and settings of all trainings of a study.
 
-    Arguments: `epochs` of a full training; `fidelity`, what is saved at a fidelity f below one:
-    "epochs" stops the full training early, at f of its steps; "subset" trains on f of the images,
-    all epochs long; "resolution" on images of f times the pixels. The cost is about f of the full
-    one in all three. `folder`, of a folder for each trial; `source` of the images and
-    `record` of the study, for the genotypes; `deadline`, on the clock of `time.monotonic`.
+    A training at fidelity f below 1 costs about the fraction f of the full training.
+
+    Arguments:
+        dataset: Data set.
+        splits: Training, validation and test images, on the device.
+        device: Device of the trainings.
+        epochs: Epochs of one full training.
+        fidelity: Kind of the fidelity f. "epochs" stops the full training after the fraction f of
+            its steps. "subset" trains all epochs on the fraction f of the images. "resolution"
+            trains all epochs on images with the fraction f of the pixels.
+        seed: Random seed of the trainings.
+        folder: Output folder; it has one sub-folder per trial.
+        source: Origin of the images, for the genotypes.
+        record: Settings of the study, for the genotypes.
+        checkpoint_seconds: Seconds between two checkpoints.
+        deadline: End of the budget, on the clock of `time.monotonic`; None means no deadline.
     """
 
     dataset: Dataset
@@ -57,7 +68,7 @@ class Bench:
         return self.folder / "trials" / str(trial)
 
     def genotype(self, configuration: Configuration) -> Genotype:
-        """A configuration as `derive` takes it."""
+        """Return the genotype of a configuration, as `derive` reads it."""
         return replace(self.genotype_of(configuration.space), recipe=configuration.recipe)
 
     def genotype_of(self, space: SearchSpace) -> Genotype:

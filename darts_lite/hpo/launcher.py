@@ -36,8 +36,8 @@ from darts_lite.training.options import MAY_CHANGE
 from darts_lite.training.run import Say, make_folder, read_data, require_free, stored_options
 
 JOURNAL = "study.journal"
-CLOSING = 3.0  # seconds kept for the results
-RESTARTS = 3  # of a worker that was killed
+CLOSING = 3.0  # seconds of the budget that are kept for writing the results
+RESTARTS = 3  # restarts per worker after it was killed
 FREE = MAY_CHANGE | {"budget_hours", "trials", "workers", "storage"}
 
 
@@ -186,7 +186,7 @@ def _finish(study: Study, setup: Setup, options: TuneOptions, say: Say) -> Path:
 
 
 class _Launcher:
-    """Starts the workers, updates the clock and the progress bar, restarts killed workers."""
+    """Start the workers, update the clock and the progress bar, restart killed workers."""
 
     def __init__(self, study: Study, options: TuneOptions, session: str, began: float) -> None:
         self.study, self.options, self.session, self.began = study, options, session, began

@@ -1,4 +1,4 @@
-"""What a user may say of a study and of a correlation. Imports no torch."""
+"""Options of a study and of a correlation. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from darts_lite.training.options import MachineOptions, option
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions(MachineOptions, SpaceOptions):
-    """What `tune` and `correlate` share."""
+    """Options that `tune` and `correlate` share."""
 
     epochs: int = option(20, "Epochs of one full training.", low=1)
     fidelity: Literal["epochs", "subset", "resolution"] = option(
         "epochs",
-        "What a cheap training saves: it stops early, sees fewer images, or smaller images.",
+        "Kind of a cheap training: epochs stops early, subset uses fewer images, resolution uses "
+        "smaller images.",
     )
     lowest: float = option(
         1 / 9,
-        "Lowest fidelity, as a share of the cost of a full training.",
+        "Lowest fidelity, as a fraction of the cost of one full training.",
         low=0,
         high=1,
         above=True,
@@ -30,50 +31,54 @@ class StudyOptions(MachineOptions, SpaceOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions(StudyOptions):
-    """What a user may say of a study."""
+    """Options of a study."""
 
     method: Literal["random", "tpe", "asha", "bohb", "pbt", "pba", "gradient"] = option(
         "gradient",
-        "random search, TPE, ASHA, TPE with Hyperband, population based training, population based "
-        "augmentation, or our own search in rounds.",
+        "Method: random search, TPE, ASHA, TPE with Hyperband, population based training, "
+        "population based augmentation, or our gradient search in rounds.",
     )
     out: str = option("out", "Folder of the study.")
     budget_hours: float | None = option(
         None,
-        "Wall-clock hours of the study, earlier sessions included.",
+        "Wall-clock hours of the study, including earlier sessions.",
         low=0,
         above=True,
         shown="0.1 below 16 pixels, else 1",
     )
-    trials: int | None = option(None, "Trials instead of, or beside, hours.", low=1)
-    pareto: bool = option(False, "Seek the Pareto front of parameters and accuracy.")
-    population: int = option(8, "Members of the population of pbt and pba.", low=2)
+    trials: int | None = option(
+        None, "Budget in trials, instead of hours or in addition to hours.", low=1
+    )
+    pareto: bool = option(False, "Search the Pareto front of parameters and accuracy.")
+    population: int = option(8, "Number of members of the population of pbt and pba.", low=2)
     genotype: str | None = option(
-        None, "Genotype file of pba's small model.", shown="a random network under the limit"
+        None,
+        "Genotype file of the small model of pba.",
+        shown="a random network within the parameter limit",
     )
     warm_start: tuple[str, ...] = option(
         (),
-        "Earlier study or search to start from: its folder, or a g.json; may be repeated.",
+        "Earlier study or search to start from: its folder or a g.json; may be repeated.",
     )
-    workers: int = option(1, "Worker processes on this machine.", low=1)
+    workers: int = option(1, "Number of worker processes on this machine.", low=1)
     storage: str | None = option(
         None,
-        "Journal file, or URL of a database (postgresql+psycopg://...) that machines share.",
+        "Journal file, or URL of a database that machines share (postgresql+psycopg://...).",
         shown="OUT/study.journal",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorrelateOptions(StudyOptions):
-    """What a user may say of a correlation between cheap and full trainings."""
+    """Options of a correlation between cheap and full trainings."""
 
     configurations: int = option(
-        20, "Random configurations, each trained at every fidelity.", low=3
+        20, "Number of random configurations; each is trained at every fidelity.", low=3
     )
     out: str = option("correlation", "Folder of the results.")
 
     @property
     def study(self) -> TuneOptions:
-        """The same settings as those of a study by random search."""
+        """The options of a study by random search with the same settings."""
         shared = {f.name: getattr(self, f.name) for f in fields(StudyOptions)}
         return TuneOptions(method="random", out=self.out, trials=self.configurations, **shared)

@@ -1,4 +1,4 @@
-"""What the room needs beyond the core. Imported before Optuna."""
+"""Check of the optional dependency of hpo; it is imported before Optuna."""
 
 from importlib.util import find_spec
 
@@ -6,5 +6,5 @@ from darts_lite.errors import UserError
 
 if find_spec("optuna") is None:
     raise UserError(
-        "tune and correlate need Optuna, which is not installed: pip install 'darts_lite[tune]'"
+        "tune and correlate need Optuna, which is not installed; run pip install 'darts_lite[tune]'"
     )

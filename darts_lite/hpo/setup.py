@@ -60,7 +60,7 @@ def completed(options: TuneOptions, dataset: Dataset) -> TuneOptions:
     ):
         if value not in known:
             raise UserError(f"--{name} must be one of {', '.join(known)}, got {value}")
-    cap, channels = size(options, dataset)
+    limit, channels = size(options, dataset)
     hours = options.budget_hours
     if hours is None and options.trials is None:
         hours = 0.1 if is_small(dataset) else 1.0
@@ -82,12 +82,18 @@ def completed(options: TuneOptions, dataset: Dataset) -> TuneOptions:
             "--genotype is only for pba, its small model; use --warm-start to start from a genotype"
         )
     return replace(
-        options, dataset=dataset.name, max_params=cap, channels=channels, budget_hours=hours
+        options, dataset=dataset.name, max_params=limit, channels=channels, budget_hours=hours
     )
 
 
 def assemble(options: TuneOptions, dataset: Dataset, splits: Splits) -> Setup:
-    """The method, its space and its bench, from completed options."""
+    """Return method, space, bench and search options of a study.
+
+    Arguments:
+        options: Options as `completed` returns them.
+        dataset: Data set of the study.
+        splits: Its training, validation and test images.
+    """
     device = device_named(options.device)
     assert options.max_params is not None and options.channels is not None
     bench = Bench(
@@ -108,6 +114,10 @@ def assemble(options: TuneOptions, dataset: Dataset, splits: Splits) -> Setup:
         checkpoint_seconds=options.checkpoint_seconds,
     )
     search = SearchOptions(
+        dataset=options.dataset,
+        data_dir=options.data_dir,
+        image_size=options.image_size,
+        subset=options.subset,
         space=options.space,
         cells=options.cells,
         channels=options.channels,
@@ -149,7 +159,7 @@ def _space(options: TuneOptions, search: SearchOptions, bench: Bench) -> Space:
 
 
 def _small_model(options: TuneOptions, search: SearchOptions, bench: Bench) -> Genotype:
-    """The genotype that was given, or a random network under the cap."""
+    """Return the genotype of --genotype, or a random network within the parameter limit."""
     if options.genotype is not None:
         return load_genotype(Path(options.genotype), options.max_params, options.data_dir)
     generator = torch.Generator().manual_seed(options.seed)

@@ -40,7 +40,7 @@ LIMITS: dict[
 
 
 class Chooser(Protocol):
-    """Chooses the value of one dimension at a time."""
+    """Interface that chooses the value of one dimension at a time."""
 
     def categorical(self, name: str, choices: Sequence[Value]) -> Any: ...
 
@@ -54,10 +54,10 @@ class Configuration:
     """One point of the space, ready to be trained.
 
     Arguments:
-        space: the architecture.
-        recipe: how it is trained; its schedules hold "lr", "weight_decay", and values of the
-            augmentation by name.
-        values: what was chosen, by dimension.
+        space: Discrete architecture.
+        recipe: Recipe of the training; its schedules are "lr", "weight_decay", and the values of
+            the augmentation by name.
+        values: Chosen value of every dimension.
     """
 
     space: SearchSpace
@@ -158,7 +158,7 @@ Space = ConfigurationSpace | AugmentationSpace
 
 
 def constant(values: Mapping[str, float]) -> dict[str, Schedule]:
-    """Return schedules that stay at one value each."""
+    """Return constant schedules of the given values, by name."""
     return {name: ((0.0, value),) for name, value in values.items()}
 
 
@@ -237,7 +237,7 @@ def values_of(genotype: Genotype) -> Values:
         if each in ends:
             found[f"{name}.{each}"] = ends.pop(each)
     policy = recipe.augment
-    if "+" not in policy:  # mixing is none of the space's
+    if "+" not in policy:  # the space has no image mixing
         policy, _, rest = policy.partition(":")
         for pair in filter(None, rest.split(",") if policy == "randaugment" else []):
             key, _, value = pair.partition("=")

@@ -1,1 +1,1 @@
-"""Neural architecture search: how one network is chosen."""
+"""Neural architecture search: from a search space and data to one genotype."""

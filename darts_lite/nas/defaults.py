@@ -1,4 +1,4 @@
-"""What a search leaves open, decided by the data and the machine."""
+"""Defaults of a search that depend on the data and the device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from darts_lite.training.run import is_small
 
 
 def resolved(options: SearchOptions, dataset: Dataset, device: torch.device) -> SearchOptions:
-    """Return the options with every choice made that the user left open."""
+    """Return the options with a value for every option that the user did not give.
+
+    Arguments:
+        options: options of the search.
+        dataset: data set of the search.
+        device: device of the search.
+    """
     limit, channels = size(options, dataset)
     hours = options.budget_hours
     if hours is None and options.steps is None:
@@ -30,7 +36,13 @@ def resolved(options: SearchOptions, dataset: Dataset, device: torch.device) -> 
 
 
 def size(options: SpaceOptions, dataset: Dataset) -> tuple[int, int]:
-    """Return the parameter limit and the width, chosen for the data if the user did not."""
+    """Return the parameter limit and the width; choose each by the data if it is not given.
+
+    Arguments:
+        options: options of the space.
+        dataset: data set of the search.
+    Returns: number of parameters, and channels of the first stage.
+    """
     limit = options.max_params or (60_000 if is_small(dataset) else 150_000)
     if options.channels:
         return limit, options.channels
@@ -40,5 +52,10 @@ def size(options: SpaceOptions, dataset: Dataset) -> tuple[int, int]:
 
 
 def search_width(channels: int, device: torch.device) -> int:
-    """Return the width of the supernet: narrow on a CPU, where it would be slow."""
+    """Return the width of the supernet: at most 8 channels on a CPU, where a wide one is slow.
+
+    Arguments:
+        channels: channels of the first stage of the derived network.
+        device: device of the search.
+    """
     return min(channels, 8) if device.type == "cpu" else channels

@@ -1,4 +1,4 @@
-"""Genotypes from disk: g.json, or the search checkpoint beside it, under a parameter limit."""
+"""Load genotypes within a parameter limit: from g.json, or from the search checkpoint beside it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,17 @@ from darts_lite.training.run import Say, read_data, require_same_data, stored_op
 def load_genotype(
     path: Path, limit: int | None, data_dir: str | None = None, say: Say = print
 ) -> Genotype:
-    """Read a genotype, or make it from the search checkpoint beside it, under a parameter limit.
+    """Read a genotype, or derive it from the search checkpoint beside its file.
 
-    A genotype above the limit is derived anew from that checkpoint and left on disk as it is.
+    A genotype above the parameter limit is derived again from the checkpoint. Its file does not
+    change.
+
+    Arguments:
+        path: genotype file; it is written if only the search checkpoint exists.
+        limit: parameter limit; None for no limit.
+        data_dir: folder with the published data sets; None for the folder of the search.
+        say: prints a line for the user.
+    Raises: `UserError` if a file is damaged, or no network fits the limit.
     """
     saved = path.parent / "search" / "checkpoint.pt"
     genotype = Genotype.load(path) if path.exists() or not saved.exists() else None
@@ -31,16 +39,16 @@ def load_genotype(
         counted = network_cost(genotype.space, genotype.image, len(genotype.classes))
         if counted != (genotype.parameters, genotype.macs):
             raise UserError(
-                f"{path}: parameters and macs are {genotype.parameters} and {genotype.macs}, but "
-                f"its network has {counted.parameters} and {counted.macs}; search again"
+                f"{path}: parameters and macs must be {counted.parameters} and {counted.macs}, "
+                f"the counts of its network, got {genotype.parameters} and {genotype.macs}; search "
+                "again"
             )
         if limit is None or genotype.parameters <= limit:
             return genotype
         if not saved.exists():
             raise UserError(
-                f"{path} has {genotype.parameters} parameters, more than {limit}, and without "
-                f"{saved} it is the smallest possible network here: raise --max-params, bring "
-                "that checkpoint, or search again"
+                f"{path} must have at most {limit} parameters, got {genotype.parameters}; raise "
+                f"--max-params, restore {saved} to derive a smaller network, or search again"
             )
     say(f"deriving from {saved}" + ("" if genotype else f": {path} does not exist"))
     made = _discretized(saved, limit, data_dir, say)
@@ -50,7 +58,7 @@ def load_genotype(
 
 
 def _discretized(saved: Path, limit: int | None, data_dir: str | None, say: Say) -> Genotype:
-    """Return the genotype of a search checkpoint as it stands."""
+    """Return the genotype that discretization of a search checkpoint gives."""
     content = checkpoint.load(saved, "search")
     options = stored_options(SearchOptions, content["config"], saved)
     options = replace(options, data_dir=data_dir or options.data_dir)

@@ -1,4 +1,4 @@
-"""A method of architecture search, as a few small objects."""
+"""A method of architecture search: one relaxation, some regularizers, one selector."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from darts_lite.nas.select import Selector, knapsack
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What a search needs of a method; `MixedOp`, costs and the final training know none of it.
+    """The parts of a search that differ between methods.
+
+    `MixedOp`, the costs and the final training do not depend on the method.
 
     Arguments:
-        relaxation: how logits become mixing weights.
-        regularizers: terms of the architecture's loss.
-        selector: how the space becomes discrete.
+        relaxation: maps logits to mixing weights.
+        regularizers: terms added to the loss of the architecture.
+        selector: maps the space and its mixing weights to a discrete space.
     """
 
     relaxation: Relaxation = field(default_factory=Softmax)
@@ -27,6 +29,11 @@ class Method:
 
 
 def method_of(options: SearchOptions, costs: CostTable) -> Method:
-    """Return the method of a search: DARTS with entangled sizes and an exact selection."""
+    """Return the default method: DARTS with entangled sizes and an exact selection.
+
+    Arguments:
+        options: options of the search, with a parameter limit.
+        costs: costs of the search space.
+    """
     decay = (BetaDecay(),) if options.protect else ()
     return Method(regularizers=(*decay, ParameterHinge(costs, float(options.limit))))

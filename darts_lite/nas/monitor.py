@@ -1,7 +1,8 @@
-"""What is watched during a search: accuracies, pictures, and warnings."""
+"""Monitor of a search: accuracies, pictures and warnings."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -22,15 +23,16 @@ from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import loop
 from darts_lite.training.metrics import accuracy, sample
 
-EVALUATED = 1024  # validation images in an evaluation during the search
+EVALUATED = 1024  # validation images per evaluation during the search
 CALIBRATED = 512  # training images for BatchNorm statistics
-LATE = 0.5  # fraction of the budget from which on a collapse is worth a warning
-ANNEALED = 0.75  # the same for an undecided choice
+DRAWING = 0.02  # largest share of the time that pictures take
+LATE = 0.5  # fraction of the budget after which a collapse gives a warning
+ANNEALED = 0.75  # fraction of the budget after which a high entropy gives a warning
 BATCH = 128  # images per step of the BatchNorm calibration
 
 
 class Watched(Protocol):
-    """What a monitor reads of a search."""
+    """The attributes and methods of a search that a monitor reads."""
 
     dataset: Dataset
     splits: Splits
@@ -50,13 +52,26 @@ class Watched(Protocol):
 
 
 class Monitor:
-    """Evaluates a search as it stands; says every warning once."""
+    """Evaluate a search in its current state; give each warning once."""
 
     def __init__(self) -> None:
         self._warned: set[str] = set()
+        self._began = time.monotonic()
+        self._drawing = 0.0  # seconds
 
-    def evaluate(self, task: Watched, step: int, recorder: Recorder) -> dict[str, float]:
-        """Return the accuracy of the mixture and of its selection; record the pictures."""
+    def evaluate(
+        self, task: Watched, step: int, recorder: Recorder, last: bool = False
+    ) -> dict[str, float]:
+        """Return the accuracy of the mixture and of its selection; record the pictures.
+
+        Pictures take at most `DRAWING` of the time, not counting the first and the last ones.
+
+        Arguments:
+            task: the search.
+            step: number of steps so far.
+            recorder: takes pictures and warnings.
+            last: whether this is the evaluation at the end, whose pictures stay.
+        """
         shown, space = sample(task.splits.validation, EVALUATED), task.discrete()
         statistics = list(evaluation_batches(sample(task.splits.train, CALIBRATED), BATCH))
         supernet = task.network.export(task.inner.params)
@@ -67,7 +82,10 @@ class Monitor:
         network.inherit(supernet)
         one_hot = accuracy(network, shown, statistics)
         cost = network_cost(space, task.image, classes)
-        self._draw(task, step, recorder, space, cost.parameters)
+        now = time.monotonic()
+        if last or self._drawing <= DRAWING * (now - self._began):
+            self._draw(task, step, recorder, space, cost.parameters)
+            self._drawing += time.monotonic() - now
         self._warn(task, step, recorder, mixed, one_hot, space)
         return {
             "accuracy/mixed": mixed,
@@ -83,7 +101,7 @@ class Monitor:
         recorder.picture(step, "genotype", picture)
         for name, title, rows, columns, values in _probabilities(task):
             recorder.picture(step, name, pictures.heat_map(rows, columns, values, title))
-        # the same training images every time
+        # the same training images at every evaluation
         images, _ = next(iter(evaluation_batches(sample(task.splits.train, 32), 32)))
         recorder.picture(
             step,
@@ -108,17 +126,17 @@ class Monitor:
             "skip": (
                 late and chosen.count("skip") > len(chosen) / 2,
                 f"skip holds {chosen.count('skip')} of {len(chosen)} edges: the architecture may "
-                "be collapsing; give a larger --max-params or a longer budget",
+                "collapse to skip connections; give a larger --max-params or a longer budget",
             ),
             "entropy": (
                 task.fraction > ANNEALED and float(entropy(task.weights(1.0))) > 0.97,
-                "the entropy of the operations hardly falls: the choice is close to a random "
-                "one; give a longer budget",
+                "the entropy of the operations is above 0.97 of its maximum: the selection is "
+                "close to a random choice; give a longer budget",
             ),
             "gap": (
                 late and one_hot < mixed - 0.15,
-                f"the discretized network reaches {one_hot:.1%} where the mixture reaches "
-                f"{mixed:.1%}; a longer budget anneals it further",
+                f"the discretized network has an accuracy of {one_hot:.1%}, the supernet has "
+                f"{mixed:.1%}; give a longer budget, so that annealing brings them together",
             ),
         }
         for name, (true, message) in found.items():
@@ -129,7 +147,7 @@ class Monitor:
 
 
 def _probabilities(task: Watched) -> Iterable[tuple[str, str, list[str], list[str], Any]]:
-    """Yield name, title, rows, columns and values of one heat map after the other."""
+    """Yield name, title, row labels, column labels and values of each heat map."""
     weights = task.weights()
     for cell in task.space.cells:
         rows = [f"{e.source} → {e.target}" for e in cell.edges]

@@ -1,4 +1,4 @@
-"""What a user may say of architectures and of a search. Imports no torch."""
+"""Options of the search space and of a search. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from darts_lite.training.options import AUGMENT, ESTIMATOR, DataOptions, Machine
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceOptions(DataOptions):
-    """What a user may say of architectures."""
+    """Options of the search space."""
 
     max_params: int | None = option(
         None,
-        "Parameter limit: target of the search, and limit of its result.",
+        "Parameter limit: the target of the search, and the limit of the resulting network.",
         low=1,
         shown="60000 below 16 pixels, else 150000",
     )
@@ -27,13 +27,16 @@ class SpaceOptions(DataOptions):
         None, "Channels of the first stage.", low=1, shown="the most that fit --max-params"
     )
     stem_stride: int = option(
-        1, "Stride of the first convolution; 2 is faster and sees less detail.", low=1, high=2
+        1,
+        "Stride of the first convolution, 1 or 2; 2 is faster and loses detail.",
+        low=1,
+        high=2,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(MachineOptions, SpaceOptions):
-    """What a user may say of a search."""
+    """Options of a search."""
 
     out: str = option("out", "Folder of the run.")
     budget_hours: float | None = option(
@@ -44,7 +47,7 @@ class SearchOptions(MachineOptions, SpaceOptions):
         shown="0.025 below 16 pixels, else 1",
     )
     steps: int | None = option(
-        None, "Steps instead of hours; then the result is exactly reproducible.", low=1
+        None, "Budget in steps instead of hours; the result is then exactly reproducible.", low=1
     )
     search_channels: int | None = option(
         None,
@@ -60,17 +63,20 @@ class SearchOptions(MachineOptions, SpaceOptions):
         ESTIMATOR,
         "Hypergradient estimator: one_step, unrolled, forward, neumann, conjugate_gradient or "
         "online; one for all kinds, or KIND=NAME for architecture, loss, optimizer. annealed: find "
-        "the learning rate by annealed look-aheads early in the training, leave the weight decay.",
+        "the learning rate by annealed look-aheads early in the training, do not learn the weight "
+        "decay.",
     )
-    protect: bool = option(True, "Regularize against the collapse to skip connections.")
+    protect: bool = option(
+        True, "Regularize the architecture against the collapse to skip connections."
+    )
     warm_start: tuple[str, ...] = option(
         (),
-        "Earlier search to start from: a g.json or the folder that holds it; may be repeated.",
+        "Earlier search to start from: a g.json or its folder; may be repeated.",
     )
     batch_size: int = option(Recipe().batch_size, "Images per step.", low=2)
 
     @property
     def limit(self) -> int:
-        """The parameter limit, once the data have decided it."""
+        """The parameter limit; `nas.defaults.resolved` must have set it."""
         assert self.max_params is not None
         return self.max_params

@@ -1,4 +1,4 @@
-"""The bilevel problem of a supernet: its network's, with mixing weights and regularizers."""
+"""The bilevel problem of a supernet, with mixing weights and regularizers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from darts_lite.nas.regularizers import Regularizer, State
 from darts_lite.nas.relaxation import Relaxation, logit_shapes
 from darts_lite.training.problem import Batch, NetworkProblem
 
-ALPHA = "alpha."  # the names of logits begin with it
-ALPHA_TRAVEL = 6.0
+ALPHA = "alpha."  # prefix of the names of architecture logits
+ALPHA_TRAVEL = 6.0  # distance that a logit can move in one search
 
 
 class Phase(NamedTuple):
-    """What depends on the fraction of the budget.
+    """Values that depend on the fraction of the budget.
 
     Attributes:
-        lr_factor: the schedule's value, which the learned learning rate is multiplied with.
-        temperature: of the relaxation's softmaxes.
-        fraction: of the budget, for the regularizers.
+        lr_factor: value of the learning-rate schedule; multiplies the learned learning rate.
+        temperature: temperature of the softmaxes of the relaxation.
+        fraction: fraction of the budget, for the regularizers.
         draws: noise of the relaxation in this step.
     """
 
@@ -39,7 +39,12 @@ class Phase(NamedTuple):
 
 
 def logit_specs(space: SearchSpace, start: Mapping[str, Tensor]) -> list[HyperSpec]:
-    """Return the architecture's logits as outer variables; those not in `start` start at zero."""
+    """Return the architecture logits as outer variables.
+
+    Arguments:
+        space: the search space.
+        start: starting values by name of `logit_shapes`; all other logits start at zero.
+    """
     return [
         HyperSpec(
             ALPHA + name,
@@ -54,13 +59,13 @@ def logit_specs(space: SearchSpace, start: Mapping[str, Tensor]) -> list[HyperSp
 
 @dataclass(frozen=True)
 class SupernetProblem:
-    """Binds batches to the bilevel problem of a supernet.
+    """Bind batches to the bilevel problem of a supernet.
 
     Arguments:
-        plain: the problem of its network; gives losses and optimizer.
+        plain: problem of the network without mixing weights; gives losses and optimizer.
         network: the supernet as a pure function of two vectors, images and mixing weights.
-        space: its search space.
-        relaxation: how logits become mixing weights.
+        space: search space of the supernet.
+        relaxation: maps logits to mixing weights.
         regularizers: terms added to the outer loss.
     """
 
@@ -71,7 +76,13 @@ class SupernetProblem:
     regularizers: tuple[Regularizer, ...]
 
     def bind(self, train: Sequence[Batch], validation: Batch | None, phase: Phase) -> Bilevel:
-        """Return the pure functions of one window of `len(train)` steps."""
+        """Return the pure functions of one window of `len(train)` steps.
+
+        Arguments:
+            train: the training batch of each step.
+            validation: the batch of the outer loss; None if the outer loss is not used.
+            phase: values that depend on the fraction of the budget.
+        """
 
         def inner(params: Params, raw: Hyper, t: int) -> Loss:
             values = self.plain.constrain(raw)
@@ -87,7 +98,7 @@ class SupernetProblem:
         return self.plain.bilevel(inner, outer, phase.lr_factor)
 
     def regularizer(self, values: Hyper, weights: Weights, phase: Phase) -> Tensor:
-        """Return the sum of the regularizers, a function of the architecture alone."""
+        """Return the sum of the regularizers, a scalar that depends on the architecture only."""
         state = State(select(values, ALPHA), weights, phase.fraction)
         total = torch.zeros(())
         for each in self.regularizers:

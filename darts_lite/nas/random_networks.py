@@ -1,4 +1,4 @@
-"""Random networks of a space: the baseline of every search."""
+"""Random networks of a search space: the baseline of a search."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from darts_lite.architecture.presets import PRESETS
 from darts_lite.architecture.space import SearchSpace
 from darts_lite.errors import UserError
 
-SIZE_CLASS = 0.1  # how far from a genotype's parameters, as a part of them
-DRAWS = 10_000  # for one random genotype; some ten seconds
+SIZE_CLASS = 0.1  # largest relative difference in parameters between networks of one size class
+DRAWS = 10_000  # draws per random genotype; about ten seconds
 
 
 def uniform_random(space: SearchSpace, generator: torch.Generator) -> SearchSpace:
-    """A discrete space drawn uniformly: `keep` edges into each node, one option on each."""
+    """Return a discrete space drawn uniformly: `keep` edges per node, one option per edge.
+
+    Arguments:
+        space: the search space.
+        generator: CPU generator.
+    """
 
     def pick(count: int, size: int) -> list[int]:
         return sorted(torch.randperm(count, generator=generator)[:size].tolist())
@@ -40,18 +45,19 @@ def uniform_random(space: SearchSpace, generator: torch.Generator) -> SearchSpac
 def random_genotypes(
     like: Genotype, count: int, limit: int | None = None, draws: int = DRAWS
 ) -> list[Genotype]:
-    """Return random genotypes of the size class of a genotype, to be trained by the same recipe.
+    """Return random genotypes of about the size of a given genotype, with the same recipe.
 
-    Genotype i is drawn uniformly from the space of `like` by a generator of seed i, until its
-    parameters are within a tenth of those of `like` and at most `limit`, and it differs from `like`
-    and from the genotypes before it. So the first ones are the same whatever `count`.
+    Genotype i is drawn uniformly from the space of `like` by a generator of seed i. Draws are
+    repeated until the number of parameters is within a tenth of the number of `like` and at most
+    `limit`, and the genotype differs from `like` and from all genotypes before it. A larger `count`
+    therefore does not change the first genotypes.
 
     Arguments:
-        like: the genotype whose size is compared.
+        like: genotype that gives space, size and recipe.
         count: number of genotypes.
-        limit: parameter limit; None for none.
-        draws: draws for one genotype before giving up.
-    Raises: `UserError` if `draws` draws do not find one.
+        limit: parameter limit; None for no limit.
+        draws: largest number of draws per genotype.
+    Raises: `UserError` if `draws` draws find no such genotype.
     """
     space, image, classes = _whole(like.space), like.image, len(like.classes)
     table = CostTable(space, image, classes)
@@ -75,8 +81,9 @@ def random_genotypes(
                 break
         else:
             raise UserError(
-                f"{draws} random networks of the space {space.preset} at {space.channels} channels "
-                f"hold only {seed} others within a tenth of {like.parameters} parameters: "
+                f"the space {space.preset} at {space.channels} channels must have {count} other "
+                f"networks within a tenth of {like.parameters} parameters, got {seed} in {draws} "
+                "draws; "
                 + (f"use --random {seed}" if seed else "search again with other --channels")
             )
         taken.append(drawn)
@@ -85,12 +92,12 @@ def random_genotypes(
 
 
 def _whole(space: SearchSpace) -> SearchSpace:
-    """The space with all its options that a discrete space is a member of."""
+    """Return the full search space that contains a discrete space."""
     preset = PRESETS.get(space.preset)
     whole = preset and preset(space.channels, len(space.sequence), space.stem_stride)
     if whole is None or whole.sequence != space.sequence:
         raise UserError(
-            f"the space {space.preset!r} of the genotype is none of {', '.join(PRESETS)}, so there "
-            "is nothing to draw from; search again"
+            f"the space of the genotype must be one of {', '.join(PRESETS)}, got {space.preset!r}; "
+            "search again"
         )
     return whole

@@ -1,6 +1,7 @@
-"""Terms of the architecture's loss beside the validation loss.
+"""Regularizers: terms that a search adds to the validation loss of the architecture.
 
-To add one, write a frozen dataclass with `__call__(state) -> scalar` and name it in a search.
+To add a regularizer, write a frozen dataclass with `__call__(state) -> scalar` and put it into
+`Method.regularizers`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from darts_lite.architecture.weights import Weights
 
 
 class State(NamedTuple):
-    """What a regularizer sees: logits by name, mixing weights, and the budget's fraction."""
+    """Input of a regularizer.
+
+    Attributes:
+        logits: architecture logits by name.
+        weights: mixing weights.
+        fraction: fraction of the budget, 0 to 1.
+    """
 
     logits: Mapping[str, Tensor]
     weights: Weights
@@ -26,17 +33,17 @@ class State(NamedTuple):
 
 
 class Regularizer(Protocol):
-    """A term of the architecture's loss: a scalar, differentiable in the logits."""
+    """A term of the loss of the architecture: a scalar, differentiable in the logits."""
 
     def __call__(self, state: State) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class BetaDecay:
-    """Beta-DARTS (Ye et al. 2022): slows whatever leads, more and more.
+    """Beta-DARTS (Ye et al. 2022): slows the leading operation, with a weight that grows linearly.
 
     Arguments:
-        final: weight at the end of the budget, reached linearly.
+        final: weight at the end of the budget.
     """
 
     final: float = 0.2
@@ -47,7 +54,12 @@ class BetaDecay:
 
 @dataclass(frozen=True)
 class ParameterHinge:
-    """max(0, log(E[parameters] / target)): pulls the expected parameters below a target."""
+    """max(0, log(E[parameters] / target)): pulls the expected parameters below a target.
+
+    Arguments:
+        costs: costs of the search space.
+        target: number of parameters.
+    """
 
     costs: CostTable
     target: float
@@ -58,9 +70,12 @@ class ParameterHinge:
 
 
 def beta_decay(logits: Mapping[str, Tensor]) -> Tensor:
-    """Mean logsumexp of the operation logits (beta-DARTS, Ye et al. 2022, equation 11).
+    """Return the mean logsumexp of the operation logits (beta-DARTS, Ye et al. 2022, equation 11).
 
-    Its gradient is softmax(alpha): it slows whatever leads, above all a premature skip.
+    The gradient is softmax(alpha). It slows the leading operation, above all a premature skip.
+
+    Arguments:
+        logits: architecture logits by name.
     """
     rows = torch.cat([v for name, v in logits.items() if name.endswith(".operation")])
     return rows.logsumexp(1).mean()

@@ -1,8 +1,13 @@
-"""From logits to mixing weights: the continuous relaxation of a search space.
+"""The continuous relaxation of a search space: from architecture logits to mixing weights.
 
-Architecture logits are a flat dictionary (one tensor per kind of decision and cell), kept outside
-the network. Edges into a node compete by softmax, as do the operations of an edge; the conditional
-choices of an operation have softmaxes of their own. The weights of operation and choice multiply.
+Architecture logits are a flat dictionary outside the network, with one tensor per cell and kind of
+decision. There are three softmaxes:
+
+- over the edges into a node,
+- over the operations of an edge,
+- over the sizes of each conditional choice of an operation.
+
+The weights of an operation and of its choices multiply.
 """
 
 from __future__ import annotations
@@ -22,19 +27,26 @@ from darts_lite.architecture.weights import CellWeights, Weights, per_option
 
 
 class Relaxation(Protocol):
-    """How logits, and the draws of one step, become mixing weights.
+    """A map from logits, and the noise of one step, to mixing weights.
 
-    A relaxation that samples draws its noise once per step, so that an estimator which evaluates
-    the step several times sees one function.
+    A relaxation that samples draws its noise once per step. An estimator that evaluates the step
+    several times therefore evaluates the same function.
     """
 
     def draw(self, space: SearchSpace, generator: torch.Generator) -> Any:
-        """Return the noise of one step; None if there is none."""
+        """Return the noise of one step; None for a relaxation without noise."""
 
     def __call__(
         self, space: SearchSpace, logits: Mapping[str, Tensor], temperature: float, draws: Any
     ) -> Weights:
-        """Return the mixing weights, differentiable in the logits."""
+        """Return the mixing weights, differentiable in the logits.
+
+        Arguments:
+            space: the search space.
+            logits: architecture logits by name.
+            temperature: positive temperature of every softmax.
+            draws: result of `draw`; None for the weights without noise.
+        """
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,7 @@ class Softmax:
 
 
 def logit_shapes(space: SearchSpace) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the logits of a space.
+    """Return names and shapes of the architecture logits of a space.
 
     >>> from darts_lite.architecture.presets import blocks
     >>> logit_shapes(blocks(length=3))["block1.inverted_residual.expansion"]
@@ -75,11 +87,17 @@ def logit_shapes(space: SearchSpace) -> dict[str, tuple[int, ...]]:
 
 
 def relax(space: SearchSpace, logits: Mapping[str, Tensor], temperature: float = 1.0) -> Weights:
-    """Mixing weights softmax(logits / temperature) for every cell of a space.
+    """Return the mixing weights softmax(logits / temperature) of every cell of a space.
 
-    A node that keeps k of its n edges draws a set S of k of them with probability proportional to
-    exp(sum of the logits of S); an edge weighs its chance to be in S. These weights lie in [0, 1],
-    sum to k, and tend to the discrete network's as the temperature falls (softmax is k = 1).
+    A node that keeps k of its n edges draws a set S of k edges with a probability proportional to
+    exp(sum of the logits of S). The weight of an edge is its probability to be in S. The edge
+    weights are in [0, 1] and sum to k per node. As the temperature falls, they approach the
+    weights of the discrete network. For k = 1 they are a softmax.
+
+    Arguments:
+        space: the search space.
+        logits: architecture logits by name, with the shapes of `logit_shapes`.
+        temperature: positive temperature of every softmax.
     """
     weights: Weights = {}
     for cell in space.cells:
@@ -99,7 +117,7 @@ def relax(space: SearchSpace, logits: Mapping[str, Tensor], temperature: float =
 
 
 def _kept_weights(cell: Cell, beta: Tensor) -> Tensor:
-    """[E]: the probability of each edge to be among those that its node keeps."""
+    """Return the probability [E] that the node of each edge keeps the edge."""
     chances = torch.zeros_like(beta)
     for members in _sets(cell, beta.device):
         members = members.to(beta.dtype)
@@ -109,7 +127,7 @@ def _kept_weights(cell: Cell, beta: Tensor) -> Tensor:
 
 @cache
 def _sets(cell: Cell, device: torch.device) -> list[Tensor]:
-    """For each node [sets, E]: the sets of edges that it may keep, as rows of zeros and ones."""
+    """Return one table [sets, E] per node: each row is a set of edges that the node may keep."""
     tables = []
     for node in cell.inner_nodes:
         into = cell.into(node)
@@ -122,11 +140,17 @@ def _sets(cell: Cell, device: torch.device) -> list[Tensor]:
 
 
 def option_scores(cell: Cell, weights: CellWeights) -> Tensor:
-    """[E, options]: log p(operation) + sum over its choices of log(p(size) / max p).
+    """Return the score of every option of every edge, for the selection of one option per edge.
 
-    How good an option is as the one that stays. The best option of an operation scores the log
-    probability of the operation itself; by its plain probability, an operation would lose to
-    another (above all to skip, which has no choices) for merely offering more sizes.
+    The score is log p(operation) + sum over its choices of log(p(size) / max p). The best option
+    of an operation therefore scores the log probability of the operation. With the plain
+    probability, an operation with more sizes would lose to an operation with fewer sizes, above
+    all to skip, which has no choices.
+
+    Arguments:
+        cell: cell of the search space.
+        weights: mixing weights of the cell.
+    Returns: scores [E, options], in the order of `Edge.options`.
     """
     relative = {
         name: {choice: p / p.amax(1, keepdim=True) for choice, p in choices.items()}
@@ -136,7 +160,11 @@ def option_scores(cell: Cell, weights: CellWeights) -> Tensor:
 
 
 def entropy(weights: Weights) -> Tensor:
-    """Mean entropy of the operation distributions, as a fraction of the uniform one's (0 to 1)."""
+    """Return the mean entropy of the operation weights, as a fraction of the maximum (0 to 1).
+
+    Arguments:
+        weights: mixing weights of every cell.
+    """
     rows = torch.cat([w.operation for w in weights.values()])
-    uniform = math.log(max(rows.shape[1], 2))  # a single operation has no entropy at all
+    uniform = math.log(max(rows.shape[1], 2))  # a single operation has entropy 0; avoid 0 / 0
     return -(rows * rows.clamp_min(1e-12).log()).sum(1).mean() / uniform

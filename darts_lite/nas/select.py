@@ -1,4 +1,4 @@
-"""Selection: from a search space and mixing weights to the best discrete space under a limit."""
+"""Selection: from a search space and mixing weights to the best discrete space within a limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from darts_lite.nas.relaxation import option_scores
 
 
 class _Partial(NamedTuple):
-    """Decisions for some nodes: what they cost, how probable they are, the edges chosen."""
+    """Decisions for some of the nodes: parameters, score, and the chosen edges by cell name."""
 
     parameters: int
     score: float
@@ -22,7 +22,7 @@ class _Partial(NamedTuple):
 
 
 class Selector(Protocol):
-    """How a space becomes discrete: one option per edge, at most `limit` parameters."""
+    """A map from a space to a discrete space with at most `limit` parameters."""
 
     def __call__(
         self, space: SearchSpace, weights: Weights, costs: CostTable, limit: int | None
@@ -34,12 +34,18 @@ def knapsack(
 ) -> SearchSpace:
     """Return the discrete space with the largest total score and at most `limit` parameters.
 
-    Every node keeps its `keep` best edges, every edge one option; the score of an edge is the log
-    of its chance to be kept plus `option_scores`. Parameters are additive over
-    edges, so this is a multiple-choice knapsack; it is solved exactly by merging the Pareto fronts
-    (parameters, score) of the nodes. Without a cap it is the argmax of each decision (DARTS).
+    Each node keeps `keep` edges, each edge keeps one option. The score of an edge is the log of its
+    probability to be kept plus the score of its option (`option_scores`). Parameters are additive
+    over edges, so the selection is a multiple-choice knapsack problem. It is solved exactly: the
+    Pareto fronts (parameters, score) of the nodes are merged one after the other. Without a limit
+    the result is the argmax of each decision (DARTS).
 
-    Raises: `UserError`, naming the smallest possible network, if none fits.
+    Arguments:
+        space: the search space.
+        weights: mixing weights of every cell.
+        costs: costs of the space.
+        limit: parameter limit; None for no limit.
+    Raises: `UserError` if no network fits; it reports the smallest possible number of parameters.
     """
     front = [_Partial(costs.constant.parameters, 0.0, ())]
     for cell in space.cells:
@@ -53,9 +59,9 @@ def knapsack(
     fitting = [p for p in front if limit is None or p.parameters <= limit]
     if not fitting:
         raise UserError(
-            f"no network of this space fits {limit} parameters: the smallest possible at "
-            f"{space.channels} channels has {front[0].parameters}; raise --max-params or search "
-            "with fewer --channels"
+            f"the parameter limit must be at least {front[0].parameters}, the smallest possible "
+            f"network at {space.channels} channels, got {limit}; raise --max-params or search with "
+            "fewer --channels"
         )
     best = fitting[-1]
     return replace(
@@ -74,7 +80,7 @@ def _node(
     log_edges: list[float] | None,
     costs: CostTable,
 ) -> list[_Partial]:
-    """The Pareto front of the decisions at one node."""
+    """Return the Pareto front of the decisions at one node."""
     fronts = {}
     for i in cell.into(node):
         edge = cell.edges[i]
@@ -106,7 +112,7 @@ def _join(*parts: _Partial) -> _Partial:
 
 
 def _pareto(candidates: object) -> list[_Partial]:
-    """Ascending in parameters and in score: nothing in it is worse in both than another."""
+    """Return the Pareto front of fewer parameters and higher score, ascending in both."""
     front: list[_Partial] = []
     for candidate in sorted(candidates, key=lambda p: (p.parameters, -p.score)):  # type: ignore[call-overload]
         if not front or candidate.score > front[-1].score:

@@ -1,7 +1,11 @@
-"""The joint search: weights, architecture, learning rate, weight decay and augmentation at once.
+"""The joint search: learns weights, architecture, learning rate, weight decay and augmentation.
 
-Phases by fraction of the budget: warm-up (weights only), joint, annealing (the temperature falls
-until one operation dominates each edge), then selection.
+Phases by fraction of the budget:
+
+1. warm-up: only the weights are trained;
+2. joint: weights and outer variables are learned together;
+3. annealing: the softmax temperature falls until one operation dominates each edge;
+4. selection of the discrete network, after the last step.
 """
 
 from __future__ import annotations
@@ -23,11 +27,10 @@ from darts_lite.architecture.presets import PRESETS
 from darts_lite.architecture.recipe import Recipe
 from darts_lite.architecture.space import SearchSpace
 from darts_lite.architecture.weights import Weights
-from darts_lite.data import Batches, Dataset, Splits
+from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import InnerState, LearningRateFinder
 from darts_lite.hypergradient.hyperparameters import select
-from darts_lite.hypergradient.optimizers import OptimizerState
 from darts_lite.hypergradient.problem import detach
 from darts_lite.nas.method import Method, method_of
 from darts_lite.nas.monitor import CALIBRATED, EVALUATED, Monitor
@@ -38,19 +41,19 @@ from darts_lite.nas.warm_start import COLD, Warm
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.schedules import cosine
 from darts_lite.training import checkpoint
+from darts_lite.training.feed import Feed
 from darts_lite.training.hyper_learner import HyperLearner, Window, plan
 from darts_lite.training.options import MAY_CHANGE
 from darts_lite.training.problem import (
     OPTIMIZERS,
-    Batch,
     NetworkProblem,
     augmentation_for,
     outer_variables,
 )
 
-WARM_UP = 0.25  # of the budget
-INHERITED_WARM_UP = 0.05  # with the weights of an earlier search
-KNOWN_LOOKS = 10  # that an earlier learning rate spares; the rest move it by up to 2.9 times
+WARM_UP = 0.25  # fraction of the budget
+INHERITED_WARM_UP = 0.05  # fraction of the budget, with the weights of an earlier search
+KNOWN_LOOKS = 10  # look-aheads that a known learning rate saves; the rest move it up to 2.9 times
 ANNEALING = 0.75  # fraction of the budget at which annealing begins
 FINAL_TEMPERATURE = 0.2
 EVERY = {"magnitude": 4, "mixing": 4, "probability": 8}  # steps from one hypergradient to the next
@@ -60,12 +63,14 @@ class SearchTask:
     """The state of a search and its step; driven by `training.loop`.
 
     Arguments:
-        options: of the search, with `max_params`, `channels` and `search_channels` decided.
-        dataset: for names, sizes and fingerprint.
-        splits: images on `device`; training images move the weights, validation images all else.
-        device: where everything runs.
-        warm: where the search starts.
-        method: relaxation, regularizers and selector; by default those of the options.
+        options: options of the search; `max_params`, `channels` and `search_channels` are set.
+        dataset: gives names, sizes and fingerprint.
+        splits: images on `device`; training images train the weights, validation images train all
+            outer variables.
+        device: device of the search.
+        warm: starting values of the search.
+        method: relaxation, regularizers and selector; None for the method of the options.
+    Raises: `UserError` if no network fits the parameter limit, or the starting weights do not fit.
     """
 
     def __init__(
@@ -103,24 +108,24 @@ class SearchTask:
         )
         params = self._inherited(warm)
         self.inner = InnerState(params, plain.optimizer.init(params))
-        self.generator = torch.Generator().manual_seed(options.seed + 1)
-        self.train = Batches(splits.train, options.batch_size, self.generator)
-        self.validation = Batches(splits.validation, options.batch_size, self.generator)
+        self.feed = Feed(
+            splits.train, splits.validation, options.batch_size, self.augment, options.seed + 1
+        )
         self.fraction = 0.0
         self.monitor = Monitor()
         self._sums: dict[str, tuple[Tensor, int]] = {}
-        self.discrete()  # an impossible limit is an error now, not after the search
+        self.discrete()  # raise the error of an impossible limit now, not after the search
 
     def _inherited(self, warm: Warm) -> Params:
-        """Return the weights to start from."""
+        """Return the starting weights: of the warm start, else of a new network."""
         own = self.network.params
         if warm.params is None:
             return own
         sizes, expected = ([len(vector) for vector in ps] for ps in (warm.params, own))
         if sizes != expected:
             raise UserError(
-                f"the weights of the warm start do not fit this supernet (sizes {sizes}, not "
-                f"{expected}); they come from another version: start without them"
+                f"the weights of the warm start must have the sizes of this supernet, {expected}, "
+                f"got {sizes}; start without the weights, they are of another version"
             )
         return tuple(vector.to(self.device) for vector in warm.params)
 
@@ -141,14 +146,14 @@ class SearchTask:
             lr_factor=cosine(fraction),
             temperature=self.temperature(fraction),
             fraction=fraction,
-            draws=self.method.relaxation.draw(self.space, self.generator),
+            draws=self.method.relaxation.draw(self.space, self.feed.generator),
         )
         flat = phase._replace(lr_factor=1.0)
         hyper.find_rate(
             fraction, self.inner, self._window, lambda t, v: self.problem.bind(t, v, flat)
         )
         if fraction < hyper.begin:
-            batch = self._batch(self.train, augmented=True)
+            batch = self.feed.batch(self.augmenting(), self.fraction)
             problem = self.problem.bind([batch], None, phase)
             state, (_, report) = problem.inner_step(self.inner, hyper.variables.raw)
             self.inner = detach(state)
@@ -169,26 +174,10 @@ class SearchTask:
         hyper.steps += 1
 
     def _window(self, steps: int, turn: bool) -> Window:
-        train = [self._batch(self.train, augmented=True, turn=turn) for _ in range(steps)]
-        return train, self._batch(self.validation)
-
-    def _batch(self, batches: Batches, augmented: bool = False, turn: bool = False) -> Batch:
-        x, y = next(batches)
-        if not augmented:
-            return Batch(x, y)
-        choices = self.augment.sample(
-            len(x),
-            self.dataset.image_size,
-            self.generator,
-            self.device,
-            self.augmenting(),
-            self.fraction,
-            turn,
-        )
-        return Batch(x, y, choices)
+        return self.feed.window(steps, turn, self.augmenting(), self.fraction)
 
     def augmenting(self) -> dict[str, Tensor]:
-        """Return the learned values of the augmentation."""
+        """Return the learned values of the augmentation by name."""
         values = self.hyper.variables.values()
         return {n: values[n] for n in self.augment.names}
 
@@ -217,7 +206,7 @@ class SearchTask:
         found["expected/parameters"], found["expected/macs"] = self.costs.expected(weights)
         found["entropy"] = entropy(weights)
         found["skipped_hypergradients"] = self.hyper.variables.skipped.double()
-        numbers = torch.stack([value.double() for value in found.values()]).tolist()  # waits once
+        numbers = torch.stack([value.double() for value in found.values()]).tolist()  # one wait
         values = dict(zip(found, numbers))
         values["lr"] = values["learned/lr"] * cosine(self.fraction)
         values["fraction"] = self.fraction
@@ -231,17 +220,21 @@ class SearchTask:
         )
 
     def discrete(self) -> SearchSpace:
-        """Return the discrete space as it would be selected now."""
+        """Return the discrete space that selection gives now."""
         return self.method.selector(self.space, self.weights(), self.costs, self.options.limit)
 
-    def evaluate(self, step: int, recorder: Recorder) -> dict[str, float]:
+    def evaluate(self, step: int, recorder: Recorder, last: bool = False) -> dict[str, float]:
         """Return the accuracy of the mixture and of its selection; record pictures."""
-        return self.monitor.evaluate(self, step, recorder)
+        return self.monitor.evaluate(self, step, recorder, last)
 
     # --- the result -----------------------------------------------------------------------
 
     def genotype(self, finished: bool = True) -> Genotype:
-        """Return the architecture under the limit, with the learned schedules."""
+        """Return the selected network within the parameter limit, with the learned schedules.
+
+        Arguments:
+            finished: whether the search spent its whole budget.
+        """
         space, options = self.discrete(), self.options
         cost = network_cost(space, self.image, len(self.dataset.classes))
         record = {n: v for n, v in asdict(options).items() if n not in MAY_CHANGE}
@@ -278,27 +271,17 @@ class SearchTask:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "params": self.inner.params,
-            "optimizer": tuple(self.inner.optimizer),
-            "carried": dict(self.inner.carried),
+            **checkpoint.inner_state(self.inner),
             "hyper": self.hyper.state_dict(),
-            "generator": self.generator.get_state(),
-            "train": self.train.state_dict(),
-            "validation": self.validation.state_dict(),
+            "feed": self.feed.state_dict(),
             "fraction": self.fraction,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"])
         state = checkpoint.move(state, self.device)
-        mine = self.state_dict()
-        for name in ("params", "optimizer"):
-            checkpoint.require_like(mine[name], state[name], name)
-        optimizer = OptimizerState(*state["optimizer"])
-        self.inner = InnerState(state["params"], optimizer, state["carried"])
+        self.inner = checkpoint.restored(self.inner, state)
         self.hyper.load_state_dict(state["hyper"])
-        self.train.load_state_dict(state["train"])
-        self.validation.load_state_dict(state["validation"])
+        self.feed.load_state_dict(state["feed"])
         self.fraction = state["fraction"]
 
 
@@ -309,10 +292,11 @@ def space_of(options: SearchOptions) -> SearchSpace:
 
 
 def _finder(warm: Warm) -> LearningRateFinder:
-    """Return the learning-rate finder without the looks that a warm start has made needless.
+    """Return the learning-rate finder, with fewer look-aheads if the learning rate is known.
 
-    From trained weights only low rates work (docs/hypergradients.md), so looks would lower, search
-    by search, a rate that the final training uses on new weights: there the rate stays as it is.
+    With inherited weights there are no look-aheads. From trained weights only low learning rates
+    work (docs/hypergradients.md), so look-aheads would lower the learning rate from search to
+    search, but the final training uses it on new weights.
     """
     if "lr" not in warm.starts:
         return LearningRateFinder()

@@ -1,9 +1,10 @@
-"""Where a search starts when earlier ones are known: a head start that it can overturn.
+"""Warm start: starting values of a search from earlier searches; the search can overturn them.
 
-Earlier genotypes give their choices, as starting logits, and the hyperparameters at the end of
-their schedules. An earlier checkpoint gives the weights of its supernet, but only to a search that
-splits the same images alike: weights that were trained on what are validation images now would
-bias all that is learned from these.
+- Earlier genotypes give starting logits from their choices, and starting hyperparameters from the
+  ends of their schedules.
+- An earlier checkpoint gives the weights of its supernet, if both searches split the same images
+  alike. Weights that were trained on images that are validation images now would bias everything
+  that is learned on the validation images.
 """
 
 from __future__ import annotations
@@ -29,18 +30,20 @@ from darts_lite.nas.relaxation import logit_shapes, relax
 from darts_lite.training import checkpoint
 from darts_lite.training.problem import OPTIMIZERS
 
-HEAD_START = 1 / 3  # of the probability; one of four operations then begins at a half
-ROUNDS = 60  # to find the logits of edges; where two of three are kept, each halves the error
-SHAPING = ("space", "cells", "search_channels", "stem_stride")  # options that shape a supernet
-SPLITTING = ("seed", "subset")  # options that split the same data
+HEAD_START = 1 / 3  # share of the probability; one of four operations then starts at a half
+ROUNDS = 60  # iterations for the edge logits; if a node keeps two of three, each halves the error
+SHAPING = ("space", "cells", "search_channels", "stem_stride")  # options that shape the supernet
+SPLITTING = ("seed", "subset")  # options that determine the splits of the data
 
 
 @dataclass(frozen=True)
 class Warm:
-    """Where a search starts; what is not named starts as usual.
+    """Starting values of a search; every value that is not named has its usual start.
 
-    Attributes: `alpha`, logits by name of `logit_shapes`; `starts`, hyperparameters by name;
-    `params`, the weights of the supernet.
+    Attributes:
+        alpha: architecture logits by name of `logit_shapes`.
+        starts: hyperparameters by name.
+        params: weights of the supernet; None for new weights.
     """
 
     alpha: Mapping[str, Tensor] = field(default_factory=dict)
@@ -52,11 +55,17 @@ COLD = Warm()
 
 
 def prior(space: SearchSpace, genotypes: Sequence[Genotype]) -> dict[str, Tensor]:
-    """Logits whose mixing weights are `HEAD_START` what was chosen and the rest evenly spread.
+    """Return starting logits from the choices of earlier genotypes.
 
-    Every genotype that has the cell has a vote on each decision; if it says nothing of it (of
-    the operation of an edge that it did not keep, of the kernel of an operation that it did not
-    choose), its vote is for all options alike. Where nothing is known the logits are zero.
+    The share `HEAD_START` of each mixing weight follows the earlier choices; the rest is spread
+    evenly over the options. Every genotype that has the cell has one vote per decision. A genotype
+    without the decision votes for all options equally: it may not have kept the edge, or not have
+    chosen the operation that has the kernel size. Logits of unknown cells are zero.
+
+    Arguments:
+        space: space of the new search.
+        genotypes: genotypes of earlier searches.
+    Returns: logits by name of `logit_shapes`.
     """
     logits = {n: torch.zeros(s, dtype=torch.float64) for n, s in logit_shapes(space).items()}
     for cell in space.cells:
@@ -76,7 +85,7 @@ def prior(space: SearchSpace, genotypes: Sequence[Genotype]) -> dict[str, Tensor
 
 
 def _alike(cell: Cell, earlier: Cell) -> bool:
-    """Whether the choices of one mean anything for the other."""
+    """Tell whether the choices of an earlier cell are valid for this cell."""
     return all(
         getattr(cell, what) == getattr(earlier, what)
         for what in ("name", "inputs", "keep", "reduction")
@@ -84,7 +93,7 @@ def _alike(cell: Cell, earlier: Cell) -> bool:
 
 
 def _decisions(cell: Cell, earlier: Sequence[Cell]) -> dict[str, list[list[float]]]:
-    """For operations and their choices: a row of logits for each edge."""
+    """Return the logits of operations and their choices by name: one row per edge."""
     found: dict[str, list[list[float]]] = {}
     chosen = [{(e.source, e.target): e.operations[0] for e in c.edges} for c in earlier]
     for edge in cell.edges:
@@ -100,14 +109,14 @@ def _decisions(cell: Cell, earlier: Sequence[Cell]) -> dict[str, list[list[float
 
 
 def _size(operation: Operation | None, name: str, choice: str) -> int | None:
-    """The size that was chosen, if it was this operation."""
+    """Return the chosen size if `operation` is the operation `name`, else None."""
     if operation is None or operation.name != name:
         return None
     return operation.choices[choice][0]
 
 
 def _logits(options: Sequence[Any], chosen: Sequence[Any]) -> list[float]:
-    """log(n p), which is zero where the n options are even; p as `prior` says."""
+    """Return log(n p) per option; zero if the n options are even; p as in `prior`."""
     count = len(options)
     votes = [[float(o == c) if c in options else 1 / count for o in options] for c in chosen]
     shares = [sum(column) / len(votes) for column in zip(*votes)]
@@ -115,7 +124,7 @@ def _logits(options: Sequence[Any], chosen: Sequence[Any]) -> list[float]:
 
 
 def _kept(cell: Cell, earlier: Sequence[Cell]) -> Tensor:
-    """[E]: the chances of the edges to be kept, as `prior` says."""
+    """Return the probability [E] that each edge is kept, as in `prior`."""
     chances = torch.zeros(len(cell.edges), dtype=torch.float64)
     for node in range(cell.inputs, cell.inputs + cell.nodes):
         into = cell.into(node)
@@ -135,9 +144,14 @@ def _ends(edge: Edge) -> tuple[int, int]:
 
 
 def starts(genotypes: Sequence[Genotype], optimizer: str = "sgd") -> dict[str, float]:
-    """Hyperparameters at the ends of the schedules: means, geometric of what is learned in logs.
+    """Return the hyperparameters at the ends of the schedules, averaged over genotypes.
 
-    A learning rate or weight decay of another optimiser than `optimizer` says nothing.
+    The mean is geometric for a hyperparameter that is learned in logarithms. A learning rate or
+    weight decay counts only if the genotype has the same optimizer.
+
+    Arguments:
+        genotypes: genotypes of earlier searches.
+        optimizer: optimizer of the new search, "sgd" or "adamw".
     """
     usual = OPTIMIZERS[optimizer]
     ends: dict[str, list[float]] = {}
@@ -166,11 +180,17 @@ def read(
     dataset: Dataset,
     say: Callable[[str], None],
 ) -> Warm:
-    """The warm start from genotypes or folders that hold a `g.json`; says what it takes of each.
+    """Return the warm start from earlier searches; print what is used from each.
 
-    Arguments: `options` of the search, by name. Weights come from the first path where they fit.
+    The weights come from the first path whose weights fit.
 
-    Raises: `UserError` if there is no genotype, or it or its checkpoint is damaged.
+    Arguments:
+        paths: genotype files, or folders with a `g.json`.
+        options: options of the new search.
+        space: space of the new search.
+        dataset: data set of the new search.
+        say: prints a line for the user.
+    Raises: `UserError` if there is no genotype, or a genotype or its checkpoint is damaged.
     """
     genotypes, params = [], None
     for path in map(genotype_path, paths):
@@ -192,19 +212,23 @@ def read(
 
 
 def genotype_path(text: str) -> Path:
-    """The file that is meant by itself or by its folder."""
+    """Return the genotype file of a path, which is a file or its folder.
+
+    Raises: `UserError` if the folder has no `g.json`.
+    """
     path = Path(text)
     if path.is_dir():
         path = path / "g.json"
         if not path.exists():
             raise UserError(
-                f"there is no {path} to start from; `derive` makes it of an interrupted search"
+                f"there is no {path} to start from; run `derive` to make it from an interrupted "
+                "search"
             )
     return path
 
 
 def _matching(space: SearchSpace, earlier: SearchSpace) -> str:
-    """Which cells have a head start, in words."""
+    """Return a phrase that names the cells with a head start."""
     known = {c.name for c in space.cells if any(_alike(c, e) for e in earlier.cells)}
     if not known:
         return "none of its cells is in this space: hyperparameters only"
@@ -213,7 +237,7 @@ def _matching(space: SearchSpace, earlier: SearchSpace) -> str:
 
 
 def _weights(path: Path, options: SearchOptions, dataset: Dataset) -> Params | str:
-    """The weights of a supernet, or why this search cannot have them."""
+    """Return the weights of a supernet, or the reason why this search cannot use them."""
     if not path.exists():
         return f"there is no {path}"
     content = checkpoint.load(path, "search")
@@ -221,33 +245,38 @@ def _weights(path: Path, options: SearchOptions, dataset: Dataset) -> Params | s
         then, data = content["config"]["options"], content["config"]["data"]
         for name in SHAPING:
             if then[name] != getattr(options, name):
-                return f"their {name} was {then[name]}, not {getattr(options, name)}"
+                return f"{name} must be {then[name]}, got {getattr(options, name)}"
         for name in SPLITTING:
             if then[name] != getattr(options, name):
-                return f"with {name} {then[name]} they saw what are validation images now"
+                return f"with {name} {then[name]} they were trained on today's validation images"
         if changed(data, dataset.fingerprint):
-            return "they may have seen what are validation images now"
+            return "they may have been trained on today's validation images"
         params = tuple(content["state"]["task"]["params"])
     except (KeyError, TypeError):
         raise UserError(
-            f"{path} was made by another version of darts_lite; move it away to start without its "
-            "weights"
+            f"{path} must be a checkpoint of this version of darts_lite; move it away to start "
+            "without its weights"
         ) from None
     return params
 
 
 def same_split(earlier: Genotype, options: SearchOptions) -> bool:
-    """Whether a search splits the same data as an earlier one did."""
+    """Tell whether a search splits the data as the search of an earlier genotype did."""
     return (earlier.seed, earlier.source.subset) == (options.seed, options.subset)
 
 
 class Comparison(NamedTuple):
-    """When a search came to where an earlier one ended.
+    """Time that a search and an earlier search took to the final accuracy of the earlier search.
 
-    Attributes: `accuracy`, of the earlier one's mixture on validation images at its end; `best`,
-    of the later one's; `then` and `now`, when each had the former first, in seconds from its
-    start and as exact as evaluations are frequent; None if never; `same_images`, whether both
-    have the same validation images.
+    Accuracies are accuracies of the supernet on validation images. Times are as exact as
+    evaluations are frequent.
+
+    Attributes:
+        accuracy: final accuracy of the earlier search.
+        best: best accuracy of this search.
+        then: seconds from the start of the earlier search until it first had `accuracy`.
+        now: seconds from the start of this search until it first had `accuracy`; None if never.
+        same_images: whether both searches have the same validation images.
     """
 
     accuracy: float
@@ -258,14 +287,14 @@ class Comparison(NamedTuple):
 
     @property
     def scalars(self) -> dict[str, float]:
-        """For the record: the seconds saved, if any comparison is possible."""
+        """The saved seconds, for the record; empty if this search did not reach the accuracy."""
         return {} if self.now is None else {"warm_saved_seconds": self.then - self.now}
 
     def __str__(self) -> str:
         images = "the same" if self.same_images else "other"
-        what = f"{self.accuracy:.1%} (of the mixture, on {images} validation images)"
+        what = f"{self.accuracy:.1%} (of the supernet, on {images} validation images)"
         if self.now is None:
-            return f"did not reach the earlier search's {what} but {self.best:.1%}"
+            return f"did not reach the earlier search's {what}; its best is {self.best:.1%}"
         saved = self.then - self.now
         return (
             f"reached the earlier search's {what} after {self.now:.0f} s; it took {self.then:.0f} "
@@ -274,10 +303,15 @@ class Comparison(NamedTuple):
 
 
 def compare(path: str, folder: Path, options: SearchOptions, dataset: Dataset) -> Comparison | None:
-    """The search in `folder`, whose `options` these are, against the one whose genotype is `path`.
+    """Compare a search with the earlier search that it started from.
 
-    None if the earlier one is not there any more, did not measure it, or had data that are not
-    among today's.
+    Arguments:
+        path: genotype of the earlier search, or its folder.
+        folder: folder of this search, with `metrics.jsonl`.
+        options: options of this search.
+        dataset: data set of this search.
+    Returns: the comparison; None if the earlier search is gone, has no measured accuracy, or had
+        images that are not in the data set any more.
     """
     try:
         file = genotype_path(path)
@@ -300,7 +334,7 @@ def compare(path: str, folder: Path, options: SearchOptions, dataset: Dataset) -
 
 
 def _accuracies(path: Path) -> list[tuple[float, float]]:
-    """Seconds and accuracy of the mixture, of every evaluation; nothing if they are not known."""
+    """Return seconds and accuracy of the supernet per evaluation; empty if they are unknown."""
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return [(r["seconds"], r["accuracy/mixed"]) for r in rows if "accuracy/mixed" in r]

@@ -1,1 +1,1 @@
-"""What any training needs: budget, loop, checkpoints, losses, metrics."""
+"""Parts of every training: budget, loop, checkpoints, losses, metrics."""

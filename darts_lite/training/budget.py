@@ -1,6 +1,7 @@
-"""A budget of wall-clock time or of steps, and the fraction of it that is spent. No torch.
+"""A budget of wall-clock time or of steps, and its spent fraction. Imports no torch.
 
-Every schedule of darts_lite runs in that fraction, so one setting serves a minute and a night.
+Every schedule of darts_lite is a function of the spent fraction, so the same settings are valid for
+a run of a minute and of a night.
 """
 
 from __future__ import annotations
@@ -14,13 +15,20 @@ PROCESS_START = time.monotonic()  # the package imports this module before anyth
 
 @dataclass
 class Budget:
-    """Either `seconds` from `started` on or a number of `steps`.
+    """A number of `seconds` from `started`, or a number of `steps`.
 
-    Arguments: `started`, on the clock of `time.monotonic`; now, if it is not given (the command
-    line gives PROCESS_START). Attributes: `reserve`, seconds kept for what follows the loop
-    (discretisation, evaluation, writing), which the loop sets as soon as it has measured its pace;
-    `until`, the step at which a run pauses, and `deadline`, on the clock of `time.monotonic`, at
-    which it stops: they end it early and leave the fraction, and with it every schedule, as it is.
+    Clock values are values of `time.monotonic`. `until` and `deadline` end a run early; they do not
+    change the fraction, so they do not change any schedule.
+
+    Arguments:
+        seconds: the budget in seconds; None for a budget in steps.
+        steps: the budget in steps; None for a budget in seconds.
+        started: clock value at the start; now by default (the command line gives PROCESS_START).
+        reserve: seconds kept for the work after the loop (discretization, evaluation, writing);
+            the loop sets it when it has measured the time per step.
+        until: step at which the run pauses; None for no pause.
+        deadline: clock value at which the run stops; None for no deadline.
+    Raises: ValueError unless exactly one of `seconds` and `steps` is given.
 
     >>> Budget(steps=10).fraction(5)
     0.5
@@ -37,15 +45,22 @@ class Budget:
 
     def __post_init__(self) -> None:
         if (self.seconds is None) == (self.steps is None):
-            raise ValueError("a budget is either seconds or steps")
+            raise ValueError(
+                f"a budget must be either seconds or steps, got {self.seconds} seconds and "
+                f"{self.steps} steps; give one of them"
+            )
 
     @property
     def elapsed(self) -> float:
-        """Seconds used so far, earlier processes of the same run included."""
+        """Seconds used so far, including earlier processes of the same run."""
         return self._spent + time.monotonic() - self.started
 
     def fraction(self, step: int) -> float:
-        """The spent part of the budget, 0 to 1; never falls, in a resumed run either."""
+        """Return the spent fraction of the budget, 0 to 1; it never falls, not in a resumed run.
+
+        Arguments:
+            step: steps so far.
+        """
         if self.steps is not None:
             return min(1.0, step / self.steps)
         assert self.seconds is not None
@@ -54,6 +69,7 @@ class Budget:
         return self._reached
 
     def exhausted(self, step: int) -> bool:
+        """Tell whether the run ends at a step: by budget, pause or deadline."""
         paused = self.until is not None and step >= self.until
         late = self.deadline is not None and time.monotonic() >= self.deadline
         return paused or late or self.fraction(step) >= 1.0

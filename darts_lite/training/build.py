@@ -1,4 +1,4 @@
-"""From a recipe, which is data, to the objects that train with it."""
+"""Build the objects of a training from a recipe, which is plain data."""
 
 from __future__ import annotations
 

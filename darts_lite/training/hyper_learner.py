@@ -1,7 +1,7 @@
-"""Learns hyperparameters beside the weights: for the search and for online learning in derive.
+"""Learn hyperparameters while the weights are trained: in a search, and in derive with online.
 
-`plan` reads which estimator learns which kind; `HyperLearner` owns the values, how often each is
-learned, the learning-rate finder, the history and the state.
+- `plan` reads which estimator learns which kind of hyperparameter.
+- `HyperLearner` owns the values, the learning-rate finder, the history and their state.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from darts_lite.hypergradient.hyperparameters import HyperParameters, Kind
 from darts_lite.schedules import Schedule
 from darts_lite.training import checkpoint
 
-CHOICES: dict[str, Estimator] = {  # with the knobs that suit a network in float32
+CHOICES: dict[str, Estimator] = {  # with settings for a network in float32
     "one_step": OneStep("one_sided", radius=1e-3),
     "unrolled": Unrolled(25, product="one_sided", radius=1e-3),
     "forward": Forward(0.99, "one_sided", 1e-3),
@@ -42,20 +42,21 @@ CHOICES: dict[str, Estimator] = {  # with the knobs that suit a network in float
     "conjugate_gradient": ConjugateGradient(5, damping=0.1, product="finite_difference"),
     "online": Online(),
 }
-ANNEALED = "annealed"  # optimizer only: `LearningRateFinder` finds the lr, the decay stays
+ANNEALED = "annealed"  # optimizer only: `LearningRateFinder` finds the lr; the decay is constant
 KINDS: tuple[Kind, ...] = ("architecture", "loss", "optimizer")
 
 
-Window = tuple[list[Any], Any]  # training batches of some steps, one validation batch
+Window = tuple[list[Any], Any]  # one training batch per step, and one validation batch
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which estimator learns which kind.
+    """The estimator of each kind of hyperparameter.
 
     Attributes:
-        estimator: one for all kinds, or a `PerKind`.
-        annealed: whether the learning-rate finder sets the lr and the other optimizer values stay.
+        estimator: one estimator for all kinds, or a `PerKind`.
+        annealed: whether the learning-rate finder sets the learning rate; the other values of the
+            optimizer are then constant.
         loss_carries: whether the estimator of the loss variables carries tangents between steps.
     """
 
@@ -64,19 +65,21 @@ class Plan:
     loss_carries: bool
 
     def kinds(self, kinds: Mapping[str, Kind]) -> dict[str, Kind]:
-        """Return the variables that the estimator learns."""
+        """Return the variables that the estimator learns, from the kinds of all variables."""
         drop = {"optimizer"} if self.annealed else set()
         return {name: kind for name, kind in kinds.items() if kind not in drop}
 
     def caveats(self, kinds: Mapping[str, Kind]) -> list[str]:
-        """Return what is known to go wrong with the estimator; our networks are normalized."""
+        """Return known problems of the estimator with these variables, for normalized networks."""
         return caveats(self.estimator, self.kinds(kinds), normalized=True)
 
 
 def plan(text: str) -> Plan:
-    """Reads "one_step" or "one_step,optimizer=forward": a default, then kinds that differ.
+    """Return the plan that a text names: a default estimator, then other estimators by kind.
 
-    Raises: UserError if a name is unknown or an estimator does not cover a kind.
+    Arguments:
+        text: such as "one_step" or "one_step,optimizer=forward".
+    Raises: UserError if a name is unknown or an estimator does not support a kind.
     """
     names: dict[str, str] = dict.fromkeys(KINDS, "one_step")
     for part in text.split(","):
@@ -84,13 +87,16 @@ def plan(text: str) -> Plan:
         known = [*CHOICES, ANNEALED]
         if name not in known or (equals and kind not in KINDS):
             raise UserError(
-                f"--estimator: {part!r} is neither an estimator ({', '.join(known)}) nor one for a "
-                f"kind ({', '.join(KINDS)}) such as optimizer=forward"
+                f"--estimator must be an estimator ({', '.join(known)}) or KIND=ESTIMATOR with a "
+                f"kind ({', '.join(KINDS)}), got {part!r}; for example optimizer=forward"
             )
         names |= {kind: name} if equals else dict.fromkeys(KINDS, name)
     for kind in ("architecture", "loss"):
         if names[kind] == ANNEALED:
-            raise UserError(f"--estimator: {ANNEALED} finds a learning rate; give {kind} another")
+            raise UserError(
+                f"--estimator: {ANNEALED} must be for the optimizer only, got {kind}={ANNEALED}; "
+                f"give {kind} another estimator"
+            )
     annealed = names["optimizer"] == ANNEALED
     chosen = {k: CHOICES.get(n, CHOICES["one_step"]) for k, n in names.items()}
     try:
@@ -104,19 +110,23 @@ def plan(text: str) -> Plan:
     return Plan(estimator, annealed, chosen["loss"].carries)
 
 
-KNOTS = 50  # of a learned schedule
+KNOTS = 50  # knots of a learned schedule
 
 
 @dataclass
 class HyperLearner:
-    """The learned values beside the weights, and everything that moves them.
+    """The outer variables of a training, and everything that updates them.
 
     Arguments:
-        variables: the values; each says how often it is learned (`HyperSpec.every`).
-        plan: which estimator learns which kind.
+        variables: the values; `HyperSpec.every` gives the steps between two updates of each.
+        plan: the estimator of each kind.
         finder: the learning-rate finder, used if the plan is annealed.
         begin: fraction of the budget at which learning begins.
-        pause: steps from one hypergradient to the next; plain steps lie between them.
+        pause: steps from one hypergradient to the next; the steps between them are plain steps.
+        steps: steps so far.
+        learned: fraction of the budget at which the values were last learned.
+        history: knots of the learned schedules: fraction and values.
+        hypergradient: latest hypergradient by name, for reports.
     """
 
     variables: HyperParameters
@@ -125,18 +135,23 @@ class HyperLearner:
     begin: float = 0.0
     pause: int = 1
     steps: int = 0
-    learned: float = 0.0  # the fraction at which the values were last learned
+    learned: float = 0.0
     history: list[tuple[float, dict[str, Tensor]]] = field(default_factory=list)
-    hypergradient: dict[str, Tensor] = field(default_factory=dict)  # the latest, for reports
+    hypergradient: dict[str, Tensor] = field(default_factory=dict)
 
     def values(self) -> dict[str, Tensor]:
-        """Return the learned values by name, without the architecture's logits."""
+        """Return the learned values by name, without the architecture logits."""
         kinds = self.variables.kinds
         found = self.variables.values()
         return {name: v for name, v in found.items() if kinds[name] != "architecture"}
 
     def remember(self, fraction: float, before: float) -> None:
-        """Keep the values as a knot of the learned schedules; `before` is the last fraction."""
+        """Add the current values to the history, if a knot lies between two steps.
+
+        Arguments:
+            fraction: fraction of the budget at this step.
+            before: fraction of the budget at the step before.
+        """
         if int(fraction * KNOTS) > int(before * KNOTS) or not self.history:
             self.history.append((fraction, self.values()))
 
@@ -147,13 +162,16 @@ class HyperLearner:
         window: Callable[[int, bool], Window],
         bind: Callable[[list[Any], Any], Bilevel],
     ) -> None:
-        """Take one look-ahead of the learning-rate finder if one is due; move nothing but the lr.
+        """Take one look-ahead of the learning-rate finder if one is due; change only the lr.
 
-        One per step: by the clock, the look-aheads must not take more than their share.
+        There is at most one look-ahead per step. In a budget by the clock, the look-aheads must not
+        take more than their share of the time.
 
         Arguments:
-            window: batches of a number of steps, from (steps, whether coins are turned).
-            bind: the bilevel problem of a window, its learning rate not scheduled.
+            fraction: fraction of the budget.
+            inner: state of the weights.
+            window: returns the batches of a window, from (steps, whether coins are turned).
+            bind: returns the bilevel problem of a window, without the learning-rate schedule.
         """
         if self.plan.annealed and self.finder.due(fraction):
             estimator = self.finder.estimator
@@ -162,10 +180,10 @@ class HyperLearner:
             self.finder.update(self.variables, ahead.hypergradient)
 
     def due(self) -> dict[str, Kind]:
-        """Return the variables to learn in this step; none if it is a plain one.
+        """Return the variables to learn in this step; empty for a plain step.
 
-        An estimator that unrolls has the loss variables' hypergradients for nothing, and tangents
-        must not miss a step: then `every` does not count.
+        `HyperSpec.every` does not count in two cases: an estimator that unrolls gets the
+        hypergradients of the loss variables at no cost, and tangents must not miss a step.
         """
         estimator, plan = self.plan.estimator, self.plan
         if self.pause > 1 and not estimator.carries and (self.steps + 1) % self.pause:
@@ -183,9 +201,15 @@ class HyperLearner:
         window: Callable[[int, bool], Window],
         bind: Callable[[list[Any], Any], Bilevel],
     ) -> Lookahead:
-        """Step the weights and move the variables `kinds`; return the estimator's look-ahead.
+        """Step the weights and update variables; return the look-ahead of the estimator.
 
-        The probabilities of the augmentation need batches whose coins are turned.
+        Arguments:
+            kinds: variables to learn, from `due`.
+            fraction: fraction of the budget.
+            inner: state of the weights.
+            window: returns the batches of a window, from (steps, whether coins are turned);
+                the probabilities of the augmentation need batches with turned coins.
+            bind: returns the bilevel problem of a window.
         """
         estimator = self.plan.estimator
         turn = any(name.startswith("probability.") for name in kinds)
@@ -198,7 +222,7 @@ class HyperLearner:
         return ahead
 
     def schedules(self) -> dict[str, Schedule]:
-        """Return the learned schedules: every value over the fraction of the budget."""
+        """Return the learned schedules by name: pairs (fraction of the budget, value)."""
         history = [*self.history, (1.0, self.values())]
         return {n: tuple((f, float(v[n])) for f, v in history) for n in history[-1][1]}
 

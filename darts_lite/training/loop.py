@@ -1,6 +1,6 @@
-"""The one training loop: it drives a task by a budget, with progress, checkpoints and resuming.
+"""The training loop: runs a task within a budget, with progress, checkpoints and resuming.
 
-`search` and `train` are tasks. The loop knows nothing of networks.
+A search and a final training are tasks. The loop does not depend on networks.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import checkpoint
 from darts_lite.training.budget import Budget
 
-CLOSING = 6.0  # seconds kept for pictures and files
-LOG_EVERY = 10  # steps between two synchronisations with the device
-EVALUATIONS = 10  # in a run, unless they take more than
-LOOKING = 0.05  # of its time
+CLOSING = 6.0  # seconds of the budget that are kept for pictures and files
+LOG_EVERY = 10  # steps between two synchronizations with the device
+EVALUATIONS = 10  # evaluations per run, or fewer if they take more than the share LOOKING
+LOOKING = 0.05  # largest share of the time for evaluations
 
 
 class Task(Protocol):
-    """What the loop drives. Its state is everything that its next steps depend on."""
+    """The work that the loop runs. Its state is everything that its next steps depend on."""
 
     @property
     def closing_steps(self) -> float:
-        """How many steps' time the work after the loop takes."""
+        """Time of the work after the loop, in steps."""
 
     def step(self, fraction: float) -> None:
-        """One update at the given fraction of the budget."""
+        """Make one update at the given fraction of the budget."""
 
     def report(self) -> dict[str, float]:
-        """Means since the last call; the only place that waits for the device."""
+        """Return means since the last call; no other method waits for the device at every step."""
 
     def evaluate(self, step: int, recorder: Recorder) -> dict[str, float]:
-        """Measures and pictures; later steps must not depend on it."""
+        """Return measurements and record pictures; later steps must not depend on the call."""
 
     def status(self, values: dict[str, float]) -> str:
-        """One short line for the progress bar."""
+        """Return one short line for the progress bar."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -54,15 +54,25 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Store:
-    """Where a run keeps its checkpoint, and under which configuration."""
+    """File and configuration of the checkpoint of a run.
+
+    Arguments:
+        path: file of the checkpoint.
+        kind: kind of the run, such as "search".
+        config: configuration of the run, as JSON values.
+        every: seconds between two checkpoints.
+    """
 
     path: Path
     kind: str
     config: Mapping[str, object]
-    every: float = 50.0  # seconds
+    every: float = 50.0
 
     def save(self, task: Task, step: int, evaluations: int, budget: Budget) -> None:
-        """Writes a checkpoint; raises `Diverged` rather than keep a state that is not finite."""
+        """Write a checkpoint.
+
+        Raises: `Diverged` if a weight is not finite; the file then keeps the last good state.
+        """
         state = task.state_dict()
         if not checkpoint.is_finite(state["params"]):
             raise self.not_finite("a weight", step)
@@ -70,15 +80,16 @@ class Store:
         checkpoint.save(self.path, self.kind, self.config, {"task": state, **progress})
 
     def not_finite(self, name: str, step: int) -> Diverged:
+        """Return the error for a value that is not finite."""
         kept = f"; {self.path} holds the last good state" if self.path.exists() else ""
         return Diverged(
-            f"{name} is NaN or infinite at step {step}: try a larger --batch-size, another --seed "
-            f"or, in derive, --hyperparameters default{kept}"
+            f"{name} must be finite, got NaN or infinite at step {step}; use a larger "
+            f"--batch-size, another --seed or, in derive, --hyperparameters default{kept}"
         )
 
 
 class Start(NamedTuple):
-    """Where a run goes on."""
+    """Steps and evaluations before the start or the continuation of a run."""
 
     step: int = 0
     evaluations: int = 0
@@ -88,7 +99,15 @@ BEGINNING = Start()
 
 
 def restore(task: Task, content: dict[str, Any] | None, path: Path, budget: Budget) -> Start:
-    """Puts a loaded checkpoint into a task and a budget; returns where to go on."""
+    """Load a checkpoint into a task and a budget; return where the run continues.
+
+    Arguments:
+        task: task to change.
+        content: content of the checkpoint; None for a new run.
+        path: file of the checkpoint, for errors.
+        budget: budget to change.
+    Raises: `UserError` if the checkpoint does not fit the task.
+    """
     if content is None:
         return BEGINNING
     try:
@@ -98,8 +117,8 @@ def restore(task: Task, content: dict[str, Any] | None, path: Path, budget: Budg
         return Start(int(state["step"]), int(state["evaluations"]))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(
-            f"{path} does not fit this run ({type(error).__name__}: {error}); it comes from "
-            "another space or version: choose another --out"
+            f"{path} must fit this run, got {type(error).__name__}: {error}; it is from another "
+            "space or version: choose another --out"
         ) from None
 
 
@@ -113,18 +132,23 @@ def run(
     name: str | None = None,
     closes: bool = True,
 ) -> int:
-    """Steps until the budget is exhausted; returns the number of steps.
+    """Run the steps of a task until the budget is exhausted; return the number of steps.
 
-    Arguments: `name`, what the progress bar says; without one there is no bar; `closes`, whether
-    evaluations belong to the run, and pictures and files at its end, for which time is kept.
-
-    Raises: `Interrupted` at Ctrl-C or SIGTERM, after saving; `Diverged` if a loss or a weight
-    stops being finite, leaving the last good checkpoint as it is.
+    Arguments:
+        task: task to run.
+        budget: budget in seconds or steps.
+        recorder: takes the scalars and pictures.
+        store: file and configuration of the checkpoint.
+        start: where the run continues.
+        name: text of the progress bar; None for no bar.
+        closes: whether the run has evaluations, and work after the loop for which time is kept.
+    Raises: `Interrupted` at Ctrl-C or SIGTERM, after a checkpoint; `Diverged` if a loss or a weight
+        is not finite; the checkpoint then keeps the last good state.
     """
     began = saved = time.monotonic()
     step, evaluations = start
     looking, reported = 0.0, step
-    pace = math.inf  # of the fastest step: some do more than one step's work
+    pace = math.inf  # seconds of the fastest step: some steps do more than the work of one step
 
     def record(values: dict[str, float]) -> None:
         if values:
@@ -143,7 +167,8 @@ def run(
     with _Signals() as signals, _Progress(name, budget, step) as progress:
         while not budget.exhausted(step):
             fraction, now = budget.fraction(step), time.monotonic()
-            # By the clock, looking takes a bounded share; by steps, it must be reproducible.
+            # In a budget by the clock, evaluations take a bounded share of the time; in a budget
+            # of steps, they must be reproducible.
             affordable = closes and (budget.steps is not None or looking <= LOOKING * (now - began))
             if fraction * EVALUATIONS >= evaluations + 1 and affordable:
                 evaluations = int(fraction * EVALUATIONS)
@@ -156,7 +181,7 @@ def run(
             late = time.monotonic() - saved > store.every
             if step % LOG_EVERY == 0 or late or signals.received:
                 progress.show(step, task.status(report()))
-                if closes and step > start.step + 1:  # one step alone may have done much more
+                if closes and step > start.step + 1:  # a single step may take unusually long
                     budget.reserve = CLOSING + task.closing_steps * pace
             if late or signals.received:
                 store.save(task, step, evaluations, budget)
@@ -173,7 +198,7 @@ def run(
 
 
 class _Signals:
-    """Turns Ctrl-C and SIGTERM into a request; a second one takes effect at once."""
+    """Turn Ctrl-C and SIGTERM into a request to stop; a second signal stops the process at once."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -182,10 +207,10 @@ class _Signals:
     def __enter__(self) -> _Signals:
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # somebody else passes it on
+                if signal.getsignal(number) is not signal.SIG_IGN:  # another process passes it on
                     self._old[number] = signal.signal(number, self._receive)
         except ValueError:
-            pass  # not the main thread: its owner handles signals
+            pass  # this is not the main thread; the main thread handles signals
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -199,7 +224,7 @@ class _Signals:
 
 
 class _Progress:
-    """A bar in percent of the budget; on a file or pipe, a line now and then."""
+    """Progress bar in percent of the budget; in a file or pipe, one line per 15 seconds."""
 
     def __init__(self, name: str | None, budget: Budget, start: int):
         self._budget = budget
@@ -228,5 +253,5 @@ class _Progress:
 
 
 def warn(message: str) -> None:
-    """A warning that does not break the progress bar."""
+    """Print a warning on stderr without breaking the progress bar."""
     tqdm.write(f"warning: {message}", file=sys.stderr)

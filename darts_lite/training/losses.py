@@ -1,13 +1,13 @@
-"""Losses of single examples, on labels, soft labels or mixed labels, by name.
+"""Losses per example by name, for labels, soft labels and mixed labels.
 
-A loss is a function `(logits [B, K], targets, **knobs) -> losses [B]`; whoever trains takes the
-mean. `targets` are what `darts_lite.augment` hands on: labels, or `MixedLabels` after CutMix or
-mixup.
+A loss is a function `(logits [B, K], targets, **settings) -> losses [B]`; a training takes the
+mean. `targets` are the targets that `darts_lite.augment` returns: labels, or `MixedLabels` after
+CutMix or mixup.
 
-**To add a loss**, write one function here and give it a row in `LOSSES`. Compute the cost
-`[B, K]` of every class, as if that class were the label, and let `expected_cost` read off what the
-targets say: every kind of target then works, and so do the tests of `LOSSES`. A knob with a range
-may be a tensor, so that it can be learned by hypergradients; do not clamp it.
+**To add a loss**, write one function here and add it to `LOSSES`. Compute the cost `[B, K]` of
+every class, as if the class were the label, and call `expected_cost` with the targets. Every kind
+of target is then supported, and the tests of `LOSSES` cover the loss. A setting with a range may be
+a tensor, so that hypergradients can learn it; do not clamp it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ def cross_entropy(
 ) -> Tensor:
     """Return the cross entropy of each example, with smoothed labels.
 
-    It is (1 - s) cost(target) + s (mean cost of all classes), with the cost -log p of a class, and
-    linear in the targets: mixed labels give the loss of the soft label that is their mean.
+    The loss is (1 - s) cost(target) + s (mean cost of all classes), with the cost -log p of a
+    class. It is linear in the targets: mixed labels have the loss of the soft label that is their
+    weighted mean.
 
     Arguments:
         logits: `[B, K]`.
         targets: labels `[B]` long, soft labels `[B, K]` floating, or `MixedLabels` of either.
-        label_smoothing: s in [0, 1]; a tensor if it is learned.
+        label_smoothing: s in [0, 1]; a scalar tensor if it is learned.
     Returns: losses `[B]`.
     Raises: UserError if the arguments do not fit together.
 
@@ -57,14 +58,14 @@ def cross_entropy(
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy}
-"""Every loss by its name in a recipe."""
+"""The losses by their name in a recipe."""
 
 
 def expected_cost(costs: Tensor, targets: Targets) -> Tensor:
-    """Return the cost `[B]` of each example in the mean over its targets.
+    """Return the mean cost `[B]` of each example over its targets.
 
     Arguments:
-        costs: `[B, K]`, of each class if it were the label.
+        costs: `[B, K]`, the cost of each class if the class were the label.
         targets: labels `[B]` long, soft labels `[B, K]` floating, or `MixedLabels` of either.
 
     >>> costs = torch.tensor([[1.0, 3.0], [1.0, 3.0]])
@@ -74,7 +75,7 @@ def expected_cost(costs: Tensor, targets: Targets) -> Tensor:
     tensor([2., 3.])
     """
     _check(costs, targets)
-    labels = torch.stack(_labels(targets), 1)  # [B, 1 or 2], and K where the labels are soft
+    labels = torch.stack(_labels(targets), 1)  # [B, 1 or 2] labels, or [B, 1 or 2, K] soft labels
     if labels.is_floating_point():
         each = (labels * costs.unsqueeze(1)).sum(2)
     else:

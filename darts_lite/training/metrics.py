@@ -1,4 +1,4 @@
-"""How good a network is: calibrated accuracy, and the full account of a split."""
+"""Metrics of a network: accuracy after calibration, and the full evaluation of a split."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ from darts_lite.reporting import pictures
 
 
 class Evaluation(NamedTuple):
-    """What a network does on a split."""
+    """Result of a network on a split.
+
+    Attributes:
+        accuracy: fraction of correct predictions, 0 to 1.
+        macro_f1: mean F1 score over classes, 0 to 1.
+        confusion: [K, K] counts; rows are true classes, columns predicted classes.
+    """
 
     accuracy: float
     macro_f1: float
-    confusion: Any  # [K, K] counts, rows true, columns predicted
+    confusion: Any
 
 
 def sample(images: Images, count: int) -> Images:
-    """At most `count` images, evenly spread (a folder's images come sorted by class)."""
+    """Return at most `count` images, evenly spread: images of a folder are sorted by class."""
     if images.count <= count:
         return images
     index = torch.linspace(0, images.count - 1, count, device=images.labels.device)
@@ -37,7 +43,14 @@ def accuracy(
     statistics: Iterable[tuple[Tensor, Tensor]],
     weights: Weights | None = None,
 ) -> float:
-    """Accuracy with BatchNorm statistics re-estimated on `statistics`."""
+    """Return the accuracy, 0 to 1, after calibration of the BatchNorm statistics.
+
+    Arguments:
+        network: network to calibrate and evaluate; it is in evaluation mode afterwards.
+        images: images of the evaluation.
+        statistics: batches (images, labels) for the calibration.
+        weights: mixing weights of a supernet; None for a discrete network.
+    """
     calibrate(network, statistics, weights)
     network.eval()
     correct = [
@@ -49,8 +62,8 @@ def accuracy(
 
 @torch.no_grad()
 def evaluate(network: Network, images: Images) -> Evaluation:
-    """Accuracy, macro F1 and confusion matrix of a network in evaluation mode."""
-    from sklearn.metrics import confusion_matrix, f1_score  # a second of start-up
+    """Return accuracy, macro F1 and confusion matrix of a network in evaluation mode."""
+    from sklearn.metrics import confusion_matrix, f1_score  # the import takes a second
 
     predicted = torch.cat([network(x).argmax(1) for x, _ in evaluation_batches(images, 256)]).cpu()
     labels = images.labels.cpu()
@@ -63,6 +76,12 @@ def evaluate(network: Network, images: Images) -> Evaluation:
 
 
 def picture_of(evaluation: Evaluation, classes: tuple[str, ...], split: str) -> pictures.Image:
-    """The confusion matrix as a picture."""
+    """Return a picture of the confusion matrix.
+
+    Arguments:
+        evaluation: result of `evaluate`.
+        classes: class names.
+        split: name of the split, for the title.
+    """
     title = f"{split}: accuracy {evaluation.accuracy:.2%}, macro F1 {evaluation.macro_f1:.2%}"
     return pictures.confusion_matrix(evaluation.confusion, classes, title)

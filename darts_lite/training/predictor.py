@@ -1,4 +1,4 @@
-"""A trained network in use: class names and probabilities of images."""
+"""Predict class names and probabilities of images with a trained network."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from darts_lite.training import checkpoint
 
 
 class Prediction(NamedTuple):
-    """What a network says of images.
+    """Predictions for B images and K classes.
 
     Attributes:
-        classes: name of the most probable class of each image.
-        probabilities: `[B, K]`, of every class, in the order of `Predictor.classes`.
+        classes: name of the most probable class per image.
+        probabilities: `[B, K]`, in the order of `Predictor.classes`.
     """
 
     classes: list[str]
@@ -35,8 +35,9 @@ class Predictor:
     """A trained network with its class names and preprocessing.
 
     Attributes:
-        network: in evaluation mode; images `[B, C, H, W]` in [0, 1] to logits `[B, K]`.
-        genotype: what it was trained from.
+        network: network in evaluation mode; maps images `[B, C, H, W]` in [0, 1] to logits
+            `[B, K]`.
+        genotype: genotype of the network.
     """
 
     network: Network
@@ -59,11 +60,11 @@ class Predictor:
         """Return class names and probabilities.
 
         Arguments:
-            images: `[B, C, H, W]`, uint8 or floating in [0, 1], of the size that the network was
-                trained with; or paths of image files, which are read as training images were:
-                turned upright, cropped to the center, resized.
+            images: `[B, C, H, W]`, uint8 or floating in [0, 1], with the channels, height and
+                width of the training images; or paths of image files. Files are read like training
+                images: turned upright, cropped to the center, resized.
             batch_size: images per forward pass.
-        Raises: `UserError` if an image cannot be read, or the shape is another one.
+        Raises: `UserError` if a file cannot be read, or the shape does not fit.
         """
         pixels = images if isinstance(images, Tensor) else self._read(images)
         if tuple(pixels.shape[1:]) != self.genotype.image:
@@ -98,11 +99,11 @@ def _floating(pixels: Tensor) -> Tensor:
 def load(run: str | Path, device: str | torch.device = "cpu") -> Predictor:
     """Load a trained network from the folder that `derive` wrote.
 
-    Loading executes no code: JSON, and tensors alone.
+    Loading runs no code from the files: they hold JSON and tensors only.
 
     Arguments:
         run: the folder, such as "out/derive".
-        device: where the network runs.
+        device: device of the network.
     Raises: `UserError` if the folder holds no finished training.
     """
     folder = Path(run)
@@ -110,7 +111,7 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> Predictor:
     if not path.exists():
         raise UserError(
             f"{folder} must hold a finished training, got no {path.name}; run derive, or give the "
-            "folder that it wrote"
+            "folder of a finished training"
         )
     genotype = Genotype.load(folder / "genotype.json")
     network = Network(genotype.space, genotype.image, len(genotype.classes))
@@ -118,5 +119,8 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> Predictor:
         network.load_state_dict(checkpoint.read(path))
     except RuntimeError as error:
         reason = str(error).split("\n")[0][:80]
-        raise UserError(f"{path} does not fit {folder}/genotype.json ({reason})") from None
+        raise UserError(
+            f"{path} must hold the weights of {folder}/genotype.json, got {reason!r}; run derive "
+            "again"
+        ) from None
     return Predictor(network.to(device).eval(), genotype)

@@ -1,4 +1,4 @@
-"""The bilevel problem of a plain network: its two losses, built from network, batches and draws."""
+"""The bilevel problem of a network without mixing weights: its inner and outer loss."""
 
 from __future__ import annotations
 
@@ -30,10 +30,16 @@ from darts_lite.training.losses import LOSSES
 
 @dataclass(frozen=True)
 class Usual:
-    """Hand-set values of an optimizer: where its learned values start, and their ranges."""
+    """Hand-set values of an optimizer.
+
+    Attributes:
+        recipe: recipe with the optimizer.
+        start: starting values of the learned hyperparameters; simple on purpose.
+        ranges: ranges of the learned hyperparameters.
+    """
 
     recipe: Recipe
-    start: dict[str, float]  # deliberately plain; learning moves them
+    start: dict[str, float]
     ranges: dict[str, LogInterval]
 
 
@@ -49,18 +55,27 @@ OPTIMIZERS = {
         {"lr": LogInterval(1e-5, 1.0), "weight_decay": LogInterval(1e-4, 0.5)},
     ),
 }
-TRAVEL = {"lr": 4.0, "weight_decay": 1.0}  # one step says little of a decay under BatchNorm
+TRAVEL = {
+    "lr": 4.0,
+    "weight_decay": 1.0,
+}  # under BatchNorm, one step tells little of a decay
 
 
-AUGMENT: dict[str, tuple[Bijection, float]] = {  # range and travel, by the first word of a name
+AUGMENT: dict[str, tuple[Bijection, float]] = {  # range and travel by the first word of a name
     "magnitude": (Interval(0.0, 1.0), 8.0),
-    "probability": (Interval(0.02, 0.98), 4.0),  # at 0 or 1 nothing more would be learned of it
+    "probability": (Interval(0.02, 0.98), 4.0),  # at 0 or 1 there is no gradient
     "mixing": (Interval(0.0, 1.0), 4.0),
 }
 
 
 class Batch(NamedTuple):
-    """Images `[B, C, H, W]` in [0, 1], labels `[B]`, and the random choices of augmentation."""
+    """A batch of images.
+
+    Attributes:
+        images: `[B, C, H, W]` in [0, 1].
+        labels: `[B]`.
+        choices: random choices of the augmentation; None for images without augmentation.
+    """
 
     images: Tensor
     labels: Tensor
@@ -77,12 +92,12 @@ def outer_variables(
     """Return the learned values of optimizer and augmentation at their starting values.
 
     Arguments:
-        augment: the augmentation, whose values are learned by the loss.
-        start: starting values by name; others start at those of `optimizer` and `augment`. Every
-            value starts inside its range.
+        augment: the augmentation; its values are learned by the loss.
+        start: starting values by name; other values start at the defaults of `optimizer` and
+            `augment`. Every value is moved inside its range.
         optimizer: "sgd" or "adamw".
         every: steps between two hypergradients, by the first word of a name; 1 by default.
-        first: further variables, such as the logits of an architecture.
+        first: further variables, such as architecture logits.
     """
     usual, every = OPTIMIZERS[optimizer], every or {}
     start = {**usual.start, **(start or {})}
@@ -100,11 +115,19 @@ def outer_variables(
 
 
 def augmentation_for(dataset: Dataset, text: str) -> Augmentation:
-    """The named one, with flips where the data allow and shifts by a fourteenth of the side."""
+    """Return a named augmentation for a data set.
+
+    Images are flipped if the data set allows it, and shifted by a fourteenth of the shorter side.
+
+    Arguments:
+        dataset: the data set.
+        text: name of the augmentation, as for `--augment`.
+    Raises: `UserError` if the name is unknown.
+    """
     height, width = dataset.image_size
     crop = max(1, min(height, width) // 14)
     found = augmentation(text, dataset.channels, dataset.flips, crop)
-    if type(found.policy) is Learned and height * width < LEVELS:  # then it changes nothing
+    if type(found.policy) is Learned and height * width < LEVELS:  # "equalize" has no effect then
         rest = tuple(n for n in found.policy.operations if n != "equalize")
         return replace(found, policy=replace(found.policy, operations=rest))
     return found
@@ -112,13 +135,14 @@ def augmentation_for(dataset: Dataset, text: str) -> Augmentation:
 
 @dataclass(frozen=True)
 class NetworkProblem:
-    """Binds batches to the bilevel problem of a network.
+    """Bind batches to the bilevel problem of a network.
 
     Arguments:
         network: the network as a pure function of two vectors.
         augment: the augmentation of the training images.
-        constrain: raw outer values to values: `lr`, `weight_decay` and the names of `augment`.
-        recipe: optimizer and label smoothing.
+        constrain: maps raw outer values to values: `lr`, `weight_decay`, and the names of
+            `augment`.
+        recipe: optimizer, loss and label smoothing.
     """
 
     network: FlatNetwork
@@ -138,8 +162,8 @@ class NetworkProblem:
 
         Arguments:
             train: the training batch of each step.
-            validation: the batch of the outer loss; None if it is not asked for.
-            lr_factor: the schedule's value, which the learning rate is multiplied with.
+            validation: the batch of the outer loss; None if the outer loss is not used.
+            lr_factor: value of the learning-rate schedule; multiplies the learning rate.
         """
 
         def inner(params: Params, raw: Hyper, t: int) -> Loss:
@@ -157,7 +181,13 @@ class NetworkProblem:
         outer: Callable[[Params, Hyper], Loss],
         lr_factor: float,
     ) -> Bilevel:
-        """Return the problem of two losses under this recipe's optimizer."""
+        """Return the bilevel problem of two losses with the optimizer of the recipe.
+
+        Arguments:
+            inner: training loss of (parameters, raw outer values, step of the window).
+            outer: validation loss of (parameters, raw outer values).
+            lr_factor: value of the learning-rate schedule; multiplies the learning rate.
+        """
 
         def settings(raw: Hyper) -> dict[str, Setting]:
             values = self.constrain(raw)
@@ -173,12 +203,13 @@ class NetworkProblem:
         values: Hyper,
         batch: Batch,
     ) -> Loss:
-        """Return the mean loss of a batch, and its report: loss and accuracy `[2]`.
+        """Return the mean loss of a batch, and its report `[2]`: loss and accuracy.
 
         Arguments:
-            network: logits `[B, K]` of parameters and images.
+            network: maps parameters and images to logits `[B, K]`.
+            params: parameters of the network.
             values: constrained outer values by name.
-            batch: augmented if it holds choices; else plain, without label smoothing.
+            batch: the batch; it is augmented if it has choices, else it has no label smoothing.
         """
         loss = LOSSES[self.recipe.loss]
         if batch.choices is None:

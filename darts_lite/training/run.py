@@ -1,4 +1,4 @@
-"""The context of a run: folder, options, data, device, budget, resuming, recorder, checkpoints."""
+"""A run of a command: folder, options, data, device, budget, resuming, recorder, checkpoints."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from darts_lite.training import checkpoint, loop
 from darts_lite.training.budget import Budget
 from darts_lite.training.options import MAY_CHANGE, DataOptions
 
-SMALL = 16  # pixels; below, the defaults are those of a small problem
+SMALL = 16  # pixels per side; smaller images have the defaults of a small problem
 Say = Callable[[str], None]
 
 
 class RunOptions(Protocol):
-    """The options that every run has."""
+    """Options that every run has."""
 
     @property
     def device(self) -> str: ...
@@ -40,11 +40,11 @@ class Run(Generic[Options]):
     """One run of a command on disk: `open` it, `load` its data, `train` its task.
 
     Attributes:
-        kind: name of the command, and of the kind of its checkpoint.
+        kind: name of the command; also the kind of its checkpoint.
         folder: folder of the checkpoint, config.json, events and pictures.
-        options: what the user said; of a resumed run, what its checkpoint remembers.
+        options: options of the run; for a resumed run, the options in its checkpoint.
         say: prints a line for the user.
-        saved: content of the checkpoint that the run goes on from, None for a new run.
+        saved: content of the checkpoint of a resumed run; None for a new run.
     """
 
     kind: str
@@ -63,13 +63,17 @@ class Run(Generic[Options]):
         say: Say,
         results: tuple[Path, ...] = (),
     ) -> Run[Options]:
-        """Begin a run in a folder that holds none, or go on with the one that is there.
+        """Start a run in a folder without a run, or resume the run in the folder.
 
         Arguments:
-            resume: names of the options that the user gave beside --resume; None begins anew.
-            results: files of a finished run, which must not be there when one begins.
-        Raises: `UserError` if a run is there, or if there is none to resume, or if an option was
-            given that the run was not made with.
+            kind: name of the command.
+            folder: folder of the run.
+            options: options that the user gave.
+            resume: names of the options that the user gave beside --resume; None starts a new run.
+            say: prints a line for the user.
+            results: files of a finished run; a new run needs a folder without them.
+        Raises: `UserError` if the folder of a new run holds a run, or there is no run to resume, or
+            an option differs from the option of the resumed run.
         """
         path = folder / "checkpoint.pt"
         if resume is None:
@@ -83,7 +87,13 @@ class Run(Generic[Options]):
         return cls(kind, folder, merged(path, stored, given, MAY_CHANGE), say, content)
 
     def load(self, data: DataOptions, seed: int) -> None:
-        """Read the data, split them, and put the splits on the device."""
+        """Read the data, split them, and move the splits to the device.
+
+        Arguments:
+            data: options of the data.
+            seed: random seed of the splits.
+        Raises: `UserError` if the data differ from the data of the resumed run.
+        """
         self.device = device_named(self.options.device)
         self.dataset, splits = read_data(data, seed, self.say)
         if self.saved is not None:
@@ -91,11 +101,11 @@ class Run(Generic[Options]):
         self.splits = on(self.device, splits)
 
     def prepare(self, task: loop.Task, budget: Budget) -> None:
-        """Make the folder, write config.json, and put the checkpoint into task and budget."""
+        """Create the folder, write config.json, and load the checkpoint into task and budget."""
         path = self.folder / "checkpoint.pt"
         make_folder(self.folder)
         if self.saved is not None:
-            # another number of threads sums in another order, and the bytes would differ
+            # another number of threads adds in another order, so results would not be bit-identical
             torch.set_num_threads(self.saved["config"]["threads"])
         config = {
             "options": asdict(self.options),  # type: ignore[call-overload]
@@ -108,11 +118,11 @@ class Run(Generic[Options]):
         self.start = loop.restore(task, self.saved, path, budget)
 
     def recorder(self) -> Recorder:
-        """Return the recorder of the run, which drops what lies after the checkpoint."""
+        """Return the recorder of the run; it drops records after the checkpoint."""
         return Recorder(self.folder, self.start.step if self.saved else None)
 
     def train(self, task: loop.Task, recorder: Recorder) -> int:
-        """Drive the task until the budget is spent; return the number of steps."""
+        """Run the task until the budget is spent; return the number of steps."""
         return loop.run(task, self.budget, recorder, self.store, start=self.start, name=self.kind)
 
 
@@ -120,7 +130,13 @@ class Run(Generic[Options]):
 
 
 def read_data(options: DataOptions, seed: int, say: Say) -> tuple[Dataset, Splits]:
-    """Return the data set and its splits; say which it is if the user named none."""
+    """Return the data set and its splits; print the data set if the user named none.
+
+    Arguments:
+        options: options of the data.
+        seed: random seed of the splits.
+        say: prints a line for the user.
+    """
     dataset = load(
         options.dataset,
         Path(options.data_dir),
@@ -128,7 +144,7 @@ def read_data(options: DataOptions, seed: int, say: Say) -> tuple[Dataset, Split
         image_size=options.image_size,
     )
     if options.dataset is None:
-        say(f"no --dataset given: using {dataset.name}, the first that is on this machine")
+        say(f"no --dataset given: using {dataset.name}, the first data set on this machine")
     return dataset, split(dataset, subset=options.subset, seed=seed)
 
 
@@ -138,12 +154,15 @@ def on(device: torch.device, splits: Splits) -> Splits:
 
 
 def is_small(dataset: Dataset) -> bool:
-    """Whether the images are so small that a run is over in minutes."""
+    """Tell whether the images are so small that a run takes minutes only."""
     return min(dataset.image_size) < SMALL
 
 
 def device_named(name: str) -> torch.device:
-    """Return the device, for "auto" a GPU if there is one; raise `UserError` if it is not here."""
+    """Return the device of a name; "auto" is a GPU if there is one.
+
+    Raises: `UserError` if this machine has no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -151,16 +170,28 @@ def device_named(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0][:80]
-        raise UserError(f"no device {name!r} here ({reason}); use --device cpu") from None
+        raise UserError(
+            f"device must be a device of this machine, got {name!r} ({reason}); use --device cpu"
+        ) from None
     return device
 
 
 def budget_of(hours: float | None, steps: int | None, started: float | None) -> Budget:
-    """Return a budget in hours from `started` on, or in steps; raise `UserError` if it is both."""
+    """Return a budget in hours or in steps.
+
+    Arguments:
+        hours: wall-clock hours; None for a budget in steps.
+        steps: number of steps; None for a budget in hours.
+        started: start of the budget, on the clock of `time.monotonic`; None for now.
+    Raises: `UserError` if both hours and steps are given.
+    """
     if hours is not None and steps is not None:
-        raise UserError("give a budget in hours or in steps, not both")
+        raise UserError(
+            f"the budget must be in hours or in steps, not both, got {hours:g} hours and {steps} "
+            "steps; give one of them"
+        )
     if steps is not None:
-        torch.backends.cudnn.deterministic = True  # a budget in steps promises the same result
+        torch.backends.cudnn.deterministic = True  # a budget in steps is exactly reproducible
     budget = Budget(None if hours is None else 3600 * hours, steps)
     if started is not None:
         budget.started = started
@@ -168,17 +199,22 @@ def budget_of(hours: float | None, steps: int | None, started: float | None) -> 
 
 
 def require_free(paths: Collection[Path], command: str) -> None:
-    """Raise `UserError` if one of the files of a run is there already."""
+    """Raise `UserError` if a file of a run already exists.
+
+    Arguments:
+        paths: files of the run.
+        command: command to resume the run, for the error.
+    """
     present = [path for path in paths if path.exists()]
     if present:
         raise UserError(
-            f"{present[0].parent} already holds a run ({', '.join(p.name for p in present)}); "
-            f"continue it with `{command} --resume` or choose another --out"
+            f"{present[0].parent} must not hold a run, got {', '.join(p.name for p in present)}; "
+            f"continue the run with `{command} --resume` or choose another --out"
         )
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder; raise `UserError` if nothing can be written to it."""
+    """Create a folder; raise `UserError` if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -191,31 +227,52 @@ def make_folder(folder: Path) -> None:
 
 
 def require_same_data(content: dict[str, Any], dataset: Dataset, path: Path) -> None:
-    """Raise `UserError` if a checkpoint was made with other data."""
+    """Raise `UserError` if the checkpoint of a run was made with other data.
+
+    Arguments:
+        content: content of the checkpoint.
+        dataset: data set of the resumed run.
+        path: file of the checkpoint, for the error.
+    """
     if content["config"]["data"] != dict(dataset.fingerprint):
         raise UserError(
-            f"{path} was made with other data than {dataset.name} holds now; restore them or "
-            "choose another --out"
+            f"the data of {dataset.name} must be the data of {path}, got other data; restore the "
+            "data or choose another --out"
         )
 
 
-# --- options that a run remembers --------------------------------------------------------------
+# --- options of a resumed run ------------------------------------------------------------------
 
 
 def stored_options(cls: type[Settings], config: Any, path: Path) -> Settings:
-    """Return the options in the configuration of a checkpoint or of a JSON file."""
+    """Return the options in the configuration of a checkpoint or of a JSON file.
+
+    Arguments:
+        cls: class of the options.
+        config: the configuration.
+        path: file of the configuration, for the error.
+    Raises: `UserError` if the configuration is of another version of darts_lite.
+    """
     known = {each.name for each in fields(cls)}  # type: ignore[arg-type]
     found = config.get("options") if isinstance(config, dict) else None
     if not isinstance(found, dict) or set(found) != known or not {"data", "threads"} <= set(config):
-        raise UserError(f"{path} was made by another version of darts_lite; start anew")
-    lists = {name: tuple(v) for name, v in found.items() if isinstance(v, list)}  # of JSON
+        raise UserError(
+            f"{path} must be of this version of darts_lite, got other options; start a new run"
+        )
+    # JSON has lists instead of tuples
+    lists = {name: tuple(v) for name, v in found.items() if isinstance(v, list)}
     return cls(**{**found, **lists})
 
 
 def merged(path: Path, stored: Settings, given: dict[str, Any], free: Collection[str]) -> Settings:
-    """Return the stored options with those in `free` replaced by the given ones.
+    """Return the stored options of a run, with the given values of the options in `free`.
 
-    Raises: `UserError` if another option was given than the run was made with.
+    Arguments:
+        path: file of the stored options, for the error.
+        stored: options of the run.
+        given: options that the user gave, by name.
+        free: names of the options that may differ from the run.
+    Raises: `UserError` if a given option that is not in `free` differs from the stored option.
     """
     before = asdict(stored)  # type: ignore[call-overload]
     checkpoint.check_config(path, before, {**before, **given}, set(free))
@@ -225,9 +282,14 @@ def merged(path: Path, stored: Settings, given: dict[str, Any], free: Collection
 def remembered(
     path: Path, options: Settings, resume: Collection[str], free: Collection[str]
 ) -> tuple[dict[str, Any], Settings]:
-    """Return the JSON that a run goes on from, and its options with those in `free` replaced.
+    """Return the stored JSON of a resumed run, and its options as `merged` returns them.
 
-    Raises: `UserError` if there is none, or another option was given than it was made with.
+    Arguments:
+        path: JSON file of the run.
+        options: options that the user gave.
+        resume: names of the options that the user gave beside --resume.
+        free: names of the options that may differ from the run.
+    Raises: `UserError` if there is no file, or an option differs that is not in `free`.
     """
     if not path.exists():
         raise UserError(f"there is no {path} to resume; start without --resume")

@@ -1,4 +1,4 @@
-"""The final training: a genotype's network, with what was learned, or learning on."""
+"""The final training of a genotype, with learned, default or online hyperparameters."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from darts_lite.architecture.flat_network import FlatNetwork, Params
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network, calibrate
 from darts_lite.architecture.recipe import Recipe
-from darts_lite.data import Batches, Dataset, Images, Splits, evaluation_batches
+from darts_lite.data import Dataset, Images, Splits, evaluation_batches
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import InnerState, LearningRateFinder
-from darts_lite.hypergradient.optimizers import OptimizerState
 from darts_lite.hypergradient.problem import Hyper, detach
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.schedules import Schedule, cosine, interpolate
 from darts_lite.training import checkpoint
+from darts_lite.training.feed import Feed
 from darts_lite.training.hyper_learner import HyperLearner, Window, plan
 from darts_lite.training.metrics import accuracy, sample
 from darts_lite.training.options import DeriveOptions
@@ -32,7 +32,7 @@ from darts_lite.training.problem import (
     outer_variables,
 )
 
-DEFAULTS: dict[str, Schedule] = {  # the hand-set recipe: no augmentation but flips and crops
+DEFAULTS: dict[str, Schedule] = {  # the hand-set recipe; its augmentation is flips and crops only
     name: ((0.0, value),) for name, value in OPTIMIZERS["sgd"].start.items()
 }
 ONLINE_EVERY = 4  # steps from one hypergradient to the next
@@ -42,16 +42,26 @@ CALIBRATED = 10_000  # training images for the final BatchNorm statistics
 class TrainTask:
     """The state of a final training and its step; driven by `training.loop`.
 
+    Values of `options.select`:
+
+    - "last": train on training and validation images, as papers do; keep the last weights.
+    - "held_out": train on training images only; keep the last weights.
+    - "best": train on training images only; keep the weights with the best validation accuracy.
+
+    Values of `options.hyperparameters`:
+
+    - "learned": use the schedules of the genotype.
+    - "default": use the hand-set recipe.
+    - "online": start from the last values of the genotype and keep learning on validation images;
+      the weights are trained on training images only.
+
     Arguments:
-        options: of the training. `select` "last" trains on training and validation images to the
-            end, as the papers do; "held_out" on training images alone; "best" too, and keeps the
-            weights that are best on validation images. `hyperparameters` "learned" follows the
-            genotype's schedules, "default" the hand-set recipe, and "online" goes on learning from
-            where the genotype ended: then validation images are never trained on.
-        genotype: what is trained.
-        dataset: for sizes and class names.
+        options: options of the training.
+        genotype: genotype to train.
+        dataset: gives image sizes and class names.
         splits: images on `device`.
-        device: where everything runs.
+        device: device of the training.
+    Raises: `UserError` if the genotype lacks a schedule, or an option is not valid.
     """
 
     def __init__(
@@ -82,10 +92,10 @@ class TrainTask:
             self.augment = self.augment.replayed(self.schedules) if learned else self.augment
         else:
             recipe = Recipe()
-            # as published; "learned" needs values
+            # an augmentation by name is as published; "learned" needs values
             self.augment = self.augment.replayed({}) if options.augment else self.augment.plain
         self.hyper: HyperLearner | None = None
-        learning = plan(options.estimator)  # a fault in it is an error now
+        learning = plan(options.estimator)  # raise the error of a bad --estimator now
         constrain: Callable[[Hyper], Hyper] = lambda values: values  # noqa: E731
         if options.hyperparameters == "online":
             start = {name: schedule[-1][1] for name, schedule in self.schedules.items()}
@@ -95,32 +105,33 @@ class TrainTask:
         self.problem = NetworkProblem(self.network, self.augment, constrain, recipe)
         params = self.network.params
         self.inner = InnerState(params, self.problem.optimizer.init(params))
-        self.generator = torch.Generator().manual_seed(options.seed + 1)
-        self.batches = Batches(self.images, self.batch_size, self.generator)
-        self.validation = Batches(splits.validation, self.batch_size, self.generator)
+        self.feed = Feed(
+            self.images, splits.validation, self.batch_size, self.augment, options.seed + 1
+        )
         self.fraction = 0.0
         self.best: tuple[float, Params] | None = None
         if options.select == "best":
             self.best = (-1.0, self.network.params)
-        self._ahead = 0  # steps that a window took beyond the one that was asked for
+        self._ahead = 0  # steps of the last window that calls of `step` have not counted yet
         self._window_report = torch.zeros(2)
         self._sum: tuple[Tensor, int] = (torch.zeros(2, device=device), 0)
 
     @property
     def held_out(self) -> bool:
-        """Whether validation images are never trained on."""
+        """Whether the weights are never trained on validation images."""
         return self.options.select != "last" or self.options.hyperparameters == "online"
 
     def _learned(self) -> dict[str, Schedule]:
-        """Return the genotype's schedules of optimizer and augmentation in use."""
+        """Return the schedules of the genotype for the optimizer and the augmentation in use."""
         found = self.genotype.recipe.schedules
         missing = {"lr", "weight_decay"} - set(found)
         others = set(found) - {"lr", "weight_decay"}
         unknown = {n for n in others if n.partition(".")[0] not in AUGMENT}
         if missing or unknown:
             raise UserError(
-                f"the genotype's schedules lack {sorted(missing)} and have the unknown "
-                f"{sorted(unknown)}; use --hyperparameters default or search again"
+                "the schedules of the genotype must have lr, weight_decay and known names, got "
+                f"{sorted(missing)} missing and {sorted(unknown)} unknown; use --hyperparameters "
+                "default or search again"
             )
         own = {"lr", "weight_decay", *self.augment.names}
         return {name: schedule for name, schedule in found.items() if name in own}
@@ -152,15 +163,17 @@ class TrainTask:
         self._sum = (self._sum[0] + report, self._sum[1] + 1)
 
     def _plain_step(self, values: Hyper) -> Tensor:
-        problem = self.problem.bind([self._batch()], None, cosine(self.fraction))
+        problem = self.problem.bind([self.batch()], None, cosine(self.fraction))
         state, (_, report) = problem.inner_step(self.inner, values)
         self.inner = detach(state)
         return report
 
     def _online_step(self, hyper: HyperLearner, before: float) -> Tensor:
-        """Take a step that learns the hyperparameters too, if they are due.
+        """Take a step that also learns the hyperparameters that are due.
 
-        Arguments: `before`, the fraction at the step before.
+        Arguments:
+            hyper: learner of the hyperparameters.
+            before: fraction of the budget at the step before.
         """
         fraction, factor = self.fraction, cosine(self.fraction)
         hyper.remember(fraction, before)
@@ -180,32 +193,23 @@ class TrainTask:
         self._ahead, self._window_report = hyper.plan.estimator.steps - 1, ahead.inner[1]
         return self._window_report
 
-    def _batch(self, turn: bool = False) -> Batch:
-        x, y = next(self.batches)
-        choices = self.augment.sample(
-            len(x),
-            self.dataset.image_size,
-            self.generator,
-            self.device,
-            self._augmenting(),
-            self.fraction,
-            turn,
-        )
-        return Batch(x, y, choices)
-
     def _augmenting(self) -> dict[str, Tensor]:
-        """Return the values of the augmentation that are learned, or follow a schedule."""
+        """Return the learned or scheduled values of the augmentation by name."""
         if self.hyper is not None:
             values = self.hyper.values()
             return {n: values[n] for n in self.augment.names}
         now = self.values(self.fraction)
         return {n: torch.tensor(now[n]) for n in self.augment.names if n in now}
 
+    def batch(self) -> Batch:
+        """Return the next training batch, with the draws of its augmentation."""
+        return self.feed.batch(self._augmenting(), self.fraction)
+
     def _window(self, steps: int, turn: bool) -> Window:
-        return [self._batch(turn) for _ in range(steps)], Batch(*next(self.validation))
+        return self.feed.window(steps, turn, self._augmenting(), self.fraction)
 
     def learned(self) -> dict[str, Schedule]:
-        """Return the schedules that were learned online, or those that were followed."""
+        """Return the schedules learned online, or the schedules that the training used."""
         return self.schedules if self.hyper is None else self.hyper.schedules()
 
     # --- reports and results --------------------------------------------------------------
@@ -230,7 +234,7 @@ class TrainTask:
         )
 
     def evaluate(self, step: int, recorder: Recorder) -> dict[str, float]:
-        """Return the validation accuracy with select "best", and keep the best weights."""
+        """Return the validation accuracy and keep the best weights, with select "best" only."""
         if self.best is None:
             return {}
         value = self.validate()
@@ -239,13 +243,13 @@ class TrainTask:
         return {"accuracy/validation": value}
 
     def validate(self) -> float:
-        """Return the accuracy on validation images as the weights stand."""
+        """Return the accuracy of the current weights on validation images, 0 to 1."""
         network = self.network.export(self.inner.params)
         statistics = evaluation_batches(sample(self.images, 1024), 128)
         return accuracy(network, self.splits.validation, statistics)
 
     def finish(self, step: int, recorder: Recorder) -> Network:
-        """Return the trained network, its BatchNorm calibrated on its training images."""
+        """Return the trained network, with BatchNorm calibrated on its training images."""
         params = self.inner.params
         if self.best is not None:
             recorder.scalars(step, self.evaluate(step, recorder))
@@ -256,28 +260,19 @@ class TrainTask:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "params": self.inner.params,
-            "optimizer": tuple(self.inner.optimizer),
-            "generator": self.generator.get_state(),
-            "batches": self.batches.state_dict(),
+            **checkpoint.inner_state(self.inner),
+            "feed": self.feed.state_dict(),
             "fraction": self.fraction,
             "best": self.best,
-            "held_out": self.validation.state_dict(),
-            "carried": dict(self.inner.carried),
             "hyper": None if self.hyper is None else self.hyper.state_dict(),
             "window": (self._ahead, self._window_report),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.generator.set_state(state["generator"])
         state = checkpoint.move(state, self.device)
-        mine = self.state_dict()
-        for name in ("params", "optimizer", "best"):
-            checkpoint.require_like(mine[name], state[name], name)
-        optimizer = OptimizerState(*state["optimizer"])
-        self.inner = InnerState(state["params"], optimizer, state["carried"])
-        self.batches.load_state_dict(state["batches"])
-        self.validation.load_state_dict(state["held_out"])
+        self.inner = checkpoint.restored(self.inner, state)
+        checkpoint.require_like(self.best, state["best"], "best")
+        self.feed.load_state_dict(state["feed"])
         if self.hyper is not None:
             self.hyper.load_state_dict(state["hyper"])
         self._ahead, self._window_report = state["window"]

@@ -146,7 +146,7 @@ def search_round(
     found = task.genotype()
     return replace(
         found, source=bench.source, search=bench.record | found.search, seed=bench.seed
-    )  # which split the data; `derive` splits them by it
+    )  # the seed of the data splits, which `derive` needs
 
 
 def _tried(
@@ -160,7 +160,7 @@ def _tried(
 
 
 def _trained_by(recipe: Recipe) -> dict[str, Any]:
-    """What has no gradient, of a genotype."""
+    """Return the settings without a gradient of a recipe."""
     own = {"optimizer": recipe.optimizer.name, "augment": recipe.augment}
     return {**own, "batch_size": recipe.batch_size}
 

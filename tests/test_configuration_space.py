@@ -1,4 +1,4 @@
-"""The space of configurations: its dimensions, its configurations, and its choosers."""
+"""The space of configurations: what it asks, what it makes of the answers, and who answers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def space_of(preset: str, learnable: Augmentation = LEARNABLE) -> ConfigurationS
 
 @dataclass
 class Asked:
-    """Chooser with random answers, except forced answers; it records every question."""
+    """Answers at random, but for what is forced, and remembers every question."""
 
     seed: int
     forced: Mapping[str, Value] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Asked:
 
 
 def needed(found: Configuration, whole: SearchSpace, learnable: Augmentation) -> set[str]:
-    """Return the dimensions that a configuration depends on, from the configuration itself."""
+    """The dimensions that a configuration depends on, read off the configuration."""
     names = {"channels", "optimizer", "label_smoothing", "batch_size", "augment"}
     for cell in whole.cells:
         for node in range(cell.inputs, cell.inputs + cell.nodes):
@@ -110,7 +110,7 @@ def needed(found: Configuration, whole: SearchSpace, learnable: Augmentation) ->
     return names
 
 
-# --- Dimensions ------------------------------------------------------------------------------
+# --- what is asked ----------------------------------------------------------------------------
 
 
 @PRESET
@@ -127,7 +127,7 @@ def test_every_dimension_is_used_and_asked_once(preset: str, seed: int) -> None:
 @PRESET
 @given(seed=SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_configuration_has_the_chosen_values(preset: str, seed: int) -> None:
+def test_the_configuration_equals_the_answers(preset: str, seed: int) -> None:
     asked = Asked(seed)
     found = space_of(preset).configure(asked)
     answers, optimizer = asked.answers, found.recipe.optimizer
@@ -160,8 +160,8 @@ def test_configuration_has_the_chosen_values(preset: str, seed: int) -> None:
 @PRESET
 @given(seed=SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_network_is_a_member_of_the_space(preset: str, seed: int) -> None:
-    """Every node keeps as many edges as allowed, and each edge has the chosen operation."""
+def test_the_network_is_a_member_of_the_space(preset: str, seed: int) -> None:
+    """Every node keeps as many edges as it may, and each edge what was answered for it."""
     asked, whole = Asked(seed), PRESETS[preset]
     found = space_of(preset).configure(asked).space
     assert found.is_discrete
@@ -182,8 +182,8 @@ def test_network_is_a_member_of_the_space(preset: str, seed: int) -> None:
                 assert sizes == (asked.answers[f"{where}.{operation.name}.{choice}"],)
 
 
-def test_ranges_of_the_recipe() -> None:
-    """Learning rates, decays and magnitudes have logarithmic scales."""
+def test_ranges_of_the_training_dimensions() -> None:
+    """The scales of learning rates, decays and magnitudes are logarithmic."""
     ranges = {}
     for seed, optimizer, augment in ((0, "sgd", "learned"), (1, "adamw", "randaugment")):
         asked = Asked(seed, {"optimizer": optimizer, "augment": augment})
@@ -206,7 +206,9 @@ def test_ranges_of_the_recipe() -> None:
     ("usual", "low", "high"),
     [(2, 2, 4), (3, 2, 6), (4, 2, 8), (6, 2, 12), (8, 4, 16), (16, 8, 32), (20, 10, 40)],
 )
-def test_width_is_even_and_half_to_twice_the_usual(usual: int, low: int, high: int) -> None:
+def test_the_width_is_even_and_between_half_and_twice_the_usual(
+    usual: int, low: int, high: int
+) -> None:
     architecture = blocks(usual, 3)
     asked = Asked(0)
     space = ConfigurationSpace(architecture=architecture, batch_sizes=(32,), learnable=LEARNABLE)
@@ -216,7 +218,7 @@ def test_width_is_even_and_half_to_twice_the_usual(usual: int, low: int, high: i
     assert found == set(range(low, high + 1, 2))
 
 
-def test_discrete_architecture_has_no_dimensions() -> None:
+def test_a_discrete_architecture_asks_no_questions() -> None:
     fixed = uniform_random(blocks(7, 3), generator(0))
     space = ConfigurationSpace(architecture=fixed, batch_sizes=(32,), learnable=LEARNABLE)
     asked = Asked(0, {"optimizer": "adamw", "augment": "none"})
@@ -227,7 +229,7 @@ def test_discrete_architecture_has_no_dimensions() -> None:
     }  # fmt: skip
 
 
-def test_augmentation_space_changes_only_the_augmentation() -> None:
+def test_an_augmentation_space_changes_only_the_augmentation() -> None:
     space = space_of("blocks")
     for seed in range(10):
         fixed = space.configure(Asked(seed))
@@ -243,7 +245,7 @@ def test_augmentation_space_changes_only_the_augmentation() -> None:
         assert found.recipe.last == kept | asked.answers
 
 
-# --- Genotypes --------------------------------------------------------------------------------
+# --- genotypes --------------------------------------------------------------------------------
 
 
 def bench_of(dataset: Dataset, splits: Splits) -> Bench:
@@ -277,7 +279,7 @@ def tiny_bench() -> Bench:
 def test_every_configuration_can_be_trained(
     bench: Bench, policy: str, optimizer: str, preset: str, channels: int
 ) -> None:
-    """The genotype holds everything that the training needs."""
+    """And its genotype says all that the training needs."""
     space = space_of(preset, augmentation_for(bench.dataset, "learned"))
     forced = {"augment": policy, "optimizer": optimizer, "channels": channels}
     found = space.configure(Asked(len(policy), forced))
@@ -298,7 +300,7 @@ def test_every_configuration_can_be_trained(
 
 
 class Convolutions(TorchFunctionMode):
-    """Mode that records weights and strides of all convolutions."""
+    """The weights and strides that convolutions were called with."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -312,8 +314,8 @@ class Convolutions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_narrowest_cells_avoid_the_crashing_convolution() -> None:
-    """Avoid a strided 1x1 convolution with fewer channels than a block of oneDNN (8 or 16)."""
+def test_the_narrowest_cells_avoid_convolutions_that_crash() -> None:
+    """A 1x1 convolution with a stride, of fewer channels than a block of oneDNN: 8, or 16."""
     forced = {"channels": 2, "optimizer": "sgd", "augment": "none"}
     space = space_of("cells").configure(Asked(4, forced)).space
     network = Network(space, (1, 8, 8), 10, generator(0))
@@ -332,14 +334,12 @@ def test_randaugment_has_the_chosen_strength(bench: Bench) -> None:
     genotype = bench.genotype(space_of("blocks").configure(Asked(0, forced)))
     config = DeriveOptions(batch_size=256, select="held_out")
     task = TrainTask(config, genotype, bench.dataset, bench.splits, bench.device)
-    choices = task._batch().choices
+    choices = task.batch().choices
     assert choices is not None
     values = {n: torch.tensor(v) for n, v in task.values(0.0).items() if n in task.augment.names}
     units, reach = choices.policy.units, task.augment.policy.reach(values)
     largest = (units if reach is None else units * reach).abs().amax((0, 1))
-    assert float(largest.sort().values[-3]) == pytest.approx(
-        0.5
-    )  # solarize; two operations have no magnitude
+    assert float(largest.sort().values[-3]) == pytest.approx(0.5)  # solarize, of two that know none
 
 
 def same(found: Configuration, expected: Configuration) -> None:
@@ -359,8 +359,8 @@ def same(found: Configuration, expected: Configuration) -> None:
 @PRESET
 @given(seed=SEEDS)
 @settings(max_examples=10, deadline=None)
-def test_values_of_genotype_round_trip(preset: str, seed: int) -> None:
-    """The genotype passes through JSON."""
+def test_values_of_a_genotype_give_its_configuration_back(preset: str, seed: int) -> None:
+    """Through its JSON."""
     space, bench = space_of(preset), tiny_bench()
     found = space.configure(Asked(seed))
     adapter = TypeAdapter(Genotype)
@@ -373,7 +373,7 @@ def test_values_of_genotype_round_trip(preset: str, seed: int) -> None:
 
 
 def searched(preset: str = "blocks", **changes: Any) -> Genotype:
-    """Return a genotype as a search writes it: default recipe, learned schedules."""
+    """As a search writes it: the usual recipe, and what was learned as schedules."""
     bench = tiny_bench()
     found = bench.genotype_of(uniform_random(PRESETS[preset], generator(1)))
     ends = {"lr": 0.2, "weight_decay": 1e-3, **dict.fromkeys(LEARNABLE.names, 0.3)}
@@ -383,8 +383,8 @@ def searched(preset: str = "blocks", **changes: Any) -> Genotype:
 
 
 @PRESET
-def test_genotype_of_a_search_is_a_configuration(preset: str) -> None:
-    """The values are the last values of the schedules."""
+def test_a_genotype_of_a_search_is_a_configuration(preset: str) -> None:
+    """With what its schedules end at."""
     genotype = searched(preset)
     found = space_of(preset).configure(Known(values_of(genotype)))
     assert found.space == genotype.space
@@ -392,7 +392,7 @@ def test_genotype_of_a_search_is_a_configuration(preset: str) -> None:
     assert found.recipe.last == genotype.recipe.last
 
 
-def test_values_of_a_search_are_clipped_to_their_range() -> None:
+def test_learned_values_beyond_the_range_are_clamped() -> None:
     far = {"lr": 9.0, "weight_decay": 1e-9, **dict.fromkeys(LEARNABLE.names, 0.0)}
     genotype = searched(schedules=constant(far))
     found = space_of("blocks").configure(Known(values_of(genotype)))
@@ -417,17 +417,17 @@ def test_values_of_a_search_are_clipped_to_their_range() -> None:
         pytest.param("cutmix+autoaugment:dataset=svhn", "augment must be one of .*, got 'cutmix"),
     ],
 )
-def test_an_augmentation_that_is_not_of_the_space_is_one_clear_line(
-    augment: str, complaint: str
+def test_an_augmentation_outside_the_space_gives_a_one_line_error(
+    augment: str, message: str
 ) -> None:
     """All of these are possible with `search --augment`."""
     own = searched(augment=augment)
-    with pytest.raises(UserError, match=complaint) as error:
+    with pytest.raises(UserError, match=message) as error:
         space_of("blocks").configure(Known(values_of(own)))
     assert "\n" not in str(error.value)
 
 
-def test_genotype_of_another_space_raises() -> None:
+def test_a_genotype_of_another_space_is_refused() -> None:
     values = values_of(searched("cells"))
     with pytest.raises(UserError, match=r"must have a value of 'block1\.0-1', got none"):
         space_of("blocks").configure(Known(values))
@@ -437,11 +437,11 @@ def test_genotype_of_another_space_raises() -> None:
         wide.configure(Known(values_of(searched())))
 
 
-# --- Choosers ---------------------------------------------------------------------------------
+# --- who answers ------------------------------------------------------------------------------
 
 
 def around(share: float, count: int) -> Any:
-    """Return the expected share of many draws, within four standard deviations."""
+    """A share of many draws, within four standard deviations."""
     return pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / count))
 
 
@@ -461,7 +461,7 @@ def test_random_answers_are_uniform() -> None:
         assert shares == [around(1 / 4, count)] * 4
 
 
-def test_random_configurations_cover_the_choices() -> None:
+def test_random_configurations_are_spread_over_the_choices() -> None:
     count = 400
     drawn = [space_of("cells").configure(Asked(seed)).values for seed in range(count)]
     for name, choices in (
@@ -499,7 +499,9 @@ def test_random_answers_depend_only_on_the_generator() -> None:
         (lambda k: k.integer("word", 0, 8), "word must be 0 to 8 .*, got 'c'"),
     ],
 )
-def test_known_value_outside_the_space_raises(ask: Callable[[Known], Any], message: str) -> None:
+def test_a_known_value_that_does_not_fit_is_refused(
+    ask: Callable[[Known], Any], message: str
+) -> None:
     with pytest.raises(UserError, match=message) as error:
         ask(Known({"word": "c", "whole": 5, "real": 0.5}))
     assert "\n" not in str(error.value)
@@ -508,7 +510,7 @@ def test_known_value_outside_the_space_raises(ask: Callable[[Known], Any], messa
 @pytest.mark.parametrize(
     ("value", "found"), [(0.5, 0.5), (2, 1.0), (-3.0, 0.1), (0.1, 0.1), (1, 1.0), (math.inf, 1.0)]
 )
-def test_known_real_value_is_clipped(value: float, found: float) -> None:
+def test_a_known_real_value_is_clamped_to_its_range(value: float, found: float) -> None:
     answer = Known({"x": value}).real("x", 0.1, 1.0, log=True)
     assert answer == found and isinstance(answer, float)
 
@@ -521,6 +523,6 @@ def test_known_values_are_returned() -> None:
 
 
 def test_spaces_are_plain_data() -> None:
-    """Workers build equal spaces from the options."""
+    """Workers make them anew from the options: the same ones."""
     spaces: tuple[Space, Space] = (space_of("cells"), space_of("cells"))
     assert spaces[0] == spaces[1] and repr(spaces[0]) == repr(spaces[1])

@@ -21,7 +21,7 @@ from typing import Any
 
 import optuna
 import pytest
-from studies import Toy, at_most
+from studies import Toy, at_most, optuna_study
 
 from darts_lite.errors import UserError
 from darts_lite.hpo import storage as module
@@ -100,7 +100,7 @@ def states(study: Study) -> list[str]:
 def put_up_twice(study: Study, job: Job) -> None:
     """Put a job into the queue twice, like two workers at the same time."""
     for _ in range(2):
-        study._load().enqueue_trial(dict(job.values or {}), {"job": job.to_json()})
+        optuna_study(study).enqueue_trial(dict(job.values or {}), {"job": job.to_json()})
 
 
 def infeasible(study: Study, excess: float = 1.0) -> Trial:
@@ -113,7 +113,7 @@ def infeasible(study: Study, excess: float = 1.0) -> Trial:
 # --- Stored state -----------------------------------------------------------------------------
 
 
-def test_another_process_sees_the_whole_state(opened: Opened) -> None:
+def test_another_process_reads_everything_that_was_written(opened: Opened) -> None:
     one, other = opened(), opened()
     assert one.exists() and other.settings == {"seed": 3}
     job = Job(
@@ -168,7 +168,7 @@ def test_another_process_sees_the_whole_state(opened: Opened) -> None:
     ],
 )
 @pytest.mark.parametrize("pareto", [False, True])
-def test_outcomes(
+def test_records_of_every_outcome(
     tmp_path: Path, outcome: str, done: bool, counts: bool, waiting: int, pareto: bool
 ) -> None:
     study = Study(tmp_path / "study.journal")
@@ -186,7 +186,7 @@ def test_outcomes(
 # --- Job queue --------------------------------------------------------------------------------
 
 
-def test_waiting_jobs_come_first_and_go_to_one_worker(opened: Opened) -> None:
+def test_waiting_jobs_come_first_and_go_to_one_worker_each(opened: Opened) -> None:
     jobs = [Job(fidelities=(1.0,), key=key) for key in "abc"]
     opened().enqueue(jobs)
     trials = [begun(opened(), worker) for worker in ("0 here 1", "1 here 2", "0 there 1")]
@@ -196,7 +196,7 @@ def test_waiting_jobs_come_first_and_go_to_one_worker(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("opened", LOCKING, indirect=True)
-def test_workers_at_the_same_time_get_different_jobs(opened: Opened) -> None:
+def test_concurrent_workers_get_different_jobs(opened: Opened) -> None:
     opened().enqueue(Job(fidelities=(1.0,), key=str(i)) for i in range(6))
     start, found = threading.Barrier(3), []
 
@@ -214,7 +214,7 @@ def test_workers_at_the_same_time_get_different_jobs(opened: Opened) -> None:
     assert sorted(t.job.key for t in found) == ["", "", "", *"012345"]
 
 
-def test_earlier_of_two_trials_with_one_key_counts(opened: Opened) -> None:
+def test_the_earlier_of_two_jobs_with_one_key_counts(opened: Opened) -> None:
     study = opened()
     put_up_twice(study, KEYED)
     first, second = begun(study), begun(opened())
@@ -227,7 +227,7 @@ def test_earlier_of_two_trials_with_one_key_counts(opened: Opened) -> None:
     assert begun(study).job == KEYED
 
 
-def test_job_without_key_may_be_queued_twice(study: Study) -> None:
+def test_a_job_without_a_key_can_be_enqueued_again(study: Study) -> None:
     study.enqueue([ONCE, ONCE])
     study.enqueue([ONCE])
     assert states(study) == ["waiting"] * 3
@@ -287,7 +287,7 @@ def dies(open_again: Opened, at: str) -> int:
     return process.pid
 
 
-def test_rest_of_killed_job_is_queued_once(opened: Opened) -> None:
+def test_the_rest_of_a_killed_workers_job_is_enqueued_once(opened: Opened) -> None:
     dies(opened, "work")
     one, other = opened(), opened()
     assert one.take_over() == 1
@@ -309,8 +309,10 @@ def test_rest_of_killed_job_is_queued_once(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("opened", LOCKING, indirect=True)
-def test_two_workers_take_over_at_once(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both workers start to take over before the other is finished."""
+def test_two_workers_that_notice_a_death_at_once_take_over_once(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of two begins to take over before the other has."""
     half_done(opened(), "0 elsewhere 1")
     studies, start, counts = [opened(), opened()], threading.Barrier(2), []
     claim = Study._claim
@@ -349,7 +351,7 @@ def test_two_workers_take_over_at_once(opened: Opened, monkeypatch: pytest.Monke
     ids=["me", "other", "other-quiet", "other-stale", "other-named", "me-stale"],
 )
 @pytest.mark.parametrize("beats", [False, True])
-def test_dead_workers(
+def test_which_workers_count_as_dead(
     study: Study,
     monkeypatch: pytest.MonkeyPatch,
     worker: str,
@@ -378,7 +380,7 @@ def test_worker_in_another_time_zone_is_alive(
     assert opened().take_over() == 0
 
 
-def test_heartbeats(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_heartbeats(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEARTBEAT", 0.01)
     trial = begun(study, "1 elsewhere 1")
     written, beat = threading.Event(), trial._trial.set_user_attr
@@ -399,8 +401,8 @@ def test_heartbeats(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     assert study.take_over() == 1
 
 
-def test_second_worker_may_die_too(study: Study) -> None:
-    """The job keeps its key, and continues from the checkpoint of the second worker."""
+def test_a_worker_that_took_over_can_die_too(study: Study) -> None:
+    """Its job keeps its key, and goes on from where the heir was."""
     half_done(study, "a", key="a key")
     assert study.take_over(["a"]) == 1
     heir = begun(study, "b")
@@ -415,8 +417,8 @@ def test_second_worker_may_die_too(study: Study) -> None:
     assert states(study) == ["lost", "lost", "complete"]
 
 
-def test_death_between_last_measurement_and_end(study: Study) -> None:
-    """The last fidelity is measured again from its checkpoint."""
+def test_a_worker_that_dies_between_its_last_measurement_and_the_end(study: Study) -> None:
+    """The last fidelity is measured again: there is a checkpoint of it."""
     trial = half_done(study, "a")
     for fidelity in (1 / 3, 1.0):
         trial.measured(Measurement(9.0, fidelity, 0.5))
@@ -429,7 +431,9 @@ def test_death_between_last_measurement_and_end(study: Study) -> None:
 @pytest.mark.parametrize(
     "outcome", ["complete", "pruned", "infeasible", "diverged", "stopped", "duplicate"]
 )
-def test_late_worker_changes_nothing(opened: Opened, outcome: str, taken: bool) -> None:
+def test_a_worker_that_returns_late_changes_nothing(
+    opened: Opened, outcome: str, taken: bool
+) -> None:
     study = opened()
     late = half_done(study, "a")
     study.take_over(["a"])
@@ -446,7 +450,7 @@ def test_late_worker_changes_nothing(opened: Opened, outcome: str, taken: bool) 
 
 
 @pytest.mark.filterwarnings("ignore:.*lock file")  # of Optuna 4
-def test_stale_lock_of_a_killed_writer_is_released(
+def test_a_lock_left_by_a_killed_writer_is_released(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Relative paths are tested too, because they are common."""
@@ -463,7 +467,7 @@ def test_stale_lock_of_a_killed_writer_is_released(
         assert begun(study).number == 0
 
 
-def test_stopped_trial_is_queued_again(opened: Opened) -> None:
+def test_a_stopped_trial_is_enqueued_again(opened: Opened) -> None:
     half_done(opened(), ME, key="a key").end("stopped")
     stopped, waiting = opened().records()
     assert stopped.state == "stopped" and stopped.fidelity == 1 / 9
@@ -490,11 +494,11 @@ def test_stopped_trial_is_queued_again(opened: Opened) -> None:
         ([(0, 1), (0, 1)], 1),
     ],
 )
-def test_covered(spans: list[tuple[float, float]], length: float) -> None:
+def test_covered_length_of_intervals(spans: list[tuple[float, float]], length: float) -> None:
     assert covered(spans) == length
 
 
-def test_clock_runs_while_any_session_is_alive(
+def test_the_clock_runs_while_any_session_works(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
@@ -532,9 +536,9 @@ def draws(study: Study, count: int, method: Any = RANDOM, worker: str = ME, seed
 
 
 @pytest.mark.parametrize("method", [RANDOM, TPE], ids=["random", "tpe"])
-def test_draws_are_reproducible_and_continue(tmp_path: Path, method: Any) -> None:
-    """Draws depend on the seed and the worker's index, not on the process, and continue after a
-    study is opened again."""
+def test_draws_are_reproducible_across_sessions(tmp_path: Path, method: Any) -> None:
+    """By the seed and the worker's index, not by its process; a study that is opened again goes on
+    where it was."""
 
     def fresh(name: str) -> Callable[[], Study]:
         Study(tmp_path / name).create({}, pareto=False)
@@ -559,21 +563,23 @@ def test_tpe_learns_and_random_search_does_not(tmp_path: Path) -> None:
     assert means["tpe"] > 0.75 > 0.65 > means["random"]
 
 
-def test_tpe_knows_the_excess_of_large_configurations(study: Study) -> None:
+def test_tpe_receives_the_excess_of_too_large_configurations(study: Study) -> None:
     trials = [begun(study, method=TPE) for _ in range(3)]
     for trial, excess, outcome in zip(trials, (0.5, -0.2, 2.0), ("infeasible", "complete", "")):
         trial.configure(Toy())
         trial.note(excess=excess, accuracy=0.5)
         if outcome:
             trial.end(outcome)
-    stored = [t.system_attrs.get("constraints") for t in study._trials()]
+    stored = [t.system_attrs.get("constraints") for t in optuna_study(study).trials]
     assert stored == [[0.5], [-0.2], None]
-    states = [t.state.name for t in study._trials()]
+    states = [t.state.name for t in optuna_study(study).trials]
     assert states == ["PRUNED", "COMPLETE", "RUNNING"]
 
 
 @pytest.mark.parametrize("pareto", [False, True])
-def test_imported_results_inform_tpe_but_are_no_trials(tmp_path: Path, pareto: bool) -> None:
+def test_imported_results_inform_the_sampler_but_are_no_trials(
+    tmp_path: Path, pareto: bool
+) -> None:
     study = Study(tmp_path / "study.journal")
     study.create({}, pareto=pareto)
     for i in range(24):
@@ -587,7 +593,7 @@ def test_imported_results_inform_tpe_but_are_no_trials(tmp_path: Path, pareto: b
     drawn = [t.configure(Toy()).values["x"] for t in trials]
     assert sum(drawn) / 12 > 0.7  # no random configurations first
     assert [r.trial for r in study.records()] == list(range(24, 36))
-    imported = study._trials()[23]
+    imported = optuna_study(study).trials[23]
     assert imported.values == ([23 / 24, 9.0] if pareto else [23 / 24])
     assert imported.params == {"kind": "a", "width": 4, "x": 23 / 24}
 
@@ -616,7 +622,7 @@ def failing(action: Callable[[], object]) -> str:
         ("sqlite://[", "sqlite://["),
     ],
 )
-def test_unreadable_storage_gives_one_line_error(
+def test_an_unreadable_storage_gives_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -627,12 +633,12 @@ def test_unreadable_storage_gives_one_line_error(
 
 
 @pytest.mark.parametrize("content", ["", '{"op_code": 77, "worker_id": "w"}\n', "[1]\n", "3\n"])
-def test_foreign_journal_gives_one_line_error(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_no_journal_gives_a_one_line_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "study.journal").write_text(content)
     assert "study.journal" in failing(lambda: Study(tmp_path / "study.journal").settings)
 
 
-def test_damaged_journal_gives_one_line_error(study: Study) -> None:
+def test_a_damaged_journal_gives_a_one_line_error(study: Study) -> None:
     begun(study)
     path = Path(study.where)
     lines = path.read_text().splitlines()
@@ -640,13 +646,13 @@ def test_damaged_journal_gives_one_line_error(study: Study) -> None:
     assert "study.journal" in failing(lambda: Study(path).settings)
 
 
-def test_missing_study_gives_one_line_error(opened: Opened, tmp_path: Path) -> None:
+def test_a_storage_without_a_study_gives_a_one_line_error(opened: Opened, tmp_path: Path) -> None:
     study = Study(tmp_path / "empty.journal")
     assert not study.exists()
     assert "start a study without --resume" in failing(lambda: study.settings)
 
 
-def test_foreign_study_gives_one_line_error(tmp_path: Path) -> None:
+def test_a_study_of_another_program_gives_a_one_line_error(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     optuna.create_study(storage=url, study_name="theirs")
     assert not Study(url).exists()
@@ -655,7 +661,7 @@ def test_foreign_study_gives_one_line_error(tmp_path: Path) -> None:
     assert "no study of darts_lite" in failing(lambda: Study(url).settings)
 
 
-def test_one_of_two_simultaneous_creations_raises(opened: Opened) -> None:
+def test_the_second_of_two_concurrent_creators_gets_an_error(opened: Opened) -> None:
     assert opened().exists()
     line = failing(lambda: opened().create({"seed": 9}, pareto=False))
     assert "--resume" in line

@@ -1,4 +1,4 @@
-"""The bench: fidelities, bit-identical continuation from checkpoints, deadlines, divergence."""
+"""The bench: every fidelity, going on from a checkpoint to the same bits, deadlines, divergence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_tune_methods import record
+from records import record
 
 from darts_lite.architecture.genotype import Genotype, Source
 from darts_lite.architecture.presets import blocks
@@ -27,7 +27,7 @@ from darts_lite.training import checkpoint
 from darts_lite.training.budget import Budget
 from darts_lite.training.task import TrainTask
 
-EPOCHS, STEPS = 3, 27  # 300 images in batches of 32
+EPOCHS, STEPS = 3, 27  # of 300 images in batches of 32
 VALUES = {"lr": 0.05, "weight_decay": 1e-3, "magnitude.rotate": 0.5, "probability.rotate": 0.8}
 
 
@@ -51,7 +51,7 @@ def bench_of(dataset: Dataset, splits: Splits, folder: Path, **changes: Any) -> 
 def genotype(
     bench: Bench, *, size: int = 32, augment: str = "learned", **values: float
 ) -> Genotype:
-    """Return a small genotype with random augmentation, so that the generator's state matters."""
+    """A small network, its pixels augmented at random so that the generator's state matters."""
     found = bench.genotype_of(uniform_random(blocks(4, 3), torch.Generator().manual_seed(1)))
     return replace(
         found,
@@ -66,7 +66,7 @@ def genotype(
 
 @pytest.fixture
 def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Record the started trainings with their steps."""
+    """The trainings that were begun, with the steps that they took."""
     begun: list[Any] = []
 
     class Spy(TrainTask):
@@ -88,13 +88,13 @@ def kept(bench: Bench, trial: int) -> Any:
 
 
 def alike(one: Any, other: Any) -> None:
-    """Check that two states are bit-identical, except the clock."""
+    """The same states, bit for bit, but for the clock."""
     assert one["step"] == other["step"]
     assert set(one["task"]) == set(other["task"])
     for name in ("params", "optimizer"):
         assert_same(one["task"][name], other["task"][name])
-    for name in ("generator", "fraction"):
-        assert_same(one["task"][name], other["task"][name])
+    assert_same(one["task"]["feed"]["generator"], other["task"]["feed"]["generator"])
+    assert one["task"]["fraction"] == other["task"]["fraction"]
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -109,14 +109,14 @@ def assert_same(one: Any, other: Any) -> None:
 
 
 def accuracies(bench: Bench, trial: int) -> list[tuple[int, float, float]]:
-    """Return step, fidelity and accuracy of every recorded measurement."""
+    """Step, fidelity and accuracy of every measurement that was recorded."""
     text = (bench.place(trial) / "metrics.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines()]
     return [(r["step"], r["fidelity"], r["accuracy/validation"]) for r in rows if "fidelity" in r]
 
 
 class Cut(Budget):
-    """Budget whose deadline passes at a given step."""
+    """Its deadline passes at a step."""
 
     at = 5
 
@@ -124,14 +124,16 @@ class Cut(Budget):
         return step >= self.at or super().exhausted(step)
 
 
-# --- Epochs -----------------------------------------------------------------------------------
+# --- epochs -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "augment", ["learned", "standard", "randaugment:n=2,m=9", "trivialaugment"]
 )
-def test_continued_training_is_bit_identical(bench: Bench, tasks: list[Any], augment: str) -> None:
-    """Accuracies, weights and generator are bit-identical, in the same or another folder."""
+def test_a_continued_training_is_bit_identical_to_an_uninterrupted_one(
+    bench: Bench, tasks: list[Any], augment: str
+) -> None:
+    """In its own folder as in another: accuracies, weights and the generator, bit for bit."""
     trained = genotype(bench, augment=augment)
     whole = bench.measure(trained, 1.0, bench.place(0))
     third = bench.measure(trained, 1 / 3, bench.place(1))
@@ -147,8 +149,8 @@ def test_continued_training_is_bit_identical(bench: Bench, tasks: list[Any], aug
     assert [task.count for task in tasks] == [27, 9, 18, 18]
 
 
-def test_training_through_all_rungs(bench: Bench, tasks: list[Any]) -> None:
-    """Each step runs once; measurements equal a training to the same fidelity."""
+def test_training_rung_by_rung_measures_the_same_accuracies(bench: Bench, tasks: list[Any]) -> None:
+    """Each step once; what is measured on the way is what a training to there measures."""
     trained = genotype(bench)
     found = [bench.measure(trained, f, bench.place(0)) for f in (1 / 9, 1 / 3, 1.0)]
     straight = [
@@ -160,14 +162,14 @@ def test_training_through_all_rungs(bench: Bench, tasks: list[Any]) -> None:
     alike(kept(bench, 0), kept(bench, 3))
     assert [task.count for task in tasks] == [3, 6, 18, 3, 9, 27]
     before = kept(bench, 0)
-    assert bench.measure(trained, 1.0, bench.place(0)) == found[-1]  # no step is left
+    assert bench.measure(trained, 1.0, bench.place(0)) == found[-1]  # nothing is left to do
     alike(kept(bench, 0), before)
 
 
-def test_own_checkpoint_comes_before_the_start(
+def test_a_trial_prefers_its_own_checkpoint_to_that_of_its_start(
     bench: Bench, tasks: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An interrupted trial that continues from another trial uses its own checkpoint."""
+    """A trial that goes on from another one, and was interrupted itself."""
     trained = genotype(bench)
     bench.measure(trained, 1 / 3, bench.place(0))
     with monkeypatch.context() as patch:
@@ -179,8 +181,10 @@ def test_own_checkpoint_comes_before_the_start(
     assert found == bench.measure(trained, 1.0, bench.place(2))
 
 
-def test_training_and_validation_images_are_used_correctly(bench: Bench, tasks: list[Any]) -> None:
-    """It uses schedules and batch size of the genotype, and no test images."""
+def test_training_images_train_and_validation_images_measure(
+    bench: Bench, tasks: list[Any]
+) -> None:
+    """With the schedules and the batch size of the genotype; on the test images never."""
     blank = bench.splits.test._replace(pixels=torch.zeros_like(bench.splits.test.pixels))
     trained = genotype(bench, size=50)
     found = bench.measure(trained, 1.0, bench.place(0))
@@ -188,26 +192,28 @@ def test_training_and_validation_images_are_used_correctly(bench: Bench, tasks: 
     assert other.measure(trained, 1.0, bench.place(1)) == found
     task = tasks[0]
     assert torch.equal(task.images.pixels, bench.splits.train.pixels)
-    assert task.batches.batch_size == 50 and kept(bench, 0)["step"] == EPOCHS * 6
+    assert task.feed.train.batch_size == 50 and kept(bench, 0)["step"] == EPOCHS * 6
     assert task.values(0.5) == VALUES
     assert task.validate() == found
     assert found == pytest.approx(round(found * 300) / 300)
 
 
-def test_measure_writes_only_to_its_folder(bench: Bench) -> None:
+def test_a_measurement_writes_only_to_the_folder_of_its_trial(bench: Bench) -> None:
     bench.measure(genotype(bench), 1 / 3, bench.place(4))
     files = [path for path in bench.folder.rglob("*") if path.is_file()]
     assert files and all(path.parent == bench.folder / "trials" / "4" for path in files)
 
 
-def test_batch_larger_than_the_data(bench: Bench) -> None:
+def test_a_batch_size_above_the_number_of_images_is_reduced(bench: Bench) -> None:
     assert bench.measure(genotype(bench, size=1000), 1.0, bench.place(0)) is not None
     assert kept(bench, 0)["step"] == EPOCHS
 
 
 @pytest.mark.parametrize("augment", ["none", "learned"])
-def test_lineage_reproduces_the_weights(bench: Bench, augment: str) -> None:
-    """Compare a replaced and perturbed member with a training by its schedules."""
+def test_training_with_the_schedules_of_a_lineage_gives_the_same_weights(
+    bench: Bench, augment: str
+) -> None:
+    """A member that was replaced and perturbed, and then a training by the schedules of it."""
     records: dict[int, Record] = {}
     for i, (rate, magnitude) in enumerate(((0.02, 0.1), (0.05, 0.9), (0.03, 0.4))):
         own = genotype(bench, augment=augment, lr=rate, **{"magnitude.rotate": magnitude})
@@ -221,14 +227,14 @@ def test_lineage_reproduces_the_weights(bench: Bench, augment: str) -> None:
     alike(kept(bench, 3), kept(bench, 2))
 
 
-# --- Fewer images, smaller images -------------------------------------------------------------
+# --- fewer images, smaller images -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("fidelity", "count"), [(1 / 3, 100), (1 / 9, 33), (0.5, 150)])
-def test_subset_takes_fewer_steps(
+def test_fidelity_subset_trains_on_fewer_images_in_fewer_steps(
     bench: Bench, tasks: list[Any], fidelity: float, count: int
 ) -> None:
-    """All epochs on a stratified part; the next fidelity starts again."""
+    """As many epochs, on a part with the shares of the classes; what follows begins anew."""
     bench, trained = replace(bench, fidelity="subset"), genotype(bench)
     cheap = bench.measure(trained, fidelity, bench.place(0))
     assert cheap is not None and kept(bench, 0)["step"] == EPOCHS * (count // 32)
@@ -250,20 +256,20 @@ def test_subset_takes_fewer_steps(
 
 @pytest.fixture(scope="module")
 def larger() -> tuple[Dataset, Splits]:
-    """Return 160 digits of 16 x 16 pixels."""
+    """160 digits of sixteen pixels a side."""
     dataset = load("digits", Path("data"), image_size=16)
     return dataset, split(dataset, subset=160)
 
 
 @pytest.mark.parametrize(("fidelity", "side"), [(1 / 3, 9), (0.5, 11), (1 / 4, 8), (1 / 9, 8)])
-def test_resolution_keeps_the_number_of_images(
+def test_fidelity_resolution_trains_on_as_many_smaller_images(
     larger: tuple[Dataset, Splits],
     tasks: list[Any],
     tmp_path: Path,
     fidelity: float,
     side: int,
 ) -> None:
-    """A third of the pixels means a side of 0.58, and at least 8 pixels."""
+    """A third of the pixels is a side of 0.58; none is below eight."""
     bench = bench_of(*larger, tmp_path, epochs=1, fidelity="resolution")
     trained = genotype(bench)
     assert bench.measure(trained, fidelity, bench.place(0)) is not None
@@ -280,14 +286,14 @@ def test_resolution_keeps_the_number_of_images(
     assert bench.measure(trained, 1.0, bench.place(1)) == full
 
 
-def test_images_of_eight_pixels_are_not_reduced(bench: Bench, tasks: list[Any]) -> None:
+def test_fidelity_resolution_keeps_images_of_eight_pixels(bench: Bench, tasks: list[Any]) -> None:
     bench = replace(bench, fidelity="resolution", epochs=1)
     bench.measure(genotype(bench), 1 / 9, bench.place(0))
     assert torch.equal(tasks[0].images.pixels, bench.splits.train.pixels)
 
 
 @pytest.mark.parametrize("fidelity", ["subset", "resolution"])
-def test_interrupted_training_continues_at_its_fidelity(
+def test_an_interrupted_training_continues_at_its_fidelity(
     bench: Bench, fidelity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, trained = replace(bench, fidelity=fidelity), genotype(bench)
@@ -302,11 +308,13 @@ def test_interrupted_training_continues_at_its_fidelity(
         alike(kept(bench, trial), kept(bench, 0))
 
 
-# --- Deadline, divergence ---------------------------------------------------------------------
+# --- what may end it --------------------------------------------------------------------------
 
 
-def test_training_continues_after_a_deadline(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deadline passes before the first step or during the training."""
+def test_a_training_stopped_by_the_deadline_continues_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its first step, and amid it; to the same result."""
     trained = genotype(bench)
     whole = bench.measure(trained, 1 / 3, bench.place(0))
     late = replace(bench, deadline=0.0)
@@ -320,18 +328,18 @@ def test_training_continues_after_a_deadline(bench: Bench, monkeypatch: pytest.M
     assert bench.measure(trained, 1 / 3, bench.place(1)) == whole
     alike(kept(bench, 1), kept(bench, 0))
     assert late.measure(trained, 1.0, bench.place(1)) is None
-    assert kept(bench, 1)["step"] == STEPS // 3  # no step is lost
+    assert kept(bench, 1)["step"] == STEPS // 3  # nothing is lost
 
 
 @pytest.mark.parametrize("fidelity", [1 / 3, 1.0])
-def test_divergence_raises(bench: Bench, fidelity: float) -> None:
+def test_a_diverging_training_raises_diverged(bench: Bench, fidelity: float) -> None:
     with pytest.raises(Diverged, match=r"NaN or infinite at step \d+"):
         bench.measure(genotype(bench, lr=1e30), fidelity, bench.place(0))
     assert not (bench.place(0) / "checkpoint.pt").exists()
 
 
-def test_divergence_keeps_the_initial_state(bench: Bench) -> None:
-    """A member of a population may diverge with its new values."""
+def test_a_diverging_training_leaves_its_start_checkpoint_unchanged(bench: Bench) -> None:
+    """As a member of a population that its new values do not suit."""
     bench.measure(genotype(bench), 1 / 3, bench.place(0))
     before = kept(bench, 0)
     for place, start in ((1, bench.place(0)), (0, None)):
@@ -340,11 +348,11 @@ def test_divergence_keeps_the_initial_state(bench: Bench) -> None:
     alike(kept(bench, 0), before)
 
 
-# --- Parts of data ----------------------------------------------------------------------------
+# --- parts of data ----------------------------------------------------------------------------
 
 
 def images(*counts: int, side: int = 8) -> Images:
-    """Return images sorted by class; the first two pixels of image i encode i."""
+    """Classes one after the other; the first two pixels of image i are its number."""
     labels = torch.cat([torch.full((n,), k) for k, n in enumerate(counts)])
     pixels = torch.zeros(len(labels), 1, side, side, dtype=torch.uint8)
     number = torch.arange(len(labels))
@@ -359,8 +367,10 @@ def numbers(part: Images) -> list[int]:
 
 @pytest.mark.parametrize("fraction", [0.01, 1 / 9, 1 / 3, 0.5, 0.99, 1.0])
 @pytest.mark.parametrize("counts", [(30, 30, 30), (200, 40, 7, 1), (1, 1), (500, 3, 100)])
-def test_stratified_part_keeps_class_shares(counts: tuple[int, ...], fraction: float) -> None:
-    """Every class has at least one image."""
+def test_a_stratified_part_keeps_the_shares_of_the_classes(
+    counts: tuple[int, ...], fraction: float
+) -> None:
+    """And at least one image of each."""
     whole = images(*counts)
     part = stratified(whole, fraction, seed=0)
     chosen = numbers(part)
@@ -374,7 +384,7 @@ def test_stratified_part_keeps_class_shares(counts: tuple[int, ...], fraction: f
         assert part.count == round(fraction * sum(counts))
 
 
-def test_stratified_part_depends_only_on_its_seed() -> None:
+def test_a_stratified_part_depends_on_its_seed_alone() -> None:
     whole = images(60, 60)
     one, two, other = (numbers(stratified(whole, 0.5, seed)) for seed in (1, 1, 2))
     assert one == two != other
@@ -382,21 +392,21 @@ def test_stratified_part_depends_only_on_its_seed() -> None:
     often = torch.zeros(120)
     for seed in range(200):
         often[numbers(stratified(whole, 0.5, seed))] += 1
-    assert (often / 200 - 0.5).abs().max() < 0.16  # every image can be drawn
+    assert (often / 200 - 0.5).abs().max() < 0.16  # every image has its chance
 
 
-def test_resized_images() -> None:
-    """Several parts; constant images stay constant, smooth images keep their mean."""
-    gray = torch.arange(2000).remainder(256).to(torch.uint8)
-    whole = Images(gray[:, None, None, None].repeat(1, 3, 16, 16), torch.arange(2000))
+def test_resized_images_average_their_pixels() -> None:
+    """In more pieces than one; what is even stays so, and so does the mean of what is smooth."""
+    grey = torch.arange(2000).remainder(256).to(torch.uint8)
+    whole = Images(grey[:, None, None, None].repeat(1, 3, 16, 16), torch.arange(2000))
     found = resized(whole, 9)
     assert found.pixels.shape == (2000, 3, 9, 9) and found.pixels.dtype == torch.uint8
-    assert torch.equal(found.pixels, gray[:, None, None, None].repeat(1, 3, 9, 9))
+    assert torch.equal(found.pixels, grey[:, None, None, None].repeat(1, 3, 9, 9))
     assert torch.equal(found.labels, whole.labels)
     ramp = Images(
         (torch.arange(16) * 16).to(torch.uint8).repeat(1, 1, 16, 1), torch.zeros(1).long()
     )
     small = resized(ramp, 8).pixels[0, 0].float()
     assert torch.equal(small, small[:1].repeat(8, 1))
-    assert torch.equal(small[0, 1:-1], 32 * torch.arange(1, 7) + 8.0)  # means of two columns
+    assert torch.equal(small[0, 1:-1], 32 * torch.arange(1, 7) + 8.0)  # of two columns each
     assert (small[0].diff() > 0).all()

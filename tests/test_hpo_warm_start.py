@@ -1,4 +1,4 @@
-"""Warm start of studies: first trials, imported results, and messages."""
+"""Studies that start from earlier ones: what they train first, learn from, and say."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from studies import SMALL, call, refuse, work_within
+from studies import SMALL, call, optuna_study, refuse, work_within
 
 from darts_lite.architecture.genotype import Genotype
+from darts_lite.hpo import worker
 from darts_lite.hpo.methods import gradient
 from darts_lite.hpo.space import values_of
 from darts_lite.hpo.storage import Study
@@ -50,10 +51,10 @@ def best_first(out: Path) -> list[dict[str, Any]]:
 
 
 def imported(out: Path) -> list[float]:
-    """Return the imported accuracies."""
+    """Accuracies that came from elsewhere."""
     study = Study(out / "study.journal")
     own = {r.trial for r in study.records()}
-    return [t.values[0] for t in study._trials() if t.number not in own]
+    return [t.values[0] for t in optuna_study(study).trials if t.number not in own]
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +64,15 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
         work_within(patch)
         tune(out, "random", "--trials", TRIALS)
     accuracies = [t["accuracy"] for t in trials(out)]
-    assert sorted(accuracies, reverse=True) != accuracies  # so that the order is tested
+    assert sorted(accuracies, reverse=True) != accuracies  # lest their order say nothing
     return out
 
 
 # --- from a study -----------------------------------------------------------------------------
 
 
-def test_earlier_results_count_on_the_same_data(earlier: Path, tmp_path: Path) -> None:
-    """The best come first with the same results, and TPE has all earlier results."""
+def test_the_same_data_reuse_configurations_and_results(earlier: Path, tmp_path: Path) -> None:
+    """The best come first, with the same results, and TPE knows all of them beforehand."""
     out = tmp_path / "out"
     output = tune(out, "tpe", "--trials", 5, "--warm-start", earlier)
     assert said(output, earlier) == (
@@ -103,7 +104,7 @@ def test_earlier_results_count_on_the_same_data(earlier: Path, tmp_path: Path) -
         ("tpe", ["--image-size", 10], "images of 10 × 10 pixels, were 8 × 8"),
     ],
 )
-def test_best_are_trained_again_on_other_data(
+def test_other_data_or_settings_train_the_best_configurations_anew(
     earlier: Path, tmp_path: Path, method: str, other: Sequence[object], difference: str
 ) -> None:
     out = tmp_path / "out"
@@ -116,7 +117,7 @@ def test_best_are_trained_again_on_other_data(
     assert waiting == [t["configuration"] for t in best_first(earlier)]
 
 
-def test_only_the_best_few_are_trained_first(
+def test_only_the_best_few_configurations_are_trained_first(
     earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("darts_lite.hpo.warm_start.TAKEN", 2)
@@ -129,7 +130,9 @@ def test_only_the_best_few_are_trained_first(
 
 
 @pytest.mark.parametrize("method", ["asha", "bohb", "pbt"])
-def test_other_methods_start_with_the_best(earlier: Path, tmp_path: Path, method: str) -> None:
+def test_every_method_begins_with_the_best_configurations(
+    earlier: Path, tmp_path: Path, method: str
+) -> None:
     out = tmp_path / "out"
     tune(out, method, "--trials", 1, "--population", 2, "--warm-start", earlier)
     plain = tmp_path / "plain"
@@ -144,7 +147,9 @@ def test_other_methods_start_with_the_best(earlier: Path, tmp_path: Path, method
     assert len({r.job.key for r in records}) == count
 
 
-def test_several_warm_starts_are_sorted_without_duplicates(earlier: Path, tmp_path: Path) -> None:
+def test_several_earlier_studies_are_merged_best_first_without_duplicates(
+    earlier: Path, tmp_path: Path
+) -> None:
     second = tmp_path / "second"
     tune(second, "random", "--trials", 2, "--seed", 1)
     out = tmp_path / "out"
@@ -161,7 +166,7 @@ def test_several_warm_starts_are_sorted_without_duplicates(earlier: Path, tmp_pa
     assert order == sorted(order, reverse=True)
 
 
-def test_configurations_of_another_space_are_skipped(earlier: Path, tmp_path: Path) -> None:
+def test_configurations_of_another_space_are_left_out(earlier: Path, tmp_path: Path) -> None:
     output = tune(tmp_path / "out", "tpe", "--cells", 4, "--trials", 1, "--warm-start", earlier)
     line = said(output, earlier)
     assert "0 configurations to train first; 4 not of this space (" in line
@@ -172,8 +177,8 @@ def test_configurations_of_another_space_are_skipped(earlier: Path, tmp_path: Pa
 # --- from a genotype, and for the gradient ----------------------------------------------------
 
 
-def test_genotype_is_trained_first(earlier: Path, tmp_path: Path) -> None:
-    """The recipe of the genotype is used too."""
+def test_a_genotype_is_trained_first(earlier: Path, tmp_path: Path) -> None:
+    """What it says of its training included."""
     out, path = tmp_path / "out", earlier / "g.json"
     output = tune(out, "tpe", "--trials", 2, "--warm-start", path)
     assert said(output, path) == "data unchanged; 1 configurations to train first"
@@ -182,28 +187,28 @@ def test_genotype_is_trained_first(earlier: Path, tmp_path: Path) -> None:
     best = best_first(earlier)[0]
     assert (first["configuration"], first["accuracy"]) == (best["configuration"], best["accuracy"])
     assert second["configuration"] != first["configuration"] and imported(out) == []
-    assert f"{path}: its" not in output  # its time is unknown
+    assert f"{path}: its" not in output  # nothing is known of the time that it took
 
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[list[Genotype]]:
-    """Record the genotypes that each gradient search starts from."""
+    """What each search of the gradient begins from."""
     found: list[list[Genotype]] = []
-    warm = gradient._warm
+    search = worker.search_round
 
-    def hearing(earlier: Any, *rest: Any) -> Any:
+    def hearing(bench: Any, config: Any, job: Any, place: Path, earlier: Any, clock: bool) -> Any:
         found.append([genotype for genotype, _ in earlier])
-        return warm(earlier, *rest)
+        return search(bench, config, job, place, earlier, clock)
 
-    monkeypatch.setattr(gradient, "_warm", hearing)
+    monkeypatch.setattr(worker, "search_round", hearing)
     return found
 
 
 @pytest.mark.parametrize("name", [".", "g.json"])
-def test_gradient_starts_from_the_best(
+def test_the_gradient_method_starts_from_the_best_genotype(
     earlier: Path, tmp_path: Path, begun: list[list[Genotype]], name: str
 ) -> None:
-    """The second round starts from the result of the first round."""
+    """In its second round from what it found itself."""
     out = tmp_path / "out"
     tune(out, "gradient", "--trials", 2, "--warm-start", earlier / name)
     given = Genotype.load(earlier / "g.json")
@@ -212,8 +217,8 @@ def test_gradient_starts_from_the_best(
     assert len(trials(out)) == 2
 
 
-def test_gradient_result_is_trained_by_other_methods(tmp_path: Path) -> None:
-    """The path is a study, or only its g.json."""
+def test_other_methods_train_what_the_gradient_method_found(tmp_path: Path) -> None:
+    """By its trials, or by its result alone, as of a search."""
     first, searched = tmp_path / "first", tmp_path / "searched"
     tune(first, "gradient", "--trials", 2)
     searched.mkdir()
@@ -237,17 +242,17 @@ def test_gradient_result_is_trained_by_other_methods(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["random", "gradient"])
-def test_study_resumes_without_the_earlier_study(
+def test_a_study_continues_when_its_warm_start_is_deleted(
     earlier: Path, tmp_path: Path, method: str
 ) -> None:
     copy, out = tmp_path / "copy", tmp_path / "out"
     shutil.copytree(earlier, copy)
     tune(out, method, "--trials", 1, "--warm-start", copy)
-    again = ["--resume", "--warm-start", copy]  # the same options again
+    again = ["--resume", "--warm-start", copy]  # the same words once more
     tune(out, method, "--trials", 2, *again)
     shutil.rmtree(copy)
     output = tune(out, method, "--trials", 3, *again)
-    assert "warm start from" not in output  # the study is already started
+    assert "warm start from" not in output  # it started long ago
     assert len([t for t in trials(out) if t["state"] == "complete"]) == 3
     line = refuse("tune", "--method", method, "--out", out, "--resume", "--warm-start", earlier)
     assert "warm_start" in line
@@ -257,7 +262,7 @@ def test_study_resumes_without_the_earlier_study(
 
 
 def curve(folder: Path, like: Path, *points: tuple[float, float]) -> Path:
-    """Return a study with these accuracies at these times."""
+    """A study that measured these accuracies at these times."""
     folder.mkdir()
     shutil.copy(like / "study.json", folder)
     line = trials(like)[0]
@@ -288,7 +293,7 @@ def curve(folder: Path, like: Path, *points: tuple[float, float]) -> Path:
         ([], [(5, 0.6)], None),
     ],
 )
-def test_saved_time(
+def test_saved_reports_the_time_saved(
     earlier: Path,
     tmp_path: Path,
     before: list[tuple[float, float]],
@@ -301,7 +306,7 @@ def test_saved_time(
     assert lines == ([] if expected is None else [f"{first}: {expected}"])
 
 
-# --- Bad input ---------------------------------------------------------------------------------
+# --- what is of no use ------------------------------------------------------------------------
 
 
 def torn(folder: Path) -> None:
@@ -330,7 +335,7 @@ def genotype_torn(folder: Path) -> None:
         (genotype_torn, "g.json must be a genotype"),
     ],
 )
-def test_unreadable_warm_start_gives_one_line_error(
+def test_an_unreadable_warm_start_gives_a_one_line_error(
     earlier: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     copy, out = tmp_path / "copy", tmp_path / "out"
@@ -340,8 +345,8 @@ def test_unreadable_warm_start_gives_one_line_error(
     assert not out.exists()
 
 
-def test_gradient_warm_start_needs_a_genotype(earlier: Path, tmp_path: Path) -> None:
-    """An interrupted study has no g.json yet."""
+def test_the_gradient_method_needs_a_genotype_to_start_from(earlier: Path, tmp_path: Path) -> None:
+    """Which a study that was interrupted has not yet."""
     copy, out = tmp_path / "copy", tmp_path / "out"
     shutil.copytree(earlier, copy)
     (copy / "g.json").unlink()

@@ -192,7 +192,7 @@ def test_a_search_is_a_study_without_trials(tmp_path: Path) -> None:
         ("derive/metrics.json", "{}", "metrics.json: parameters: Field required; repair the file"),
     ],
 )
-def test_a_damaged_study_raises_one_line_with_its_folder(
+def test_an_unreadable_study_gives_a_one_line_error(
     tmp_path: Path, name: str, content: str | None, message: str
 ) -> None:
     folder = save(tmp_path / "bad", trial(), final=METRICS)
@@ -326,7 +326,7 @@ def test_pareto_front(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=20))
-def test_the_pareto_front_dominates_all_other_trials(
+def test_the_front_is_not_dominated_and_dominates_the_rest(
     points: list[tuple[int, int]],
 ) -> None:
     trials = [Trial(**trial(n, parameters=p, accuracy=a / 10)) for n, (p, a) in enumerate(points)]
@@ -339,7 +339,7 @@ def test_the_pareto_front_dominates_all_other_trials(
         assert ((size, accuracy) in front) == (not beaten)
 
 
-def test_studies_with_different_settings_are_separate_groups() -> None:
+def test_studies_that_differ_in_more_than_the_seed_are_separate_groups() -> None:
     def study(method: str, seed: int, **settings: Any) -> Study:
         return Study(Path(), Settings(method=method, seed=seed, dataset={}, **settings))
 
@@ -383,7 +383,7 @@ def several(tmp_path: Path) -> list[Study]:
     return [*bohb, *random]
 
 
-def test_the_results_table(tmp_path: Path) -> None:
+def test_table(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.81, 0.85, 0.9)):
         final = {**METRICS, "test_accuracy": accuracy}
         save(tmp_path / f"bohb{seed}", final=final)
@@ -466,7 +466,7 @@ def folders(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "studies").iterdir())
 
 
-def test_a_report_has_pictures_a_table_and_a_page(folders: list[Path], tmp_path: Path) -> None:
+def test_files_of_a_report(folders: list[Path], tmp_path: Path) -> None:
     said: list[str] = []
     out = tmp_path / "new" / "report"
     report.write_report(folders, out, said.append)
@@ -517,7 +517,7 @@ def test_a_report_replaces_an_earlier_one(folders: list[Path], tmp_path: Path) -
     assert record.tensor_proto.string_val[0].decode() == (alone / "table.md").read_text()
 
 
-def test_studies_on_different_data_raise(tmp_path: Path) -> None:
+def test_studies_of_different_data_are_refused(tmp_path: Path) -> None:
     one = save(tmp_path / "one", trial())
     other = save(tmp_path / "other", trial(), dataset={"name": "digits", "sha256": "b" * 64})
     message = r"same data, got digits a{8} in .*one and digits b{8} in .*other; write one report"
@@ -526,9 +526,7 @@ def test_studies_on_different_data_raise(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_the_report_passes_trials_finals_front_and_limits_to_the_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_content_of_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, Any] = {}
 
     def scatter(trials: Any, finals: Any, front: Any, limits: Any, title: str) -> pictures.Image:
@@ -571,7 +569,7 @@ def test_the_report_passes_trials_finals_front_and_limits_to_the_pictures(
 
 
 @pytest.mark.parametrize("name", ["study.json", "g.json", "checkpoint.pt"])
-def test_a_report_does_not_overwrite_a_run(tmp_path: Path, name: str) -> None:
+def test_the_folder_of_a_run_is_refused(tmp_path: Path, name: str) -> None:
     folder = save(tmp_path / "one", trial())
     out = tmp_path / "out"
     out.mkdir()
@@ -590,7 +588,7 @@ def inked(image: pictures.Image) -> bool:
     return image.dtype == np.uint8 and image.std() > 0 and bool((border == 255).all())
 
 
-def test_pictures_of_no_few_and_many_points() -> None:
+def test_pictures_of_extreme_studies() -> None:
     assert inked(pictures.best_so_far_plot({}, "nothing"))
     assert inked(pictures.trial_scatter([], [], [], [], "nothing"))
     assert inked(pictures.trial_scatter([Point("$a_$", 7, 1.0)], [], [(7, 1.0)], [], "$a_$"))
@@ -602,13 +600,13 @@ def test_pictures_of_no_few_and_many_points() -> None:
 
 
 @pytest.mark.parametrize("last, scale", [(101.0, "log"), (100.0, "linear")])
-def test_a_wide_range_of_times_is_logarithmic(last: float, scale: str) -> None:
+def test_the_time_axis_is_logarithmic_for_long_studies(last: float, scale: str) -> None:
     figure, axes = drawn._accuracy_figure("", empty=False)
     drawn._scale_x(axes, [0.0, 1.0, last], decades=2)
     assert axes.get_xscale() == scale and figure.axes == [axes]
 
 
-def test_the_accuracy_axis_is_invertible_up_to_100_percent() -> None:
+def test_the_accuracy_axis_ends_at_one() -> None:
     values = np.linspace(0, 1, 21)
     assert np.allclose(drawn._from_log_error(drawn._log_error(values)), values)
     assert (np.diff(drawn._log_error(values)) > 0).all()
