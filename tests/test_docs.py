@@ -62,6 +62,36 @@ def test_links_and_anchors_exist(page: Path) -> None:
     assert not broken(page)
 
 
+def lost_paths(text: str) -> list[str]:
+    """Return the files and modules in backticks that do not exist; a path may begin in a room."""
+    paths = re.findall(r"`(?:python )?([\w/]+/[\w.]*\w\.(?:py|txt))[` ]", text)
+    modules = re.findall(r"`(darts_lite(?:\.[a-z_]+)+)[.`]", text)
+    paths += [module.replace(".", "/") + ".py" for module in modules]
+    places = (ROOT, ROOT / "darts_lite", ROOT / "darts_lite" / "augment")
+    return [
+        path
+        for path in paths
+        if not any((at / path).exists() or (at / path).with_suffix("").is_dir() for at in places)
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_modules_exist(page: Path) -> None:
+    text = prose(page)
+    if page.name == "CHANGELOG.md":  # says where modules were
+        text = text.replace("`darts_lite.space`", "")
+    assert not lost_paths(text)
+
+
+def test_a_lost_path_is_found() -> None:
+    there = "`nas/task.py` `tests/flags.txt` `darts_lite.augment` `python experiments/race.py --x`"
+    gone = (
+        "`nas/gone.py` `tests/gone.txt` `darts_lite.gone.module` `python experiments/gone.py --x`"
+    )
+    assert not lost_paths(there)
+    assert len(lost_paths(gone)) == 4
+
+
 def test_every_page_and_picture_of_docs_is_linked() -> None:
     linked = {
         (page.parent / link.partition("#")[0]).resolve()
