@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Callable
 
 Schedule = tuple[tuple[float, float], ...]  # (budget fraction, value), ascending in the fraction
 
@@ -38,3 +39,7 @@ def cosine(fraction: float, warmup: float = 0.03) -> float:
     if fraction < warmup:
         return (fraction + 0.1 * warmup) / (1.1 * warmup)
     return 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"cosine": cosine}
+"""Factor of the learning rate over the budget's fraction, by its name in a recipe."""

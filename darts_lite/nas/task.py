@@ -39,7 +39,6 @@ from darts_lite.nas.problem import ALPHA, Phase, SupernetProblem, logit_specs
 from darts_lite.nas.relaxation import entropy
 from darts_lite.nas.warm_start import COLD, Warm
 from darts_lite.reporting.recorder import Recorder
-from darts_lite.schedules import cosine
 from darts_lite.training import checkpoint
 from darts_lite.training.feed import Feed
 from darts_lite.training.hyper_learner import HyperLearner, Window, plan
@@ -143,7 +142,7 @@ class SearchTask:
         hyper = self.hyper
         hyper.remember(fraction, self.fraction)
         phase = Phase(
-            lr_factor=cosine(fraction),
+            lr_factor=self.problem.plain.lr_factor(fraction),
             temperature=self.temperature(fraction),
             fraction=fraction,
             draws=self.method.relaxation.draw(self.space, self.feed.generator),
@@ -208,7 +207,7 @@ class SearchTask:
         found["skipped_hypergradients"] = self.hyper.variables.skipped.double()
         numbers = torch.stack([value.double() for value in found.values()]).tolist()  # one wait
         values = dict(zip(found, numbers))
-        values["lr"] = values["learned/lr"] * cosine(self.fraction)
+        values["lr"] = values["learned/lr"] * self.problem.plain.lr_factor(self.fraction)
         values["fraction"] = self.fraction
         return values
 

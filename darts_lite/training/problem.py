@@ -24,6 +24,7 @@ from darts_lite.hypergradient.hyperparameters import (
 )
 from darts_lite.hypergradient.optimizers import SGD, Adam, Setting
 from darts_lite.hypergradient.problem import Bilevel, Hyper, Loss, Params
+from darts_lite.schedules import SCHEDULES
 from darts_lite.training.build import build_optimizer
 from darts_lite.training.losses import LOSSES
 
@@ -154,6 +155,10 @@ class NetworkProblem:
     def optimizer(self) -> SGD | Adam:
         """The functional optimizer of the recipe."""
         return build_optimizer(self.recipe)
+
+    def lr_factor(self, fraction: float) -> float:
+        """Return the factor of the learning rate at a fraction of the budget."""
+        return SCHEDULES[self.recipe.schedule](fraction)
 
     def bind(
         self, train: Sequence[Batch], validation: Batch | None, lr_factor: float = 1.0

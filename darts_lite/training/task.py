@@ -17,7 +17,7 @@ from darts_lite.errors import UserError
 from darts_lite.hypergradient import InnerState, LearningRateFinder
 from darts_lite.hypergradient.problem import Hyper, detach
 from darts_lite.reporting.recorder import Recorder
-from darts_lite.schedules import Schedule, cosine, interpolate
+from darts_lite.schedules import Schedule, interpolate
 from darts_lite.training import checkpoint
 from darts_lite.training.feed import Feed
 from darts_lite.training.hyper_learner import HyperLearner, Window, plan
@@ -163,7 +163,7 @@ class TrainTask:
         self._sum = (self._sum[0] + report, self._sum[1] + 1)
 
     def _plain_step(self, values: Hyper) -> Tensor:
-        problem = self.problem.bind([self.batch()], None, cosine(self.fraction))
+        problem = self.problem.bind([self.batch()], None, self.problem.lr_factor(self.fraction))
         state, (_, report) = problem.inner_step(self.inner, values)
         self.inner = detach(state)
         return report
@@ -175,7 +175,7 @@ class TrainTask:
             hyper: learner of the hyperparameters.
             before: fraction of the budget at the step before.
         """
-        fraction, factor = self.fraction, cosine(self.fraction)
+        fraction, factor = self.fraction, self.problem.lr_factor(self.fraction)
         hyper.remember(fraction, before)
         hyper.find_rate(fraction, self.inner, self._window, self.problem.bind)
         kinds = hyper.due()
@@ -222,7 +222,7 @@ class TrainTask:
         return {
             "loss/train": loss,
             "accuracy/train": correct,
-            "lr": used["used/lr"] * cosine(self.fraction),
+            "lr": used["used/lr"] * self.problem.lr_factor(self.fraction),
             "fraction": self.fraction,
             **used,
         }
