@@ -34,6 +34,8 @@ from darts_lite.nas.relaxation import relax
 from darts_lite.nas.task import SearchTask
 from darts_lite.reporting.pictures import draw_genotype
 from darts_lite.training.losses import LOSSES, expected_cost
+from darts_lite.training.options import DeriveOptions
+from darts_lite.training.task import TrainTask
 
 SMALL = SearchOptions(space="blocks", cells=3, channels=4, search_channels=4, max_params=3000,
                       batch_size=16, augment="none", estimator="one_step")  # fmt: skip
@@ -163,3 +165,6 @@ def test_label_smoothing_is_learned_if_it_is_an_outer_variable(
     for i in range(12, 16):
         search.step(i / 40)
     assert float(more.values()["label_smoothing"]) != pytest.approx(0.1, abs=1e-6)
+    trained = TrainTask(DeriveOptions(), search.genotype(), *digits, torch.device("cpu"))
+    trained.step(0.5)
+    assert trained.report()["used/label_smoothing"] > 0  # `derive` follows its schedule

@@ -69,6 +69,9 @@ AUGMENT: dict[str, tuple[Bijection, float]] = {  # range and travel by the first
 }
 
 
+LOSS_VALUES = ("label_smoothing",)  # values of the loss that may be learned
+
+
 class Batch(NamedTuple):
     """A batch of images.
 

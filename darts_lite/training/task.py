@@ -25,6 +25,7 @@ from darts_lite.training.metrics import accuracy, sample
 from darts_lite.training.options import DeriveOptions
 from darts_lite.training.problem import (
     AUGMENT,
+    LOSS_VALUES,
     OPTIMIZERS,
     Batch,
     NetworkProblem,
@@ -125,15 +126,15 @@ class TrainTask:
         """Return the schedules of the genotype for the optimizer and the augmentation in use."""
         found = self.genotype.recipe.schedules
         missing = {"lr", "weight_decay"} - set(found)
-        others = set(found) - {"lr", "weight_decay"}
-        unknown = {n for n in others if n.partition(".")[0] not in AUGMENT}
+        always = {"lr", "weight_decay", *LOSS_VALUES}
+        unknown = {n for n in set(found) - always if n.partition(".")[0] not in AUGMENT}
         if missing or unknown:
             raise UserError(
                 "the schedules of the genotype must have lr, weight_decay and known names, got "
                 f"{sorted(missing)} missing and {sorted(unknown)} unknown; use --hyperparameters "
                 "default or search again"
             )
-        own = {"lr", "weight_decay", *self.augment.names}
+        own = {*always, *self.augment.names}
         return {name: schedule for name, schedule in found.items() if name in own}
 
     def values(self, fraction: float) -> dict[str, float]:
