@@ -6,5 +6,5 @@ from darts_lite.errors import UserError
 
 if find_spec("optuna") is None:
     raise UserError(
-        "tune and correlate need Optuna, which is not installed; run pip install 'darts_lite[tune]'"
+        "tune and correlate need Optuna, which is not installed; run pip install optuna"
     )
