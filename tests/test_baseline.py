@@ -235,11 +235,11 @@ def test_an_interrupted_baseline_resumes(
     taken: list[float] = []
     original = TrainTask.step
 
-    def step(self: TrainTask, fraction: float) -> None:
+    def step(self: TrainTask, fraction: float) -> int:
         taken.append(fraction)
-        original(self, fraction)
         if len(taken) == 15:
             os.kill(os.getpid(), signal.SIGINT)
+        return original(self, fraction)
 
     monkeypatch.setattr(TrainTask, "step", step)
     stopped = derive(tmp_path / "out", *COMMAND)

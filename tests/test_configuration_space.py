@@ -291,12 +291,12 @@ def test_every_configuration_can_be_trained(
     assert (genotype.seed, genotype.dataset) == (3, bench.dataset.fingerprint)
     config = DeriveOptions(batch_size=found.recipe.batch_size, select="held_out")
     task = TrainTask(config, genotype, bench.dataset, bench.splits, bench.device)
-    assert task.problem.recipe == found.recipe
+    assert task.plain.recipe == found.recipe
     for fraction in (0.0, 0.7):
-        assert task.values(fraction) == found.recipe.last
+        assert task.hyper.at(fraction) == found.recipe.last
         task.step(fraction)
     assert math.isfinite(task.report()["loss/train"])
-    assert task.augment.policy.name == ("schedule" if policy == "learned" else policy)
+    assert task.plain.augment.policy.name == ("schedule" if policy == "learned" else policy)
 
 
 class Convolutions(TorchFunctionMode):
@@ -336,8 +336,10 @@ def test_randaugment_has_the_chosen_strength(bench: Bench) -> None:
     task = TrainTask(config, genotype, bench.dataset, bench.splits, bench.device)
     choices = task.batch().choices
     assert choices is not None
-    values = {n: torch.tensor(v) for n, v in task.values(0.0).items() if n in task.augment.names}
-    units, reach = choices.policy.units, task.augment.policy.reach(values)
+    values = {
+        n: torch.tensor(v) for n, v in task.hyper.at(0.0).items() if n in task.plain.augment.names
+    }
+    units, reach = choices.policy.units, task.plain.augment.policy.reach(values)
     largest = (units if reach is None else units * reach).abs().amax((0, 1))
     assert float(largest.sort().values[-3]) == pytest.approx(0.5)  # solarize, of two that know none
 

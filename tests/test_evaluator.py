@@ -75,9 +75,9 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
             self.count = 0
             begun.append(self)
 
-        def step(self, fraction: float) -> None:
+        def step(self, fraction: float) -> int:
             self.count += 1
-            super().step(fraction)
+            return super().step(fraction)
 
     monkeypatch.setattr(benches, "TrainTask", Spy)
     yield begun
@@ -193,7 +193,7 @@ def test_training_images_train_and_validation_images_measure(
     task = tasks[0]
     assert torch.equal(task.images.pixels, bench.splits.train.pixels)
     assert task.feed.train.batch_size == 50 and kept(bench, 0)["step"] == EPOCHS * 6
-    assert task.values(0.5) == VALUES
+    assert task.hyper.at(0.5) == VALUES
     assert task.validate() == found
     assert found == pytest.approx(round(found * 300) / 300)
 
@@ -279,7 +279,7 @@ def test_fidelity_resolution_trains_on_as_many_smaller_images(
     assert torch.equal(task.images.pixels, resized(bench.splits.train, side).pixels)
     assert torch.equal(task.images.labels, bench.splits.train.labels)
     assert task.splits.validation.pixels.shape == (80, 1, side, side)
-    assert task.dataset.image_size == (side, side) and task.genotype.image == (1, side, side)
+    assert task.network.network.image == task.genotype.image == (1, side, side)
     assert task.genotype.space == trained.space
     full = bench.measure(trained, 1.0, bench.place(0))
     assert tasks[1].images.pixels.shape == (80, 1, 16, 16)

@@ -160,7 +160,7 @@ def test_label_smoothing_is_learned_if_it_is_an_outer_variable(
     spec = HyperSpec("label_smoothing", torch.tensor(0.1), Interval(0.0, 0.5), "loss")
     more = HyperParameters((*search.hyper.variables.specs, spec))
     search.hyper.variables = more
-    plain = replace(search.problem.plain, constrain=more.constrain)
+    plain = replace(search.plain, constrain=more.constrain)
     search.problem = replace(search.problem, plain=plain)
     for i in range(12, 16):
         search.step(i / 40)

@@ -229,9 +229,9 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
             self.begins = select(self.hyper.variables.raw, "alpha.")
             begun.append(self)
 
-        def step(self, fraction: float) -> None:
+        def step(self, fraction: float) -> int:
             self.count += 1
-            super().step(fraction)
+            return super().step(fraction)
 
     monkeypatch.setattr(gradient, "SearchTask", Spy)
     yield begun

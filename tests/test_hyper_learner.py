@@ -147,7 +147,7 @@ def test_the_variables_that_a_step_learns(text: str, mixed: bool, kinds: set[Kin
     ]
     learner = HyperLearner(HyperParameters(tuple(specs)), plan(text), LearningRateFinder())
     learner.steps = 4 if mixed else 5
-    found = learner.due()
+    found = learner.due(0.5)
     assert found == {name: kind for name, kind in VARIABLES.items() if kind in kinds}
 
 
@@ -160,4 +160,4 @@ def test_plain_steps_lie_between_two_hypergradients(text: str, learned: Iterable
     learner = HyperLearner(HyperParameters((spec,)), plan(text), LearningRateFinder(), pause=4)
     for step in range(8):
         learner.steps = step
-        assert bool(learner.due()) == (step in learned)
+        assert bool(learner.due(0.5)) == (step in learned)

@@ -24,10 +24,11 @@ class Counter:
         self.count, self.at, self.what, self.evaluations = 0, at, what, 0
         self.loss = self.weight = 1.0
 
-    def step(self, fraction: float) -> None:
+    def step(self, fraction: float) -> int:
         self.count += 1
         if self.count == self.at:
             self.what(self)
+        return 1
 
     def report(self) -> dict[str, float]:
         return {"loss/train": self.loss, "count": self.count}
@@ -105,13 +106,14 @@ def test_a_resumed_run_by_the_clock_continues_at_its_fraction(tmp_path: Path) ->
     budget, fractions = Budget(seconds=loop.CLOSING + 1), []
 
     class Slow(Counter):
-        def step(self, fraction: float) -> None:
+        def step(self, fraction: float) -> int:
             fractions.append(fraction)
             super().step(fraction)
             time.sleep(0.02)
             if fraction > 0.3 and not self.at:
                 self.at = 1
                 os.kill(os.getpid(), signal.SIGINT)
+            return 1
 
     store = loop.Store(tmp_path / "c.pt", "count", {})
     with Recorder(tmp_path) as recorder, pytest.raises(Interrupted):
@@ -136,9 +138,10 @@ def test_slow_first_steps_do_not_raise_the_reserve(tmp_path: Path) -> None:
     class Looking(Counter):
         closing_steps = 100.0
 
-        def step(self, fraction: float) -> None:
+        def step(self, fraction: float) -> int:
             super().step(fraction)
             time.sleep(0.2 if self.count <= 3 else 0.002)
+            return 1
 
     budget = Budget(seconds=loop.CLOSING + 3)
     task, store = Looking(), loop.Store(tmp_path / "c.pt", "count", {})
@@ -156,9 +159,10 @@ def test_a_slow_first_step_does_not_end_the_run(tmp_path: Path) -> None:
     class Slow(Counter):
         closing_steps = 100.0
 
-        def step(self, fraction: float) -> None:
+        def step(self, fraction: float) -> int:
             super().step(fraction)
             time.sleep(0.5 if self.count == 1 else 0.002)
+            return 1
 
     budget = Budget(seconds=loop.CLOSING + 2)
     task, store = Slow(), loop.Store(tmp_path / "c.pt", "count", {}, every=0.1)
@@ -172,9 +176,9 @@ def test_a_paused_run_continues_with_the_fraction_of_the_whole_budget(tmp_path: 
     fractions = []
 
     class Watching(Counter):
-        def step(self, fraction: float) -> None:
-            super().step(fraction)
+        def step(self, fraction: float) -> int:
             fractions.append(fraction)
+            return super().step(fraction)
 
     task, store = Watching(), loop.Store(tmp_path / "c.pt", "count", {})
     budget = Budget(steps=20, until=5)

@@ -455,13 +455,13 @@ def test_a_training_follows_the_schedules_of_a_lineage(
     task = TrainTask(
         DeriveOptions(), Genotype.load(tmp_path / "g.json"), *digits, torch.device("cpu")
     )
-    assert isinstance(task.augment.policy, Scheduled)
+    assert isinstance(task.plain.augment.policy, Scheduled)
     trained = [CHAIN[1], CHAIN[2], CHAIN[4], CHAIN[5]]
     for i, generation in enumerate(trained):
         for fraction in (i / 4 + 1e-5, i / 4 + 0.1, (i + 1) / 4 - 1e-5, (i + 1) / 4 - 1e-9):
-            assert task.values(fraction) == generation.learned
+            assert task.hyper.at(fraction) == generation.learned
             pixels = {n: v for n, v in generation.learned.items() if "rotate" in n}
-            assert task.augment.policy.at(fraction) == pixels
+            assert task.plain.augment.policy.at(fraction) == pixels
     task.step(0.3)
     assert task.report()["used/lr"] == pytest.approx(0.16)
 

@@ -25,7 +25,8 @@ from darts_lite.nas.random_networks import uniform_random
 from darts_lite.schedules import cosine
 from darts_lite.training.build import build_optimizer
 from darts_lite.training.options import DeriveOptions
-from darts_lite.training.task import DEFAULTS, TrainTask
+from darts_lite.training.replay import DEFAULTS
+from darts_lite.training.task import TrainTask
 
 CPU = torch.device("cpu")
 RATE, DECAY = 0.01, 0.1
@@ -168,11 +169,11 @@ def test_the_default_hyperparameters_are_the_usual_recipe(digits: tuple[Dataset,
         for recipe in (None, TRIED["adamw"]):
             task = TrainTask(config, genotype(digits, recipe), *digits, CPU)
             asked = recipe if recipe and hyperparameters == "learned" else Recipe()
-            assert task.problem.recipe.optimizer == asked.optimizer
-            assert task.problem.recipe.label_smoothing == asked.label_smoothing
+            assert task.plain.recipe.optimizer == asked.optimizer
+            assert task.plain.recipe.label_smoothing == asked.label_smoothing
             ends[hyperparameters, recipe is None] = trained(task)
             if hyperparameters == "default":
-                assert task.schedules == DEFAULTS
+                assert task.hyper.schedules() == DEFAULTS
     for one, two in zip(ends["default", True], ends["default", False]):
         assert torch.equal(one, two)
     assert not torch.allclose(ends["learned", True][0], ends["learned", False][0], atol=1e-3)

@@ -186,7 +186,7 @@ def test_derive_and_augment_read_the_best_configuration(bench: Bench, policy: st
     assert load_genotype(bench.folder / "g.json", None) == known
     augment = load(bench.folder / "augment.json", channels=1)
     task = trained(bench, known)
-    assert augment == task.augment
+    assert augment == task.plain.augment
     if policy == "randaugment":
         assert isinstance(augment.policy, RandAugment)
         assert augment.policy.m == pytest.approx(30 * known.recipe.last["magnitude.all"])
@@ -230,7 +230,7 @@ def test_the_best_member_of_a_population_keeps_the_schedule_it_followed(bench: B
     assert augment.policy.knots == {n: expected[n] for n in names}
     for fraction, values in zip((0.2, 0.5, 0.9), steps):
         assert augment.policy.at(fraction) == {n: values[n] for n in names}
-    assert trained(bench, found).values(0.5) == steps[1]
+    assert trained(bench, found).hyper.at(0.5) == steps[1]
 
 
 def test_the_best_member_keeps_the_schedule_of_randaugment(bench: Bench) -> None:
@@ -240,10 +240,11 @@ def test_the_best_member_keeps_the_schedule_of_randaugment(bench: Bench) -> None
     found = write_best(bench, records, records[-1], known)
     task, largest = trained(bench, found), []
     for fraction in (0.2, 0.9):
+        task.hyper.begin_step(fraction, 0.0)
         task.fraction = fraction
         choices = task.batch().choices
         assert choices is not None
-        values = {n: torch.tensor(v) for n, v in task.values(fraction).items()}
-        units, reach = choices.policy.units, task.augment.policy.reach(values)
+        values = {n: torch.tensor(v) for n, v in task.hyper.at(fraction).items()}
+        units, reach = choices.policy.units, task.plain.augment.policy.reach(values)
         largest.append(float((units if reach is None else units * reach).abs().sum()))
     assert largest[0] < largest[1] / 2

@@ -78,8 +78,8 @@ def test_final_training_uses_the_optimizer_of_the_search(
         assert float(moved.quantile(0.9)) == pytest.approx(expected, rel=0.01)
     genotype = search.genotype()
     trained = TrainTask(DeriveOptions(batch_size=16), genotype, *digits, CPU)
-    assert trained.problem.recipe.optimizer == usual.recipe.optimizer
-    assert trained.schedules["lr"][-1][1] == pytest.approx(usual.start["lr"], rel=1e-4)
+    assert trained.plain.recipe.optimizer == usual.recipe.optimizer
+    assert trained.hyper.schedules()["lr"][-1][1] == pytest.approx(usual.start["lr"], rel=1e-4)
 
 
 def test_a_resumed_search_restores_the_tangents_of_an_estimator(

@@ -18,9 +18,11 @@ from darts_lite.errors import UserError
 from darts_lite.nas.random_networks import uniform_random
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.schedules import cosine, interpolate
+from darts_lite.training.hyper_learner import HyperLearner
 from darts_lite.training.metrics import evaluate
 from darts_lite.training.options import ESTIMATOR, DeriveOptions
-from darts_lite.training.task import DEFAULTS, ONLINE_EVERY, TrainTask
+from darts_lite.training.replay import DEFAULTS, ONLINE_EVERY
+from darts_lite.training.task import TrainTask
 
 CPU = torch.device("cpu")
 
@@ -61,7 +63,7 @@ def test_training_uses_the_learned_schedules_or_the_defaults(
     assert values["used/magnitude.rotate"] == pytest.approx(0.2)
     assert values["lr"] == pytest.approx(0.04 * cosine(0.5))
     task = TrainTask(DeriveOptions(hyperparameters="default"), genotype, *digits, CPU)
-    assert task.values(0.5) == {name: s[0][1] for name, s in DEFAULTS.items()}
+    assert task.hyper.at(0.5) == {name: s[0][1] for name, s in DEFAULTS.items()}
 
 
 def test_an_unknown_schedule_is_refused(digits: tuple[Dataset, Splits], genotype: Genotype) -> None:
@@ -82,7 +84,7 @@ def test_the_learned_augmentation_needs_learned_values(
     task = TrainTask(
         DeriveOptions(hyperparameters="default", augment="randaugment"), bare, *digits, CPU
     )
-    assert task.augment.policy == RandAugment(channels=1, flips=False, crop=1)
+    assert task.plain.augment.policy == RandAugment(channels=1, flips=False, crop=1)
 
 
 def test_a_trained_network_classifies_digits(
@@ -129,7 +131,7 @@ def online(
 
 
 def raw(task: TrainTask) -> dict[str, Tensor]:
-    assert task.hyper is not None
+    assert isinstance(task.hyper, HyperLearner)
     return dict(task.hyper.variables.raw)
 
 
@@ -149,7 +151,7 @@ def test_online_trains_the_weights_on_training_images_only(
             task.step(i / 40)
         ends.append((task.inner.params[0], raw(task)))
         moved = {n for n, v in before.items() if not torch.equal(ends[-1][1][n], v)}
-        often = {n for n, start in task.augment.starts.items() if start == OFTEN}
+        often = {n for n, start in task.plain.augment.starts.items() if start == OFTEN}
         magnitudes = {n.replace("probability", "magnitude") for n in often}
         assert {"lr", "weight_decay"} | magnitudes <= moved
         assert any(
@@ -164,15 +166,15 @@ def test_online_starts_from_the_values_of_the_genotype_and_learns(
 ) -> None:
     """The finder learns the lr, one-step learns the magnitudes, the decay is constant."""
     task = online(digits, genotype)
-    start = task.values(0.0)
+    start = task.hyper.at(0.0)
     assert start["lr"] == pytest.approx(0.06) and start["magnitude.rotate"] == pytest.approx(0.4)
     for i in range(40):
         task.step(i / 40)
     assert task.inner.optimizer.step == 40
-    end = task.values(1.0)
+    end = task.hyper.at(1.0)
     moved = {n for n in start if end[n] != pytest.approx(start[n], rel=1e-3)}
     assert moved == {"lr", *(n for n in start if n.startswith(("magnitude.", "probability.")))}
-    learned = task.learned()
+    learned = task.hyper.schedules()
     assert learned.keys() == start.keys()
     for name, schedule in learned.items():
         assert schedule[0] == (0.0, pytest.approx(start[name], rel=1e-5))
@@ -211,19 +213,18 @@ def test_a_resumed_online_training_is_bit_identical(
             assert torch.equal(one, two)
         assert all(torch.equal(v, raw(whole)[n]) for n, v in raw(again).items())
         assert again.inner.carried.keys() == whole.inner.carried.keys()
-        assert again.learned() == whole.learned()
+        assert again.hyper.schedules() == whole.hyper.schedules()
         assert again.inner.optimizer.step == whole.inner.optimizer.step
 
 
 def test_a_window_counts_as_its_number_of_steps(
     digits: tuple[Dataset, Splits], genotype: Genotype
 ) -> None:
-    """Each call of `step` counts as one training step; the last window may exceed the budget."""
-    task, steps = online(digits, genotype, "unrolled"), []
-    for i in range(20):
-        task.step(i / 40)
-        steps.append(task.inner.optimizer.step)
-    assert steps == [1, 2, 3, *[28] * 17]
+    """A call of `step` returns the steps of the weights; the last window may exceed the budget."""
+    task = online(digits, genotype, "unrolled")
+    taken = [task.step(i / 40) for i in range(8)]
+    assert taken == [1, 1, 1, 25] * 2
+    assert task.inner.optimizer.step == sum(taken)
 
 
 def test_an_unknown_estimator_is_refused(

@@ -76,9 +76,8 @@ def derive(
         f"images of {run.dataset.name} with {options.hyperparameters} hyperparameters, on "
         f"{run.device}"
     )
-    if task.hyper is not None:
-        for text in task.hyper.plan.caveats(task.hyper.variables.kinds):
-            loop.warn(text)
+    for text in task.hyper.caveats():
+        loop.warn(text)
     account = _trained(run, task)
     write_json(result, account)
     trained_on = "" if task.held_out else " (trained on)"
@@ -100,8 +99,8 @@ def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
         recorder.scalars(run.start.step, size)
         step = run.train(task, recorder)
         network = task.finish(step, recorder)
-        if task.hyper is not None:
-            learned = task.learned()
+        if task.online:
+            learned = task.hyper.schedules()
             recorder.picture(step, "learned", pictures.parameter_plot(learned, "learned schedules"))
             recipe = replace(genotype.recipe, schedules=learned)
             replace(genotype, recipe=recipe).save(run.folder / "learned.json")

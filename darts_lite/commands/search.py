@@ -62,7 +62,7 @@ def search(
         f"parameters, {options.channels} channels ({options.search_channels} while searching), on "
         f"{run.device}"
     )
-    for text in task.hyper.plan.caveats(task.hyper.variables.kinds):
+    for text in task.hyper.caveats():
         loop.warn(text)
     with run.recorder() as recorder:
         step = run.train(task, recorder)

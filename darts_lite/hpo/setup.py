@@ -23,8 +23,8 @@ from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.random_networks import uniform_random
 from darts_lite.nas.task import space_of
 from darts_lite.training.problem import augmentation_for
+from darts_lite.training.replay import DEFAULTS
 from darts_lite.training.run import device_named, is_small, on
-from darts_lite.training.task import DEFAULTS
 
 METHODS = ("random", "tpe", "asha", "bohb", "pbt", "pba", "gradient")
 WITH_PARETO = ("random", "tpe", "asha", "gradient")

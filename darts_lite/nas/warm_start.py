@@ -24,12 +24,14 @@ from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.space import Cell, Edge, Operation, SearchSpace
 from darts_lite.data import Dataset, changed, grown
 from darts_lite.errors import UserError
+from darts_lite.hypergradient import LearningRateFinder
 from darts_lite.hypergradient.hyperparameters import LogInterval
 from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.relaxation import logit_shapes, relax
 from darts_lite.training import checkpoint
 from darts_lite.training.problem import OPTIMIZERS
 
+KNOWN_LOOKS = 10  # look-aheads that a known learning rate saves; the rest move it up to 2.9 times
 HEAD_START = 1 / 3  # share of the probability; one of four operations then starts at a half
 ROUNDS = 60  # iterations for the edge logits; if a node keeps two of three, each halves the error
 SHAPING = ("space", "cells", "search_channels", "stem_stride")  # options that shape the supernet
@@ -49,6 +51,36 @@ class Warm:
     alpha: Mapping[str, Tensor] = field(default_factory=dict)
     starts: Mapping[str, float] = field(default_factory=dict)
     params: Params | None = None
+
+    def weights(self, own: Params) -> Params:
+        """Return the starting weights of a supernet.
+
+        Arguments:
+            own: weights of the new supernet.
+        Raises: `UserError` if the inherited weights are of another supernet.
+        """
+        if self.params is None:
+            return own
+        sizes, expected = ([len(vector) for vector in ps] for ps in (self.params, own))
+        if sizes != expected:
+            raise UserError(
+                f"the weights of the warm start must have the sizes of this supernet, {expected}, "
+                f"got {sizes}; start without the weights, they are of another version"
+            )
+        return tuple(vector.to(own[0].device) for vector in self.params)
+
+    def finder(self) -> LearningRateFinder:
+        """Return the learning-rate finder, with fewer look-aheads if the learning rate is known.
+
+        With inherited weights there are no look-aheads. From trained weights only low learning
+        rates work (docs/hypergradients.md), so look-aheads would lower the learning rate from
+        search to search, but the final training uses it on new weights.
+        """
+        if "lr" not in self.starts:
+            return LearningRateFinder()
+        return LearningRateFinder(
+            done=KNOWN_LOOKS if self.params is None else LearningRateFinder.looks
+        )
 
 
 COLD = Warm()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from darts_lite.errors import UserError
@@ -31,6 +32,7 @@ from darts_lite.hypergradient import (
     check_supported,
 )
 from darts_lite.hypergradient.hyperparameters import HyperParameters, Kind
+from darts_lite.hypergradient.problem import Hyper
 from darts_lite.schedules import Schedule
 from darts_lite.training import checkpoint
 
@@ -145,7 +147,30 @@ class HyperLearner:
         found = self.variables.values()
         return {name: v for name, v in found.items() if kinds[name] != "architecture"}
 
-    def remember(self, fraction: float, before: float) -> None:
+    def at(self, fraction: float) -> dict[str, float]:
+        """Return the current values by name, whatever the fraction."""
+        values = self.values()
+        return dict(zip(values, torch.stack([v.double() for v in values.values()]).tolist()))
+
+    @property
+    def raw(self) -> Hyper:
+        """The raw values by name."""
+        return self.variables.raw
+
+    def constrain(self, raw: Hyper) -> Hyper:
+        """Return the values of raw values."""
+        return self.variables.constrain(raw)
+
+    @property
+    def window(self) -> int:
+        """Weight steps of one call of `learn`."""
+        return self.plan.estimator.steps
+
+    def caveats(self) -> list[str]:
+        """Return known problems of the estimator with the variables, for normalized networks."""
+        return self.plan.caveats(self.variables.kinds)
+
+    def begin_step(self, fraction: float, before: float) -> None:
         """Add the current values to the history, if a knot lies between two steps.
 
         Arguments:
@@ -179,13 +204,15 @@ class HyperLearner:
             ahead = estimator(problem, inner, self.variables.leaves(), self.finder.kinds)
             self.finder.update(self.variables, ahead.hypergradient)
 
-    def due(self) -> dict[str, Kind]:
+    def due(self, fraction: float) -> dict[str, Kind]:
         """Return the variables to learn in this step; empty for a plain step.
 
         `HyperSpec.every` does not count in two cases: an estimator that unrolls gets the
         hypergradients of the loss variables at no cost, and tangents must not miss a step.
         """
         estimator, plan = self.plan.estimator, self.plan
+        if fraction < self.begin:
+            return {}
         if self.pause > 1 and not estimator.carries and (self.steps + 1) % self.pause:
             return {}
         always = estimator.steps > 1 or plan.loss_carries

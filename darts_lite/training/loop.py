@@ -35,8 +35,8 @@ class Task(Protocol):
     def closing_steps(self) -> float:
         """Time of the work after the loop, in steps."""
 
-    def step(self, fraction: float) -> None:
-        """Make one update at the given fraction of the budget."""
+    def step(self, fraction: float) -> int:
+        """Update at the given fraction of the budget; return the number of weight steps."""
 
     def report(self) -> dict[str, float]:
         """Return means since the last call; no other method waits for the device at every step."""
@@ -174,14 +174,13 @@ def run(
                 evaluations = int(fraction * EVALUATIONS)
                 record(task.evaluate(step, recorder))
                 looking += time.monotonic() - now
-            before_step = time.monotonic()
-            task.step(fraction)
-            step += 1
-            pace = min(pace, time.monotonic() - before_step)
+            before, before_step = step, time.monotonic()
+            step += task.step(fraction)
+            pace = min(pace, (time.monotonic() - before_step) / (step - before))
             late = time.monotonic() - saved > store.every
-            if step % LOG_EVERY == 0 or late or signals.received:
+            if step // LOG_EVERY > before // LOG_EVERY or late or signals.received:
                 progress.show(step, task.status(report()))
-                if closes and step > start.step + 1:  # a single step may take unusually long
+                if closes and before > start.step:  # the first step may take unusually long
                     budget.reserve = CLOSING + task.closing_steps * pace
             if late or signals.received:
                 store.save(task, step, evaluations, budget)

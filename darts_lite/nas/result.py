@@ -1,0 +1,72 @@
+"""The result of a search: its discrete space and learned schedules as a genotype."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+
+import torch
+
+import darts_lite
+from darts_lite.architecture.cost import network_cost
+from darts_lite.architecture.genotype import Genotype, Source
+from darts_lite.architecture.recipe import Recipe
+from darts_lite.architecture.space import SearchSpace
+from darts_lite.data import Dataset
+from darts_lite.nas.options import SearchOptions
+from darts_lite.schedules import Schedule
+from darts_lite.training.options import MAY_CHANGE
+from darts_lite.training.problem import OPTIMIZERS
+
+
+def result(
+    options: SearchOptions,
+    dataset: Dataset,
+    space: SearchSpace,
+    schedules: Mapping[str, Schedule],
+    finished: bool,
+) -> Genotype:
+    """Return the genotype of a search.
+
+    Arguments:
+        options: options of the search.
+        dataset: data set of the search.
+        space: discrete space, the selected network.
+        schedules: learned schedules by name.
+        finished: whether the search spent its whole budget.
+    """
+    image = (dataset.channels, *dataset.image_size)
+    cost = network_cost(space, image, len(dataset.classes))
+    record = {n: v for n, v in asdict(options).items() if n not in MAY_CHANGE}
+    record["warm_start"] = ", ".join(options.warm_start) or None
+    return Genotype(
+        space=space,
+        image=image,
+        classes=dataset.classes,
+        parameters=cost.parameters,
+        macs=cost.macs,
+        recipe=Recipe(
+            optimizer=OPTIMIZERS[options.optimizer].recipe.optimizer,
+            batch_size=options.batch_size,
+            augment=options.augment,
+            schedules=dict(schedules),
+        ),
+        source=Source(
+            dataset=options.dataset or dataset.name,
+            data_dir=options.data_dir,
+            image_size=options.image_size,
+            subset=options.subset,
+        ),
+        dataset=dict(dataset.fingerprint),  # type: ignore[arg-type]
+        search=record,
+        finished=finished,
+        seed=options.seed,
+        versions={
+            "darts_lite": darts_lite.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": version("torchvision"),
+        },
+    )
