@@ -544,12 +544,13 @@ def test_an_interrupted_correlation_continues_to_the_same_numbers(
     out = tmp_path / "out"
     original, made = TrainTask.step, 0
 
-    def stopping(task: TrainTask, fraction: float) -> None:
+    def stopping(task: TrainTask, fraction: float) -> int:
         nonlocal made
-        original(task, fraction)
+        taken = original(task, fraction)
         made += 1
         if made == step:
             os.kill(os.getpid(), signal.SIGTERM)
+        return taken
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainTask, "step", stopping)

@@ -46,9 +46,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[TrainTask]:
     made: list[TrainTask] = []
     step = TrainTask.step
 
-    def counting(task: TrainTask, fraction: float) -> None:
-        step(task, fraction)
+    def counting(task: TrainTask, fraction: float) -> int:
         made.append(task)
+        return step(task, fraction)
 
     monkeypatch.setattr(TrainTask, "step", counting)
     return made
@@ -61,11 +61,12 @@ def at_step(
     made: list[TrainTask] = []
     step = TrainTask.step
 
-    def acting(task: TrainTask, fraction: float) -> None:
-        step(task, fraction)
+    def acting(task: TrainTask, fraction: float) -> int:
+        taken = step(task, fraction)
         made.append(task)
         if len(made) == number:
             action()
+        return taken
 
     monkeypatch.setattr(TrainTask, "step", acting)
     return made
