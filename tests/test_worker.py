@@ -338,12 +338,12 @@ def dies_at(worker_of: Callable[[], Worker], step: int) -> None:
     def work() -> None:
         original, count = TrainTask.step, 0
 
-        def killing(task: TrainTask, fraction: float) -> None:
+        def killing(task: TrainTask, fraction: float) -> int:
             nonlocal count
             count += 1
             if count == step:
                 os.kill(os.getpid(), signal.SIGKILL)
-            original(task, fraction)
+            return original(task, fraction)
 
         TrainTask.step = killing  # type: ignore[method-assign]
         torch.set_num_threads(1)
