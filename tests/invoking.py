@@ -5,6 +5,8 @@ import inspect
 from click import Command
 from click.testing import CliRunner, Result
 
+from darts_lite.commands.cli import main
+
 
 def invoke(command: Command, *arguments: object) -> Result:
     """Run a command; `stdout` and `stderr` of what it gives are apart.
@@ -14,3 +16,19 @@ def invoke(command: Command, *arguments: object) -> Result:
     apart = "mix_stderr" in inspect.signature(CliRunner).parameters
     runner = CliRunner(**({"mix_stderr": False} if apart else {}))
     return runner.invoke(command, [str(a) for a in arguments])
+
+
+def call(*arguments: object) -> Result:
+    """Run a command line of darts_lite."""
+    return invoke(main, *arguments)
+
+
+def refuse(*arguments: object) -> str:
+    """Run a command that must fail for bad input; return its one line."""
+    result = call(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    lines = [line for line in result.stderr.splitlines() if line.startswith(("error:", "Error:"))]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]

@@ -12,8 +12,7 @@ from pathlib import Path
 import click
 import pytest
 import torch
-from click.testing import Result
-from invoking import invoke
+from invoking import call, refuse
 from PIL import Image
 
 from darts_lite.architecture.genotype import Genotype
@@ -25,21 +24,6 @@ SMALL = ["--dataset", "digits", "--space", "blocks", "--cells", "3", "--channels
          "--batch-size", "16", "--max-params", "3000"]  # fmt: skip
 SEARCH = ["search", *SMALL, "--steps", "24"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
-def call(*arguments: object) -> Result:
-    return invoke(main, *arguments)
-
-
-def refuse(*arguments: object) -> str:
-    """Run a command that must fail for bad input; return its one line."""
-    result = call(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    lines = [line for line in result.stderr.splitlines() if line.startswith(("error:", "Error:"))]
-    assert len(lines) == 1, result.stderr
-    assert "Traceback" not in result.output
-    return lines[0]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ class Counter:
     """Task whose state is its number of steps; it calls `what` at step `at`."""
 
     closing_steps = 0.0
+    finished = False
 
     def __init__(self, at: int = -1, what: Any = None):
         self.count, self.at, self.what, self.evaluations = 0, at, what, 0

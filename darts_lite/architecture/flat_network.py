@@ -33,13 +33,14 @@ class FlatNetwork:
 
     Attributes:
         params: The two vectors at construction.
+        groups: Names and shapes of the parameters in each of the two vectors.
     """
 
     def __init__(self, network: Network):
         self.network = network
-        self._groups: tuple[list[tuple[str, torch.Size]], ...] = ([], [])
+        self.groups: tuple[list[tuple[str, torch.Size]], ...] = ([], [])
         for name, parameter in network.named_parameters():
-            self._groups[0 if parameter.dim() > 1 else 1].append((name, parameter.shape))
+            self.groups[0 if parameter.dim() > 1 else 1].append((name, parameter.shape))
         self.params = self.flatten(network)
 
     def flatten(self, network: Network) -> Params:
@@ -47,13 +48,13 @@ class FlatNetwork:
         values = dict(network.named_parameters())
         return tuple(
             torch.cat([_memory(values[name].detach()).reshape(-1) for name, _ in group])
-            for group in self._groups
+            for group in self.groups
         )
 
     def unflatten(self, params: Params) -> dict[str, Tensor]:
         """Return named views of the vectors, one per parameter; differentiable."""
         named = {}
-        for group, vector in zip(self._groups, params):
+        for group, vector in zip(self.groups, params):
             parts = vector.split([shape.numel() for _, shape in group])
             for (name, shape), part in zip(group, parts):
                 named[name] = _view(part, shape)

@@ -14,6 +14,12 @@ from pydantic import Field
 from darts_lite.architecture.space import STRICT
 from darts_lite.schedules import Schedule
 
+LossName = Literal["cross_entropy", "focal", "soft_f1", "bce"]
+ScheduleName = Literal[
+    "cosine", "one-cycle", "step", "linear", "polynomial", "constant", "wsd", "plateau"
+]
+ClassWeights = Literal["none", "balanced", "effective"]
+Sampling = Literal["uniform", "balanced"]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -54,8 +60,12 @@ class Recipe:
     Arguments:
         optimizer: the update rule of the weights.
         loss: name of the loss per example.
+        loss_settings: own settings of the loss by name, such as gamma of the focal loss.
         label_smoothing: share of a label that is spread over all classes, from 0 to below 1.
+        class_weights: weights of the classes in the loss, from the counts of training images.
+        sampling: whether training images or classes are drawn uniformly.
         schedule: name of the learning-rate schedule over the fraction of the budget.
+        warm_up: fraction of the budget in which the learning rate rises; None for the usual one.
         batch_size: images per step.
         augment: the augmentation, as for `--augment`.
         schedules: learned values by name (lr, weight_decay, magnitude.rotate, ...), each as pairs
@@ -67,9 +77,13 @@ class Recipe:
 
     __pydantic_config__ = STRICT
     optimizer: Annotated[Sgd | AdamW, Field(discriminator="name")] = field(default_factory=Sgd)
-    loss: Literal["cross_entropy"] = "cross_entropy"
+    loss: LossName = "cross_entropy"
+    loss_settings: dict[str, float] = field(default_factory=dict)
     label_smoothing: Share = 0.1
-    schedule: Literal["cosine"] = "cosine"
+    class_weights: ClassWeights = "none"
+    sampling: Sampling = "uniform"
+    schedule: ScheduleName = "cosine"
+    warm_up: Share | None = None
     batch_size: Annotated[int, Field(ge=1)] = 64
     augment: str = "learned"
     schedules: dict[str, Schedule] = field(default_factory=dict)

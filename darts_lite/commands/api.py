@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.commands import derive as _derive
-from darts_lite.commands import random_baseline
+from darts_lite.commands import random_baseline, several
 from darts_lite.commands import search as _search
 from darts_lite.hpo.options import TuneOptions
 from darts_lite.nas.options import SearchOptions
@@ -32,7 +33,8 @@ def derive(*, resume: bool = False, say: Say = print, **options: Any) -> dict[st
     """Train a genotype and test it once; return the content of `metrics.json`.
 
     With `random=N`, train N random networks of the same size instead; return the content of
-    `random.json`.
+    `random.json`. With `folds=N` or `repeats=N`, train several times; return the content of
+    `folds.json` or `repeats.json`.
 
     Arguments:
         resume: whether to continue the run in `out` with its own settings.
@@ -42,8 +44,16 @@ def derive(*, resume: bool = False, say: Say = print, **options: Any) -> dict[st
     """
     given = set(options) if resume else None
     said = DeriveOptions(**options)
-    run = _derive.derive if said.random is None else random_baseline.derive_random
-    return run(said, resume=given, say=say)
+    return derive_command(said)(said, resume=given, say=say)
+
+
+def derive_command(options: DeriveOptions) -> Callable[..., dict[str, Any]]:
+    """Return the function that does what the options of `derive` ask for."""
+    if options.random is not None:
+        return random_baseline.derive_random
+    if options.repeats is not None or (options.folds is not None and options.fold is None):
+        return several.derive_several
+    return _derive.derive
 
 
 def tune(*, resume: bool = False, say: Say = print, **options: Any) -> Path:

@@ -22,7 +22,7 @@ from darts_lite.hpo.options import CorrelateOptions, TuneOptions
 from darts_lite.nas.options import SearchOptions
 from darts_lite.training.budget import PROCESS_START
 from darts_lite.training.memory import keep_freed_memory
-from darts_lite.training.options import AugmentOptions, DeriveOptions
+from darts_lite.training.options import AugmentOptions, DeriveOptions, SelfTrainOptions
 
 _resume = click.option(
     "--resume", is_flag=True, default=False, help="Continue the run with its own settings."
@@ -56,13 +56,25 @@ def search(context: click.Context, /, resume: bool, **flags: Any) -> None:
 def derive(context: click.Context, /, resume: bool, **flags: Any) -> None:
     """Train the network of a genotype and test it once."""
     with _clear_errors():
-        from darts_lite.commands.derive import derive
-        from darts_lite.commands.random_baseline import derive_random
+        from darts_lite.commands.api import derive_command
 
         options = DeriveOptions(**flags)
-        run = derive if options.random is None else derive_random
+        run = derive_command(options)
         given = _given(context) if resume else None
         run(options, resume=given, started=PROCESS_START, say=click.echo)
+
+
+@main.command()
+@options_of(SelfTrainOptions)
+@_resume
+@click.pass_context
+def selftrain(context: click.Context, /, resume: bool, **flags: Any) -> None:
+    """Let a teacher label images, and its students become teachers (Noisy Student)."""
+    with _clear_errors():
+        from darts_lite.commands.selftrain import selftrain
+
+        given = _given(context) if resume else None
+        selftrain(SelfTrainOptions(**flags), resume=given, started=PROCESS_START, say=click.echo)
 
 
 @main.command()

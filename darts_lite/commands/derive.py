@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from darts_lite.architecture.genotype import Genotype
+from darts_lite.commands.teachers import labels_of, start_of, teacher_of
 from darts_lite.data import Dataset
+from darts_lite.data.splits import fold_of
 from darts_lite.errors import UserError
 from darts_lite.files import read_json, write_json
 from darts_lite.nas.loading import load_genotype
@@ -28,7 +31,9 @@ from darts_lite.training.run import (
     is_small,
     make_folder,
 )
+from darts_lite.training.self_training import PseudoLabels
 from darts_lite.training.task import TrainTask
+from darts_lite.training.test_time import probabilities
 
 
 def derive(
@@ -59,13 +64,23 @@ def derive(
         return read_json(result)
     path, limit = (kept, None) if run.saved else (Path(options.genotype), options.max_params)
     genotype = load_genotype(path, limit, options.data_dir, say)
-    run.load(_data_of(genotype, options), genotype.seed)
+    run.load(data_of(genotype, options), genotype.seed)
     if dict(run.dataset.fingerprint) != genotype.dataset:
         raise UserError(
             f"the data set {run.dataset.name} must be the data set of {options.genotype}, got "
             "other data; give the --data-dir of the search"
         )
-    task = TrainTask(options, genotype, run.dataset, run.splits, run.device)
+    if options.folds is not None:
+        run.splits = fold_of(run.splits, options.fold or 0, options.folds, genotype.seed)
+    teacher = teacher_of(options, Path(options.genotype), run.dataset, run.splits, run.device)
+    labels = None
+    if options.unlabelled is not None:
+        labels = labels_of(options, teacher, genotype, run.dataset, run.device)
+        say(_labelled(labels))
+        if options.teacher_weight is None:
+            teacher = None
+    start = start_of(options, run.device)
+    task = TrainTask(options, genotype, run.dataset, run.splits, run.device, teacher, start, labels)
     run.options = options = _with_budget(options, run.dataset)
     steps = None if options.epochs is None else options.epochs * _epoch(task)
     make_folder(folder)
@@ -79,13 +94,21 @@ def derive(
     for text in task.hyper.caveats():
         loop.warn(text)
     account = _trained(run, task)
+    if labels is not None:
+        account["pseudo_labels"] = {
+            "count": len(labels.pixels),
+            "right": labels.right,
+            "by_class": dict(zip(genotype.classes, labels.counts.tolist())),
+        }
     write_json(result, account)
     trained_on = "" if task.held_out else " (trained on)"
+    tta = account.get("test_accuracy_tta")
     say(
         f"parameters {genotype.parameters}, MACs {genotype.macs}, validation accuracy "
         f"{account['validation_accuracy']:.2%}{trained_on}, test accuracy "
         f"{account['test_accuracy']:.2%}, test macro F1 {account['test_macro_f1']:.2%}, "
-        f"{run.budget.elapsed:.0f} s"
+        + ("" if tta is None else f"with --tta {options.tta} {tta:.2%}, ")
+        + f"{run.budget.elapsed:.0f} s"
     )
     return account
 
@@ -107,10 +130,17 @@ def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
         validation, test = (evaluate(network, s.to(run.device)) for s in run.splits[1:])
         recorder.picture(step, "confusion", picture_of(test, genotype.classes, "test"))
         metrics = size | _metrics(validation, test, run.budget)
+        if options.tta != "none":
+            flips = run.dataset.flips
+            view = partial(probabilities, network, kind=options.tta, flips=flips)
+            metrics["test_accuracy_tta"] = evaluate(network, run.splits.test, view).accuracy
         recorder.hparams(_hparams(options, genotype), metrics)
     checkpoint.write(run.folder / "model.pt", network.state_dict())
+    for number, each in enumerate(task.kept(), start=1):
+        checkpoint.write(run.folder / f"best{number}.pt", each.state_dict())
     return {
         **metrics,
+        "test_classes": _classes(test, genotype.classes),
         "validation_held_out": task.held_out,
         "steps": step,
         "epochs": round(step / _epoch(task), 2),
@@ -120,9 +150,16 @@ def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
     }
 
 
+def _labelled(labels: PseudoLabels) -> str:
+    """Return a line about the pseudo-labels."""
+    right = "" if labels.right is None else f", {labels.right:.1%} of the labels are right"
+    least, most = int(labels.counts.min()), int(labels.counts.max())
+    return f"the teacher labelled {len(labels.pixels)} images, {least} to {most} of a class{right}"
+
+
 def _epoch(task: TrainTask) -> int:
     """Return the steps of one epoch."""
-    return task.images.count // task.batch_size
+    return max(1, task.images.count // (task.batch_size * task.plain_step.accumulate))
 
 
 def folder_of(options: DeriveOptions) -> Path:
@@ -137,7 +174,7 @@ def _with_budget(options: DeriveOptions, dataset: Dataset) -> DeriveOptions:
     return options
 
 
-def _data_of(genotype: Genotype, options: DeriveOptions) -> DataOptions:
+def data_of(genotype: Genotype, options: DeriveOptions) -> DataOptions:
     """Return the options that load the data of the search of a genotype."""
     source = genotype.source
     return DataOptions(
@@ -152,10 +189,16 @@ def _data_of(genotype: Genotype, options: DeriveOptions) -> DataOptions:
 def _metrics(validation: Evaluation, test: Evaluation, budget: Budget) -> dict[str, float]:
     return {
         "validation_accuracy": validation.accuracy,
-        "test_accuracy": test.accuracy,
-        "test_macro_f1": test.macro_f1,
+        **{f"test_{name}": value for name, value in test.values.items()},
         "seconds": round(budget.elapsed, 1),
     }
+
+
+def _classes(test: Evaluation, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return name, precision, recall, F1 and number of images of every class."""
+    columns = (part.tolist() for part in test.classes)
+    fields = ("class", *test.classes._fields)
+    return [dict(zip(fields, row)) for row in zip(names, *columns)]
 
 
 def _hparams(options: DeriveOptions, genotype: Genotype) -> dict[str, Any]:

@@ -51,7 +51,12 @@ def _type(hint: Any, about: Any) -> click.ParamType:
     if get_origin(hint) is Literal:
         return click.Choice(list(get_args(hint)))
     if hint in (int, float):
-        limits = {"min": about["low"], "max": about["high"], "min_open": about["above"]}
+        limits = {
+            "min": about["low"],
+            "max": about["high"],
+            "min_open": about["above"],
+            "max_open": about["below"],
+        }
         if hint is int:
             return click.IntRange(**limits) if about["low"] is not None else click.INT
         return click.FloatRange(**limits) if about["low"] is not None else click.FLOAT

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import torch
 
 from darts_lite.architecture.genotype import Genotype
-from darts_lite.commands.derive import derive, folder_of
+from darts_lite.commands.derive import folder_of
+from darts_lite.commands.several import train_each
 from darts_lite.errors import UserError
 from darts_lite.files import write_json
 from darts_lite.nas.loading import load_genotype
@@ -74,15 +74,11 @@ def derive_random(
         "threads": torch.get_num_threads(),
     }
     write_json(result, {**content, **settings})
-    trained: dict[Path, dict[str, Any]] = {}
-    for folder in folders:
-        say(f"{folder}, {len(trained) + 1} of {count}")
-        own = replace(options, out=str(folder), genotype=str(folder / "genotype.json"), random=None)
-        finished = (folder / "metrics.json").exists()
-        begun = finished or (folder / "checkpoint.pt").exists()
-        trained[folder] = derive(own, resume=resume if begun else None, started=started, say=say)
-        if not finished:
-            started = time.monotonic()
+    own = {
+        f: replace(options, out=str(f), genotype=str(f / "genotype.json"), random=None)
+        for f in folders
+    }
+    trained = train_each(own, resume=resume, started=started, say=say)
     account = {**settings, **_compared(trained, _searched(like, options))}
     write_json(result, account)
     say(_table(account))

@@ -76,18 +76,10 @@ def _subfolders(path: Path) -> list[Path]:
 
 
 def _labeled(root: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
-    """Return every image below `root` with its label; skip files without a PIL decoder."""
-    formats = _formats()
-    extensions = {e for e, kind in Image.registered_extensions().items() if kind in formats}
+    """Return every image below `root` with its label."""
     pairs: list[tuple[Path, int]] = []
     for label, name in enumerate(classes):
-        files = sorted(
-            path
-            for path in (root / name).rglob("*")
-            if path.suffix.lower() in extensions
-            and path.is_file()
-            and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        )
+        files = image_files(root / name)
         if not files:
             raise UserError(
                 f"every class must have images, got none of {name!r} in {root};"
@@ -95,6 +87,19 @@ def _labeled(root: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
             )
         pairs += [(path, label) for path in files]
     return pairs
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the images below a folder, sorted; skip hidden files and files without a decoder."""
+    formats = _formats()
+    extensions = {e for e, kind in Image.registered_extensions().items() if kind in formats}
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in extensions
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
 
 
 def _formats() -> tuple[str, ...]:

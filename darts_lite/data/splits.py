@@ -62,6 +62,18 @@ def split(
                 f"{what} fraction must be above 0 and below 1, got {fraction}; change it"
             )
     labels = dataset.train.labels.cpu()
+    test_images, rest, _, generator = _cut(dataset, subset, test, seed)
+    counts = torch.bincount(labels[rest], minlength=len(dataset.classes))
+    share = _shares(counts, round(validation * len(rest))).clamp(min=1).minimum(counts - 1)
+    chosen, rest = _draw(rest, labels, share, generator)
+    return Splits(dataset.train.select(rest), dataset.train.select(chosen), test_images)
+
+
+def _cut(
+    dataset: Dataset, subset: int | None, test: float, seed: int
+) -> tuple[Images, Tensor, Tensor, torch.Generator]:
+    """Return test images, the subset and the rest as indices, and the generator after the draws."""
+    labels = dataset.train.labels.cpu()
     counts = torch.bincount(labels, minlength=len(dataset.classes))
     rest = torch.arange(len(labels))
     if dataset.test is None:
@@ -75,7 +87,7 @@ def split(
         _require(test_counts, 1, dataset, "test")
         _require(counts, 2, dataset, "training and validation")
 
-    generator = torch.Generator().manual_seed(seed)
+    generator, left = torch.Generator().manual_seed(seed), rest[:0]
     if subset is not None:
         if not 0 < subset <= len(rest):
             raise UserError(
@@ -89,11 +101,43 @@ def split(
                 f" {int(share.min())} of {dataset.classes[int(share.argmin())]!r} with subset"
                 f" {subset}; use a larger subset"
             )
-        rest, _ = _draw(rest, labels, share, generator)
-    counts = torch.bincount(labels[rest], minlength=len(counts))
-    share = _shares(counts, round(validation * len(rest))).clamp(min=1).minimum(counts - 1)
-    chosen, rest = _draw(rest, labels, share, generator)
-    return Splits(dataset.train.select(rest), dataset.train.select(chosen), test_images)
+        rest, left = _draw(rest, labels, share, generator)
+    return test_images, rest, left, generator
+
+
+def left_over(dataset: Dataset, subset: int, seed: int, test: float = 0.2) -> Images:
+    """Return the images that `split` with the same arguments leaves out of the subset."""
+    return dataset.train.select(_cut(dataset, subset, test, seed)[2])
+
+
+def fold_of(splits: Splits, fold: int, count: int, seed: int) -> Splits:
+    """Return the splits of one fold of a stratified cross-validation; the test images stay.
+
+    Arguments:
+        splits: Splits whose training and validation images are divided into folds.
+        fold: Number of the fold, from 0; its images are the validation images.
+        count: Number of folds, at least 2.
+        seed: Seed of the folds; every fold must have the same.
+
+    Raises:
+        UserError: `fold` is out of range, or a class has fewer images than there are folds.
+    """
+    from sklearn.model_selection import StratifiedKFold  # the import takes a second
+
+    if not 0 <= fold < count:
+        raise UserError(f"--fold must be 0 to {count - 1}, got {fold}; leave it out for all folds")
+    whole = Images(*(torch.cat(pair) for pair in zip(splits.train, splits.validation)))
+    labels = whole.labels.cpu()
+    counts = torch.bincount(labels)
+    if counts[counts > 0].min() < count:
+        raise UserError(
+            f"--folds must be at most {int(counts[counts > 0].min())}, the images of the rarest"
+            f" class, got {count}; use fewer folds"
+        )
+    cut = StratifiedKFold(count, shuffle=True, random_state=seed)
+    rest, chosen = list(cut.split(labels, labels))[fold]
+    train, validation = (whole.select(torch.from_numpy(index)) for index in (rest, chosen))
+    return Splits(train, validation, splits.test)
 
 
 def stratified(images: Images, fraction: float, seed: int) -> Images:

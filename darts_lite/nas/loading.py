@@ -59,6 +59,21 @@ def load_genotype(
 
 def _discretized(saved: Path, limit: int | None, data_dir: str | None, say: Say) -> Genotype:
     """Return the genotype that discretization of a search checkpoint gives."""
+    return restored_search(saved, limit, data_dir, say).genotype(finished=False)
+
+
+def restored_search(
+    saved: Path, limit: int | None = None, data_dir: str | None = None, say: Say = print
+) -> SearchTask:
+    """Return the state of a search on the CPU, from its checkpoint.
+
+    Arguments:
+        saved: checkpoint of the search.
+        limit: smaller parameter limit of its selection; None for the limit of the search.
+        data_dir: folder with the published data sets; None for the folder of the search.
+        say: prints a line for the user.
+    Raises: `UserError` if the file is damaged, the data differ, or no network fits the limit.
+    """
     content = checkpoint.load(saved, "search")
     options = stored_options(SearchOptions, content["config"], saved)
     options = replace(options, data_dir=data_dir or options.data_dir)
@@ -70,4 +85,4 @@ def _discretized(saved: Path, limit: int | None, data_dir: str | None, say: Say)
         options = replace(options, max_params=min(limit, options.limit))
     task = SearchTask(options, dataset, splits, device)
     loop.restore(task, content, saved, Budget(steps=1))
-    return task.genotype(finished=False)
+    return task

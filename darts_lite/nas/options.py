@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from darts_lite.architecture.recipe import Recipe
-from darts_lite.training.options import AUGMENT, ESTIMATOR, DataOptions, MachineOptions, option
+from darts_lite.training.options import (
+    AUGMENT,
+    ESTIMATOR,
+    DataOptions,
+    MachineOptions,
+    RecipeOptions,
+    option,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +42,7 @@ class SpaceOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(MachineOptions, SpaceOptions):
+class SearchOptions(RecipeOptions, MachineOptions, SpaceOptions):
     """Options of a search."""
 
     out: str = option("out", "Folder of the run.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 
 import torch
@@ -17,8 +17,16 @@ from darts_lite.architecture.space import SearchSpace
 from darts_lite.data import Dataset
 from darts_lite.nas.options import SearchOptions
 from darts_lite.schedules import Schedule
+from darts_lite.training.build import recipe_with
 from darts_lite.training.options import MAY_CHANGE
 from darts_lite.training.problem import OPTIMIZERS
+
+
+def recipe_of(options: SearchOptions) -> Recipe:
+    """Return the recipe of a search, without learned schedules."""
+    usual = OPTIMIZERS[options.optimizer].recipe
+    recipe = recipe_with(usual, options)
+    return replace(recipe, batch_size=options.batch_size, augment=options.augment)
 
 
 def result(
@@ -47,12 +55,7 @@ def result(
         classes=dataset.classes,
         parameters=cost.parameters,
         macs=cost.macs,
-        recipe=Recipe(
-            optimizer=OPTIMIZERS[options.optimizer].recipe.optimizer,
-            batch_size=options.batch_size,
-            augment=options.augment,
-            schedules=dict(schedules),
-        ),
+        recipe=replace(recipe_of(options), schedules=dict(schedules)),
         source=Source(
             dataset=options.dataset or dataset.name,
             data_dir=options.data_dir,

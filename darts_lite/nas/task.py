@@ -29,14 +29,15 @@ from darts_lite.nas.monitor import CALIBRATED, EVALUATED, Monitor
 from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.problem import ALPHA, Phase, SupernetProblem, logit_specs
 from darts_lite.nas.relaxation import entropy
-from darts_lite.nas.result import result
+from darts_lite.nas.result import recipe_of, result
 from darts_lite.nas.warm_start import COLD, Warm
 from darts_lite.reporting.recorder import Recorder
+from darts_lite.training.build import loss_specs
 from darts_lite.training.feed import Feed
 from darts_lite.training.hyper_learner import HyperLearner, plan
+from darts_lite.training.imbalance import class_weights
 from darts_lite.training.joint_task import JointTask
 from darts_lite.training.problem import (
-    OPTIMIZERS,
     Batch,
     NetworkProblem,
     augmentation_for,
@@ -47,7 +48,12 @@ WARM_UP = 0.25  # fraction of the budget
 INHERITED_WARM_UP = 0.05  # fraction of the budget, with the weights of an earlier search
 ANNEALING = 0.75  # fraction of the budget at which annealing begins
 FINAL_TEMPERATURE = 0.2
-EVERY = {"magnitude": 4, "mixing": 4, "probability": 8}  # steps from one hypergradient to the next
+EVERY = {
+    "loss": 4,
+    "magnitude": 4,
+    "mixing": 4,
+    "probability": 8,
+}  # steps from one hypergradient to the next
 
 
 class SearchTask(JointTask):
@@ -86,23 +92,27 @@ class SearchTask(JointTask):
         generator = torch.Generator().manual_seed(options.seed)
         network = Network(supernet, self.image, len(dataset.classes), generator).to(device)
         self.augment = augmentation_for(dataset, options.augment)
+        recipe = recipe_of(options)
         variables = outer_variables(
             self.augment,
             warm.starts,
             options.optimizer,
             EVERY,
             logit_specs(self.space, warm.alpha),
+            loss_specs(recipe, options.learn, warm.starts, EVERY["loss"]),
         ).to(device)
         begin = WARM_UP if warm.params is None else INHERITED_WARM_UP
         hyper = HyperLearner(variables, plan(options.estimator), warm.finder(), begin)
-        recipe = OPTIMIZERS[options.optimizer].recipe
         flat = FlatNetwork(network)
-        plain = NetworkProblem(flat, self.augment, hyper.constrain, recipe)
+        counts = splits.train.labels.bincount(minlength=len(dataset.classes))
+        weights = class_weights(counts, recipe.class_weights)
+        plain = NetworkProblem(flat, self.augment, hyper.constrain, recipe, weights)
         self.problem = SupernetProblem(
             plain, flat, self.space, self.method.relaxation, self.method.regularizers
         )
         seed = options.seed + 1
-        feed = Feed(splits.train, splits.validation, options.batch_size, self.augment, seed)
+        size = options.batch_size
+        feed = Feed(splits.train, splits.validation, size, self.augment, seed, recipe.sampling)
         super().__init__(plain, hyper, feed, device, warm.weights(flat.params))
         self.discrete()  # raise the error of an impossible limit now, not after the search
 

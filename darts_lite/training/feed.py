@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from darts_lite.architecture.recipe import Sampling
 from darts_lite.augment import Augmentation
 from darts_lite.data import Batches, Images
 from darts_lite.training.problem import Batch
@@ -21,6 +22,7 @@ class Feed:
         batch_size: images per batch.
         augment: the augmentation of training images.
         seed: seed of the order of the images and of all draws.
+        sampling: whether training images or their classes are drawn uniformly.
     """
 
     def __init__(
@@ -30,9 +32,10 @@ class Feed:
         batch_size: int,
         augment: Augmentation,
         seed: int,
+        sampling: Sampling = "uniform",
     ) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        self.train = Batches(train, batch_size, self.generator)
+        self.train = Batches(train, batch_size, self.generator, sampling)
         self.validation = Batches(validation, batch_size, self.generator)
         self.augment = augment
 

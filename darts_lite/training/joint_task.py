@@ -10,10 +10,10 @@ from torch import Tensor
 
 from darts_lite.architecture.flat_network import Params
 from darts_lite.hypergradient import Bilevel, InnerState
-from darts_lite.hypergradient.problem import detach
 from darts_lite.training import checkpoint
 from darts_lite.training.feed import Feed
 from darts_lite.training.hyper_learner import HyperLearner, Window
+from darts_lite.training.plain_step import PLAIN, PlainStep
 from darts_lite.training.problem import Batch, NetworkProblem
 from darts_lite.training.replay import Replay
 
@@ -29,6 +29,7 @@ class JointTask:
         feed: batches of training and validation images.
         device: device of the training.
         params: starting weights; None for the weights of the network.
+        plain_step: the step of the weights where nothing is learned.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class JointTask:
         feed: Feed,
         device: torch.device,
         params: Params | None = None,
+        plain_step: PlainStep = PLAIN,
     ):
+        self.plain_step = plain_step
         self.plain, self.hyper, self.feed, self.device = plain, hyper, feed, device
         self.network = plain.network
         params = self.network.params if params is None else params
@@ -52,22 +55,31 @@ class JointTask:
         """Return the bilevel problem of a window, as `NetworkProblem.bind`."""
         return self.plain.bind(train, validation, lr_factor)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the training ends before its budget."""
+        return False
+
+    def lr_factor(self, fraction: float) -> float:
+        """Return the factor of the learning rate at a fraction of the budget."""
+        return self.plain.lr_factor(fraction)
+
     def step(self, fraction: float) -> int:
         """Train the weights and learn the hyperparameters that are due; return the weight steps.
 
         Arguments:
             fraction: fraction of the budget.
         """
-        hyper, factor = self.hyper, self.plain.lr_factor(fraction)
+        hyper, factor = self.hyper, self.lr_factor(fraction)
         hyper.begin_step(fraction, self.fraction)
         self.fraction = fraction
         hyper.find_rate(fraction, self.inner, self._window, self.bind)
         kinds = hyper.due(fraction)
         hyper.steps += 1
         if not kinds:
-            problem = self.bind([self.batch()], None, factor)
-            state, (_, report) = problem.inner_step(self.inner, hyper.raw)
-            self.inner = detach(state)
+            batches = [self.batch() for _ in range(self.plain_step.accumulate)]
+            problem = self.bind(batches, None, factor)
+            self.inner, report = self.plain_step(problem, self.inner, hyper.raw)
             self._record("train", report)
             return 1
         ahead = hyper.learn(

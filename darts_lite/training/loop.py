@@ -35,6 +35,10 @@ class Task(Protocol):
     def closing_steps(self) -> float:
         """Time of the work after the loop, in steps."""
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run ends before its budget."""
+
     def step(self, fraction: float) -> int:
         """Update at the given fraction of the budget; return the number of weight steps."""
 
@@ -165,7 +169,7 @@ def run(
         return values
 
     with _Signals() as signals, _Progress(name, budget, step) as progress:
-        while not budget.exhausted(step):
+        while not (budget.exhausted(step) or task.finished):
             fraction, now = budget.fraction(step), time.monotonic()
             # In a budget by the clock, evaluations take a bounded share of the time; in a budget
             # of steps, they must be reproducible.

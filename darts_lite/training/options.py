@@ -10,11 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from darts_lite.architecture.recipe import ClassWeights, Sampling, ScheduleName
+
 ESTIMATOR = "one_step,optimizer=annealed"
 AUGMENT = (
     "none, standard (flips and shifts), learned, randaugment, trivialaugment, autoaugment or a "
     ".json file; with settings, randaugment:n=2,m=15; +cutmix or +mixup mixes images."
 )
+MetricName = Literal[
+    "accuracy",
+    "balanced_accuracy",
+    "macro_precision",
+    "macro_recall",
+    "macro_f1",
+    "roc_auc",
+    "top5",
+    "ece",
+    "log_loss",
+]
 MAY_CHANGE = frozenset({"out", "data_dir", "download", "device", "checkpoint_seconds"})
 """Options that a resumed run may change."""
 
@@ -26,6 +39,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     above: bool = False,
+    below: bool = False,
     shown: str | None = None,
     flag: str | None = None,
 ) -> Any:
@@ -37,11 +51,12 @@ def option(
         low: smallest allowed number.
         high: largest allowed number.
         above: whether the number must be above `low`.
+        below: whether the number must be below `high`.
         shown: text of the default in the help, if the value is not clear.
         flag: the flag, if it differs from the name of the field.
     """
-    about = {"help": help, "low": low, "high": high, "above": above, "shown": shown, "flag": flag}
-    return field(default=default, metadata=about)
+    limits = {"low": low, "high": high, "above": above, "below": below}
+    return field(default=default, metadata={**limits, "help": help, "shown": shown, "flag": flag})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +88,8 @@ class MachineOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeriveOptions(MachineOptions):
-    """Options of the final training of a genotype."""
+class TrainingOptions(MachineOptions):
+    """Options of genotype, folder, budget and data of a final training."""
 
     genotype: str = option("out/g.json", "Genotype file of a search.")
     out: str | None = option(None, "Folder of the run.", shown="derive, beside the genotype")
@@ -114,6 +129,23 @@ class DeriveOptions(MachineOptions):
         "training images only, keep the last weights; best: train on training images only, keep "
         "the weights with the best validation accuracy.",
     )
+    folds: int | None = option(
+        None,
+        "Cross-validate with this number of stratified folds of the training and validation "
+        "images, each training with the whole budget; their mean is the result.",
+        low=2,
+        shown="no folds",
+    )
+    fold: int | None = option(
+        None, "Train only this fold, from 0, of --folds.", low=0, shown="all folds"
+    )
+    repeats: int | None = option(
+        None,
+        "Train with this number of seeds, from --seed on, each with the whole budget, and give "
+        "mean and interval.",
+        low=2,
+        shown="one training",
+    )
     random: int | None = option(
         None,
         "Number of random networks of the same size to train instead, with the same recipe, for "
@@ -122,6 +154,197 @@ class DeriveOptions(MachineOptions):
     )
     batch_size: int | None = option(
         None, "Images per step.", low=2, shown="the batch size of the search"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """Options of loss and schedule; the genotype carries them in its recipe."""
+
+    loss: str | None = option(
+        None,
+        "Loss: cross_entropy, focal, soft_f1 or bce; with settings, focal:gamma=2.",
+        shown="cross_entropy; in derive, that of the search",
+    )
+    label_smoothing: float | None = option(
+        None,
+        "Share of a label that is spread over all classes, 0 to below 1.",
+        low=0,
+        high=1,
+        below=True,
+        shown="0.1; in derive, that of the search",
+    )
+    class_weights: ClassWeights | None = option(
+        None,
+        "Weights of the classes in the loss, against imbalance: balanced, by the inverse of the "
+        "counts; effective, by the effective number of images.",
+        shown="none; in derive, those of the search",
+    )
+    sampling: Sampling | None = option(
+        None,
+        "Draw training images uniformly, or every class equally often, against imbalance.",
+        shown="uniform; in derive, that of the search",
+    )
+    schedule: ScheduleName | None = option(
+        None,
+        "Learning-rate schedule, as a factor of the learned rate; plateau: divide by ten when the "
+        "validation metric stops to rise (derive only).",
+        shown="cosine; in derive, that of the search",
+    )
+    warm_up: float | None = option(
+        None,
+        "Fraction of the budget in which the learning rate rises linearly.",
+        low=0,
+        high=0.9,
+        shown="0.03; 0.3 for one-cycle",
+    )
+    learn: str | None = option(
+        None,
+        "Further values to learn by hypergradient, with commas: label_smoothing, gamma (of the "
+        "focal loss); in derive --hyperparameters online also teacher_weight, temperature, "
+        "layer_lr (a learning rate per block).",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """Options of the steps and the evaluation of a final training."""
+
+    accumulate: int = option(
+        1,
+        "Batches whose gradients are averaged in a step, for large batches in little memory.",
+        low=1,
+    )
+    clip: float | None = option(
+        None, "Largest norm of the gradient.", low=0, above=True, shown="no limit"
+    )
+    sharpness: float = option(
+        0.0,
+        "Radius of sharpness-aware minimization; 0.05 is usual, a step then costs twice as much.",
+        low=0,
+    )
+    ema: float = option(
+        0.0,
+        "Decay of the exponential moving average of the weights, which is then the result; 0.999 "
+        "is usual; 0 for the weights themselves.",
+        low=0,
+        high=1,
+        below=True,
+    )
+    select_by: MetricName = option(
+        "accuracy", "Validation metric of --select best, of --patience and of the plateau schedule."
+    )
+    patience: int | None = option(
+        None,
+        "Stop after this number of evaluations (ten per run) without a better --select-by.",
+        low=1,
+        shown="never",
+    )
+    keep: int = option(
+        0, "Number of the best weights to keep as best1.pt, best2.pt, ..., by --select-by.", low=0
+    )
+    tta: Literal["none", "flip", "crops"] = option(
+        "none",
+        "Test-time augmentation, reported beside the plain result. flip: mean over an image and "
+        "its mirror; crops: over five shifts, and their mirrors if the data may be flipped.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions:
+    """Options of distillation and transfer."""
+
+    teacher: str | None = option(
+        None,
+        "Teacher to distill from: the folder of a derive run; ensemble:DIR,DIR; supernet (of the "
+        "search of the genotype); timm:NAME:WEIGHTS (needs timm, and a local file).",
+        shown="none",
+    )
+    distillation: Literal["kl", "decoupled"] = option(
+        "kl", "kl: divergence from the teacher (Hinton 2015); decoupled (Zhao 2022)."
+    )
+    teacher_weight: float | None = option(
+        None,
+        "Share of the teacher in the loss.",
+        low=0,
+        high=1,
+        shown="0.9 for kl, 0.5 for decoupled",
+    )
+    temperature: float = option(4.0, "Temperature of teacher and student.", low=0, above=True)
+    teacher_map: str | None = option(
+        None,
+        "JSON file {class: class of the teacher}, if the teacher has other classes.",
+    )
+    unlabelled: str | None = option(
+        None,
+        "Folder of images without labels, which the teacher labels; or rest:N for N images outside "
+        "the --subset of the search. The teacher is then distilled only with --teacher-weight.",
+        shown="none",
+    )
+    confidence: float = option(
+        0.8, "Smallest probability of the teacher's class of a used image.", low=0, high=1
+    )
+    balance: bool = option(
+        True, "Use at most twice as many unlabelled images of a class as of the median class."
+    )
+    pseudo: Literal["soft", "hard"] = option(
+        "soft", "Labels of unlabelled images: the teacher's probabilities, or its class."
+    )
+    start: str | None = option(
+        None, "Folder of a derive run whose weights are the start.", flag="--from", shown="none"
+    )
+    freeze: str = option(
+        "0",
+        "Blocks from the stem that do not learn: a number (1 is the stem alone), or features: all "
+        "but the classifier.",
+    )
+    unfreeze_at: float = option(
+        1.0, "Fraction of the budget at which --freeze ends.", low=0, high=1
+    )
+    layer_decay: float = option(
+        1.0,
+        "Factor of the learning rate from one block to the block below; the classifier has the "
+        "whole rate. With --learn layer_lr it is only the start.",
+        low=0,
+        high=1,
+        above=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeriveOptions(TeacherOptions, StepOptions, RecipeOptions, TrainingOptions):
+    """Options of the final training of a genotype."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTrainOptions(MachineOptions):
+    """Options of self-training: a teacher labels images, its students become teachers."""
+
+    genotype: str = option("out/g.json", "Genotype file of a search.")
+    unlabelled: str = option("", "Folder of images without labels, or rest:N, as in derive.")
+    out: str | None = option(None, "Folder of the run.", shown="selftrain, beside the genotype")
+    rounds: int = option(2, "Students that become teachers, before the last student.", low=1)
+    growth: float = option(
+        1.25,
+        "Factor of the width from one student to the next; the last has that of the genotype.",
+        low=1,
+    )
+    epochs: int | None = option(None, "Epochs of each training, instead of hours.", low=1)
+    budget_hours: float | None = option(
+        None, "Wall-clock hours of all trainings together.", low=0, above=True, shown="1"
+    )
+    augment: str = option("randaugment", f"Augmentation of the students: {AUGMENT}")
+    confidence: float = option(
+        0.8, "Smallest probability of the teacher's class of a used image.", low=0, high=1
+    )
+    balance: bool = option(
+        True, "Use at most twice as many unlabelled images of a class as of the median class."
+    )
+    pseudo: Literal["soft", "hard"] = option(
+        "soft", "Labels of unlabelled images: the teacher's probabilities, or its class."
+    )
+    hyperparameters: Literal["learned", "default"] = option(
+        "learned", "learned: schedules from the search; default: hand-set."
     )
 
 

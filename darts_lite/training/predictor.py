@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network
 from darts_lite.data.folder import decode
 from darts_lite.data.images import floats
 from darts_lite.errors import UserError
+from darts_lite.files import read_json
 from darts_lite.training import checkpoint
+from darts_lite.training.distillation import ensemble
 
 
 class Prediction(NamedTuple):
@@ -36,11 +38,11 @@ class Predictor:
 
     Attributes:
         network: network in evaluation mode; maps images `[B, C, H, W]` in [0, 1] to logits
-            `[B, K]`.
+            `[B, K]`. That of a cross-validation gives the mean probabilities of all folds.
         genotype: genotype of the network.
     """
 
-    network: Network
+    network: nn.Module
     genotype: Genotype
 
     @property
@@ -51,7 +53,7 @@ class Predictor:
     @property
     def device(self) -> torch.device:
         """The device of the network."""
-        return self.network.classifier.weight.device
+        return next(self.network.parameters()).device
 
     @torch.no_grad()
     def predict(
@@ -96,18 +98,39 @@ def _floating(pixels: Tensor) -> Tensor:
     return floats(pixels)
 
 
+class Ensemble(nn.Module):
+    """Several networks; the logits are the logarithm of their mean probabilities.
+
+    Arguments:
+        members: networks that map images `[B, C, H, W]` to logits `[B, K]`.
+    """
+
+    def __init__(self, members: Iterable[nn.Module]):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return ensemble(list(self.members))(images)
+
+
 def load(run: str | Path, device: str | torch.device = "cpu") -> Predictor:
     """Load a trained network from the folder that `derive` wrote.
 
     Loading runs no code from the files: they hold JSON and tensors only.
 
     Arguments:
-        run: the folder, such as "out/derive".
+        run: the folder, such as "out/derive"; of a cross-validation, the ensemble of its folds.
         device: device of the network.
     Raises: `UserError` if the folder holds no finished training.
     """
     folder = Path(run)
-    path = folder / "model.pt"
+    path, folds = folder / "model.pt", folder / "folds.json"
+    if folds.exists():
+        names = [Path(name).name for name in read_json(folds).get("folders", [])]
+        members = [load(folder / name, device) for name in names]
+        if not members:
+            raise UserError(f"{folds} must be of a finished cross-validation; continue it first")
+        return Predictor(Ensemble(m.network for m in members), members[0].genotype)
     if not path.exists():
         raise UserError(
             f"{folder} must hold a finished training, got no {path.name}; run derive, or give the "

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from darts_lite.architecture.flat_network import DECAYED, FlatNetwork
 from darts_lite.architecture.recipe import AdamW, Recipe, Sgd
-from darts_lite.augment import Augmentation, Choices, Learned, augmentation
+from darts_lite.augment import Augmentation, Choices, Learned, Targets, augmentation
 from darts_lite.augment.operations.lookup import LEVELS
 from darts_lite.data import Dataset
 from darts_lite.hypergradient.hyperparameters import (
@@ -24,8 +24,9 @@ from darts_lite.hypergradient.hyperparameters import (
 )
 from darts_lite.hypergradient.optimizers import SGD, Adam, Setting
 from darts_lite.hypergradient.problem import Bilevel, Hyper, Loss, Params
-from darts_lite.schedules import SCHEDULES
+from darts_lite.schedules import lr_factor
 from darts_lite.training.build import build_optimizer
+from darts_lite.training.distillation import Teacher
 from darts_lite.training.losses import LOSSES
 
 
@@ -69,7 +70,13 @@ AUGMENT: dict[str, tuple[Bijection, float]] = {  # range and travel by the first
 }
 
 
-LOSS_VALUES = ("label_smoothing",)  # values of the loss that may be learned
+LOSS_VALUES = frozenset(
+    {"label_smoothing", "teacher_weight", "temperature"}
+    | {name for loss in LOSSES.values() for name in loss.settings}
+)
+"""Names of the values of the loss that may be learned."""
+VALIDATION = {"focal": "cross_entropy"}
+"""Loss on validation images, if it is not the loss of the training; gamma would only scale it."""
 
 
 class Batch(NamedTuple):
@@ -77,7 +84,7 @@ class Batch(NamedTuple):
 
     Attributes:
         images: `[B, C, H, W]` in [0, 1].
-        labels: `[B]`.
+        labels: `[B]` long, or soft `[B, K]`.
         choices: random choices of the augmentation; None for images without augmentation.
     """
 
@@ -92,6 +99,7 @@ def outer_variables(
     optimizer: str = "sgd",
     every: Mapping[str, int] | None = None,
     first: Sequence[HyperSpec] = (),
+    last: Sequence[HyperSpec] = (),
 ) -> HyperParameters:
     """Return the learned values of optimizer and augmentation at their starting values.
 
@@ -101,7 +109,8 @@ def outer_variables(
             `augment`. Every value is moved inside its range.
         optimizer: "sgd" or "adamw".
         every: steps between two hypergradients, by the first word of a name; 1 by default.
-        first: further variables, such as architecture logits.
+        first: further variables that come first, such as architecture logits.
+        last: further variables that come last, such as values of the loss.
     """
     usual, every = OPTIMIZERS[optimizer], every or {}
     start = {**usual.start, **(start or {})}
@@ -115,7 +124,7 @@ def outer_variables(
         value = min(max(start.get(name, begin), 0.03), 0.97)
         often = every.get(family, 1)
         specs.append(HyperSpec(name, torch.tensor(value), bijection, "loss", travel, often))
-    return HyperParameters(tuple(specs))
+    return HyperParameters((*specs, *last))
 
 
 def augmentation_for(dataset: Dataset, text: str) -> Augmentation:
@@ -147,12 +156,18 @@ class NetworkProblem:
         constrain: maps raw outer values to values: `lr`, `weight_decay`, and the names of
             `augment`.
         recipe: optimizer, loss and label smoothing.
+        class_weights: `[K]` weights of the classes in the loss; None for equal weights.
+        teacher: teacher of the training images; None for none.
+        rates: maps values to the factor of the learning rate of every weight; None for one rate.
     """
 
     network: FlatNetwork
     augment: Augmentation
     constrain: Callable[[Hyper], Hyper]
     recipe: Recipe
+    class_weights: Tensor | None = None
+    teacher: Teacher | None = None
+    rates: Callable[[Hyper], Params] | None = None
 
     @property
     def optimizer(self) -> SGD | Adam:
@@ -161,7 +176,7 @@ class NetworkProblem:
 
     def lr_factor(self, fraction: float) -> float:
         """Return the factor of the learning rate at a fraction of the budget."""
-        return SCHEDULES[self.recipe.schedule](fraction)
+        return lr_factor(self.recipe.schedule, fraction, self.recipe.warm_up)
 
     def bind(
         self, train: Sequence[Batch], validation: Batch | None, lr_factor: float = 1.0
@@ -200,7 +215,10 @@ class NetworkProblem:
         def settings(raw: Hyper) -> dict[str, Setting]:
             values = self.constrain(raw)
             decay = tuple(values["weight_decay"] if on else 0.0 for on in DECAYED)
-            return {"lr": values["lr"] * lr_factor, "weight_decay": decay}
+            lr: Setting = values["lr"] * lr_factor
+            if self.rates is not None:
+                lr = tuple(values["lr"] * lr_factor * each for each in self.rates(values))
+            return {"lr": lr, "weight_decay": decay}
 
         return Bilevel(inner, outer, self.optimizer, settings)
 
@@ -219,19 +237,31 @@ class NetworkProblem:
             values: constrained outer values by name.
             batch: the batch; it is augmented if it has choices, else it has no label smoothing.
         """
-        loss = LOSSES[self.recipe.loss]
         if batch.choices is None:
+            judge = LOSSES[VALIDATION.get(self.recipe.loss, self.recipe.loss)]
             out = network(params, batch.images)
-            value = loss(out, batch.labels).mean()
+            value = judge(out, batch.labels, class_weights=self.class_weights).mean()
         else:
-            smoothing = values.get("label_smoothing", self.recipe.label_smoothing)
-            value, out = self.augment.loss(
-                lambda images: network(params, images),
-                partial(loss, label_smoothing=smoothing),
-                batch.images,
-                batch.labels,
-                batch.choices,
-                {n: values[n] for n in self.augment.names if n in values},
-            )
-        correct = (out.detach().argmax(1) == batch.labels).float().mean()
+            value, out = self._augmented(lambda x: network(params, x), values, batch)
+        labels = batch.labels if batch.labels.dim() == 1 else batch.labels.argmax(1)
+        correct = (out.detach().argmax(1) == labels).float().mean()
         return value, torch.stack([value.detach(), correct])
+
+    def _augmented(
+        self, model: Callable[[Tensor], Tensor], values: Hyper, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of an augmented batch, and the logits `[B, K]`."""
+        recipe, teacher = self.recipe, self.teacher
+        own = {n: s.default for n, s in LOSSES[recipe.loss].settings.items()}
+        numbers = {"label_smoothing": recipe.label_smoothing, **own, **recipe.loss_settings}
+        settings: dict[str, Any] = {n: values.get(n, number) for n, number in numbers.items()}
+        settings["class_weights"] = self.class_weights
+        criterion: Callable[[Tensor, Targets], Tensor] = partial(LOSSES[recipe.loss], **settings)
+        if teacher is not None:
+            model, criterion = teacher.beside(model), teacher.criterion(criterion, values)
+        assert batch.choices is not None
+        known = {n: values[n] for n in self.augment.names if n in values}
+        value, out = self.augment.loss(
+            model, criterion, batch.images, batch.labels, batch.choices, known
+        )
+        return value, out if teacher is None else out.chunk(2, 1)[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,10 +14,13 @@ from darts_lite.augment import Augmentation
 from darts_lite.data import Dataset
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import LearningRateFinder
-from darts_lite.hypergradient.hyperparameters import Kind
+from darts_lite.hypergradient.hyperparameters import HyperSpec, Kind
 from darts_lite.hypergradient.problem import Hyper
 from darts_lite.schedules import Schedule, interpolate
+from darts_lite.training.build import loss_specs, recipe_with
+from darts_lite.training.distillation import Teacher
 from darts_lite.training.hyper_learner import HyperLearner, plan
+from darts_lite.training.losses import LOSSES
 from darts_lite.training.options import DeriveOptions
 from darts_lite.training.problem import (
     AUGMENT,
@@ -100,7 +103,12 @@ class Chosen(NamedTuple):
 
 
 def hyperparameters(
-    options: DeriveOptions, genotype: Genotype, dataset: Dataset, device: torch.device
+    options: DeriveOptions,
+    genotype: Genotype,
+    dataset: Dataset,
+    device: torch.device,
+    teacher: Teacher | None = None,
+    layers: Sequence[HyperSpec] = (),
 ) -> Chosen:
     """Return what `options.hyperparameters` asks for.
 
@@ -113,28 +121,64 @@ def hyperparameters(
         genotype: genotype to train.
         dataset: data set of the genotype.
         device: device of the training.
+        teacher: teacher, whose weight and temperature can be learned online.
+        layers: factors of the learning rate by depth, which can be learned online.
     Raises: `UserError` if the genotype lacks a schedule, or an option is not valid.
     """
     augment = augmentation_for(dataset, options.augment or genotype.recipe.augment)
     learning = plan(options.estimator)  # raise the error of a bad --estimator in every case
+    if options.learn and options.hyperparameters != "online":
+        raise UserError(
+            "--learn needs --hyperparameters online, because validation images must be held out, "
+            f"got {options.hyperparameters}; add it, or give --learn to search"
+        )
+    if "layer_lr" in _names(options.learn) and learning.annealed:
+        raise UserError(
+            "--learn layer_lr needs an estimator that learns the optimizer's values, got "
+            f"{options.estimator}; add --estimator one_step or --estimator unrolled"
+        )
     if options.hyperparameters == "default":
         # an augmentation by name is as published; "learned" needs values
         augment = augment.replayed({}) if options.augment else augment.plain
-        return Chosen(Recipe(), augment, Replay(DEFAULTS, device))
-    schedules, recipe = _learned(genotype, augment), genotype.recipe
+        return Chosen(recipe_with(Recipe(), options), augment, Replay(DEFAULTS, device))
+    schedules, recipe = _learned(genotype, augment), recipe_with(genotype.recipe, options)
+    if options.label_smoothing is not None:
+        schedules.pop("label_smoothing", None)
+    if options.loss is not None:
+        schedules = {n: s for n, s in schedules.items() if n not in LOSSES[recipe.loss].settings}
     if options.hyperparameters == "learned":
         return Chosen(recipe, augment.replayed(schedules), Replay(schedules, device))
     start = {name: schedule[-1][1] for name, schedule in schedules.items()}
-    variables = outer_variables(augment, start, recipe.optimizer.name).to(device)
+    further = _further(options.learn, recipe, start, teacher, layers)
+    variables = outer_variables(augment, start, recipe.optimizer.name, last=further).to(device)
     online = HyperLearner(variables, learning, LearningRateFinder(), pause=ONLINE_EVERY)
     return Chosen(recipe, augment, online)
+
+
+def _names(learn: str | None) -> list[str]:
+    return [name.strip() for name in (learn or "").split(",") if name.strip()]
+
+
+def _further(
+    learn: str | None,
+    recipe: Recipe,
+    starts: Mapping[str, float],
+    teacher: Teacher | None,
+    layers: Sequence[HyperSpec],
+) -> list[HyperSpec]:
+    """Return the values of `--learn`: of the loss, the teacher and the rates by depth."""
+    names = _names(learn)
+    own = {} if teacher is None else {s.name: s for s in teacher.specs()}
+    found = loss_specs(recipe, ",".join(n for n in names if n not in {*own, "layer_lr"}), starts)
+    found += [own[n] for n in names if n in own]
+    return [*found, *(layers if "layer_lr" in names else ())]
 
 
 def _learned(genotype: Genotype, augment: Augmentation) -> dict[str, Schedule]:
     """Return the schedules of the genotype for its optimizer and an augmentation."""
     found = genotype.recipe.schedules
     missing = {"lr", "weight_decay"} - set(found)
-    always = {"lr", "weight_decay", *LOSS_VALUES}
+    always = {"lr", "weight_decay", *LOSS_VALUES, *(n for n in found if n.startswith("layer_lr."))}
     unknown = {n for n in set(found) - always if n.partition(".")[0] not in AUGMENT}
     if missing or unknown:
         raise UserError(

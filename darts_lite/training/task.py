@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,12 +14,27 @@ from darts_lite.architecture.network import Network, calibrate
 from darts_lite.data import Dataset, Images, Splits, evaluation_batches
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import checkpoint
+from darts_lite.training.averaging import WeightAverage
+from darts_lite.training.distillation import Teacher
 from darts_lite.training.feed import Feed
+from darts_lite.training.imbalance import class_weights
 from darts_lite.training.joint_task import JointTask
-from darts_lite.training.metrics import accuracy, sample
+from darts_lite.training.metrics import METRICS, measure, sample
 from darts_lite.training.options import DeriveOptions
+from darts_lite.training.plain_step import PlainStep
+from darts_lite.training.plateau import Plateau
 from darts_lite.training.problem import NetworkProblem
 from darts_lite.training.replay import hyperparameters
+from darts_lite.training.selection import Selection
+from darts_lite.training.self_training import PseudoLabels, joined
+from darts_lite.training.transfer import (
+    BlockRates,
+    factors_by_depth,
+    frozen_depths,
+    layer_specs,
+    rates_of,
+    take_over,
+)
 
 CALIBRATED = 10_000  # training images for the final BatchNorm statistics
 
@@ -39,6 +56,9 @@ class TrainTask(JointTask):
         dataset: gives image sizes and class names.
         splits: images on `device`.
         device: device of the training.
+        teacher: teacher of the training images; None for none.
+        start: network whose weights are the start; None for new weights.
+        pseudo: further training images with the labels of a teacher; None for none.
     Raises: `UserError` if the genotype lacks a schedule, or an option is not valid.
     """
 
@@ -49,6 +69,9 @@ class TrainTask(JointTask):
         dataset: Dataset,
         splits: Splits,
         device: torch.device,
+        teacher: Teacher | None = None,
+        start: Network | None = None,
+        pseudo: PseudoLabels | None = None,
     ):
         self.options, self.genotype, self.splits = options, genotype, splits
         self.batch_size = options.batch_size or genotype.recipe.batch_size
@@ -56,17 +79,42 @@ class TrainTask(JointTask):
         if not self.held_out:
             both = zip(splits.train, splits.validation)
             self.images = Images(*(torch.cat(pair) for pair in both))
+        counts = self.images.labels.bincount(minlength=len(genotype.classes))
+        if pseudo is not None:
+            self.images, counts = joined(self.images, pseudo), counts + pseudo.counts
         generator = torch.Generator().manual_seed(options.seed)
         network = Network(genotype.space, genotype.image, len(genotype.classes), generator)
-        recipe, augment, hyper = hyperparameters(options, genotype, dataset, device)
+        if start is not None:
+            take_over(network, start, options.start or "")
         flat = FlatNetwork(network.to(device))
-        plain = NetworkProblem(flat, augment, hyper.constrain, recipe)
-        seed = options.seed + 1
-        feed = Feed(self.images, splits.validation, self.batch_size, augment, seed)
-        super().__init__(plain, hyper, feed, device)
-        self.best: tuple[float, Params] | None = None
-        if options.select == "best":
-            self.best = (-1.0, self.inner.params)
+        rates = rates_of(flat)
+        frozen = frozen_depths(options.freeze, rates.count)
+        factors = factors_by_depth(rates.count, options.layer_decay).to(device)
+        chosen = hyperparameters(options, genotype, dataset, device, teacher, layer_specs(factors))
+        recipe, augment, hyper = chosen
+        weights = class_weights(counts, recipe.class_weights)
+        plain = NetworkProblem(flat, augment, hyper.constrain, recipe, weights, teacher)
+        if frozen or options.layer_decay < 1 or "layer_lr.0" in hyper.at(0.0):
+            plain = replace(plain, rates=BlockRates(rates, factors))
+        seed, size = options.seed + 1, self.batch_size
+        feed = Feed(self.images, splits.validation, size, augment, seed, recipe.sampling)
+        self._thawed = plain
+        if frozen:
+            kept = torch.arange(rates.count, device=device) >= frozen
+            plain = replace(plain, rates=BlockRates(rates, factors * kept))
+        step = PlainStep(options.accumulate, options.sharpness, options.clip)
+        super().__init__(plain, hyper, feed, device, plain_step=step)
+        self.average = WeightAverage(self.inner.params, options.ema) if options.ema else None
+        self.selection: Selection | None = None
+        if self._watches:
+            larger = METRICS[options.select_by].larger_is_better
+            plateau = Plateau(larger_is_better=larger)
+            self.selection = Selection(
+                larger,
+                max(options.keep, 1),
+                options.patience,
+                plateau if recipe.schedule == "plateau" else None,
+            )
 
     @property
     def online(self) -> bool:
@@ -76,7 +124,37 @@ class TrainTask(JointTask):
     @property
     def held_out(self) -> bool:
         """Whether the weights are never trained on validation images."""
-        return self.options.select != "last" or self.online
+        options = self.options
+        return options.select != "last" or bool(options.folds) or self.online or self._watches
+
+    @property
+    def _watches(self) -> bool:
+        """Whether something depends on the validation metric during the training."""
+        options = self.options
+        schedule = options.schedule or self.genotype.recipe.schedule
+        wanted = options.select == "best", options.keep, options.patience, schedule == "plateau"
+        return any(wanted)
+
+    @property
+    def weights(self) -> Params:
+        """The weights that are evaluated and returned: the average, if there is one."""
+        return self.inner.params if self.average is None else self.average.params
+
+    @property
+    def finished(self) -> bool:
+        return self.selection is not None and self.selection.stopped
+
+    def lr_factor(self, fraction: float) -> float:
+        falls = 1.0 if self.selection is None else self.selection.factor
+        return super().lr_factor(fraction) * falls
+
+    def step(self, fraction: float) -> int:
+        if fraction >= self.options.unfreeze_at:
+            self.plain = self._thawed
+        taken = super().step(fraction)
+        if self.average is not None:
+            self.average.update(self.inner.params)
+        return taken
 
     @property
     def closing_steps(self) -> float:
@@ -89,7 +167,7 @@ class TrainTask(JointTask):
         return {
             "loss/train": float(means["loss/train"]),
             "accuracy/train": float(means["accuracy/train"]),
-            "lr": used["used/lr"] * self.plain.lr_factor(self.fraction),
+            "lr": used["used/lr"] * self.lr_factor(self.fraction),
             "fraction": self.fraction,
             **used,
         }
@@ -101,34 +179,53 @@ class TrainTask(JointTask):
         )
 
     def evaluate(self, step: int, recorder: Recorder) -> dict[str, float]:
-        """Return the validation accuracy and keep the best weights, with select "best" only."""
-        if self.best is None:
+        """Return the validation metric and keep the best weights, if something depends on them."""
+        if self.selection is None:
             return {}
-        value = self.validate()
-        if value > self.best[0]:
-            self.best = (value, self.inner.params)
-        return {"accuracy/validation": value}
+        name = self.options.select_by
+        value = self.validate(name)
+        self.selection.add(value, self.weights)
+        return {f"{name}/validation": value}
 
-    def validate(self) -> float:
-        """Return the accuracy of the current weights on validation images, 0 to 1."""
-        network = self.network.export(self.inner.params)
-        statistics = evaluation_batches(sample(self.images, 1024), 128)
-        return accuracy(network, self.splits.validation, statistics)
+    def validate(self, metric: str = "accuracy") -> float:
+        """Return a metric of the current weights on validation images.
+
+        Arguments:
+            metric: name of the metric in `METRICS`.
+        """
+        network = self.network.export(self.weights)
+        calibrate(network, evaluation_batches(sample(self.images, 1024), 128))
+        return measure(network.eval(), self.splits.validation, metric)
 
     def finish(self, step: int, recorder: Recorder) -> Network:
         """Return the trained network, with BatchNorm calibrated on its training images."""
-        params = self.inner.params
-        if self.best is not None:
+        params = self.weights
+        if self.selection is not None:
             recorder.scalars(step, self.evaluate(step, recorder))
-            params = self.best[1]
-        network = self.network.export(params)
+            if self.options.select == "best":
+                params = self.selection.best[0][1]
+        return self._calibrated(params)
+
+    def kept(self) -> list[Network]:
+        """Return the best networks that `options.keep` asks for, the best first."""
+        best = [] if self.selection is None else self.selection.best
+        return [self._calibrated(params) for _, params in best[: self.options.keep]]
+
+    def _calibrated(self, params: Params) -> Network:
+        """Return a copy of the network with the given weights and calibrated statistics."""
+        network = copy.deepcopy(self.network.export(params))
         calibrate(network, evaluation_batches(sample(self.images, CALIBRATED), 256))
         return network.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "best": self.best}
+        return {
+            **super().state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "selection": None if self.selection is None else self.selection.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        checkpoint.require_like(self.best, state["best"], "best")
         super().load_state_dict(state)
-        self.best = checkpoint.move(state["best"], self.device)
+        for own, saved in ((self.average, "average"), (self.selection, "selection")):
+            if own is not None:
+                own.load_state_dict(checkpoint.move(state[saved], self.device))

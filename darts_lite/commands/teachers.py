@@ -1,0 +1,219 @@
+"""Load the teacher of a distillation, and the network that a training starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.network import Network, calibrate
+from darts_lite.architecture.weights import CellWeights
+from darts_lite.data import Dataset, Splits, evaluation_batches
+from darts_lite.data.unlabelled import load_unlabelled
+from darts_lite.errors import UserError
+from darts_lite.files import read_json
+from darts_lite.nas.loading import restored_search
+from darts_lite.training import checkpoint
+from darts_lite.training.distillation import WEIGHT, Teacher, ensemble
+from darts_lite.training.distillation_losses import map_classes
+from darts_lite.training.metrics import sample
+from darts_lite.training.options import TeacherOptions
+from darts_lite.training.predictor import load
+from darts_lite.training.self_training import PseudoLabels, pseudo_labels
+
+Logits = Callable[[Tensor], Tensor]
+CALIBRATED = 2000  # training images for the BatchNorm statistics of a supernet
+
+
+def teacher_of(
+    options: TeacherOptions,
+    genotype: Path,
+    dataset: Dataset,
+    splits: Splits,
+    device: torch.device,
+) -> Teacher | None:
+    """Return the teacher that the options name; None without `--teacher`.
+
+    Arguments:
+        options: options of the teacher.
+        genotype: genotype file of the training; its search gives the supernet.
+        dataset: data set of the training.
+        splits: images on `device`.
+        device: device of the training.
+    Raises: `UserError` if the teacher cannot be loaded, or does not fit the data set.
+    """
+    text = options.teacher
+    if text is None:
+        return None
+    kind, _, rest = text.partition(":")
+    if text == "supernet":
+        logits = _supernet(genotype, splits, device)
+    elif kind == "timm":
+        logits = _timm(rest, dataset, device)
+    else:
+        folders = rest.split(",") if kind == "ensemble" else [text]
+        logits = ensemble([_trained(Path(f), dataset, device, options) for f in folders])
+    weight = options.teacher_weight
+    return Teacher(
+        logits,
+        options.distillation,
+        WEIGHT[options.distillation] if weight is None else weight,
+        options.temperature,
+    )
+
+
+def labels_of(
+    options: TeacherOptions,
+    teacher: Teacher | None,
+    genotype: Genotype,
+    dataset: Dataset,
+    device: torch.device,
+) -> PseudoLabels:
+    """Return the teacher's labels of the images of `--unlabelled`.
+
+    Arguments:
+        options: options of the pseudo-labels; `unlabelled` is set.
+        teacher: the teacher.
+        genotype: genotype of the training; gives subset and seed.
+        dataset: data set of the training.
+        device: device of the training.
+    Raises: `UserError` without a teacher or without images.
+    """
+    if teacher is None:
+        raise UserError("--unlabelled needs a --teacher that labels the images, got none; add it")
+    assert options.unlabelled is not None
+    images = load_unlabelled(options.unlabelled, dataset, genotype.source.subset, genotype.seed)
+    truth = None if images.truth is None else images.truth.to(device)
+    return pseudo_labels(
+        teacher.logits,
+        images._replace(pixels=images.pixels.to(device), truth=truth),
+        threshold=options.confidence,
+        balance=options.balance,
+        soft=options.pseudo == "soft",
+    )
+
+
+def start_of(options: TeacherOptions, device: torch.device) -> Network | None:
+    """Return the network of `--from`; None without it."""
+    if options.start is None:
+        return None
+    network = load(options.start, device).network
+    if not isinstance(network, Network):
+        raise UserError(
+            f"--from must be one training, got the cross-validation {options.start}; give one of "
+            "its folds"
+        )
+    return network
+
+
+def _trained(
+    folder: Path, dataset: Dataset, device: torch.device, options: TeacherOptions
+) -> Logits:
+    """Return the logits of a trained network, in the order of the student's classes."""
+    predictor = load(folder, device)
+    network = _constant(predictor.network)
+    image = (dataset.channels, *dataset.image_size)
+    if predictor.genotype.image != image:
+        raise UserError(
+            f"--teacher {folder} must take images {list(image)}, [C, H, W], got "
+            f"{list(predictor.genotype.image)}; choose a teacher of the same --image-size"
+        )
+    index = _classes(predictor.genotype, dataset.classes, folder, options.teacher_map)
+    if index is None:
+        return network
+    chosen = index.to(device)
+    return lambda images: map_classes(network(images), chosen)
+
+
+def _classes(
+    genotype: Genotype, classes: Sequence[str], folder: Path, map_path: str | None
+) -> Tensor | None:
+    """Return the teacher's class `[K]` of every class of the student; None if they are the same."""
+    if map_path is None:
+        if tuple(genotype.classes) == tuple(classes):
+            return None
+        raise UserError(
+            f"--teacher {folder} must have the classes of the data set, got "
+            f"{', '.join(genotype.classes[:5])}, ...; give --teacher-map with a JSON file "
+            '{"class": "class of the teacher", ...}'
+        )
+    said = read_json(Path(map_path))
+    said = said if isinstance(said, dict) else {}
+    known = {name: i for i, name in enumerate(genotype.classes)}
+    missing = [name for name in classes if str(said.get(name)) not in known]
+    if missing:
+        raise UserError(
+            f"{map_path} must map every class to a class of the teacher ({', '.join(known)}), got "
+            f"none for {', '.join(missing[:5])}; add them"
+        )
+    return torch.tensor([known[said[name]] for name in classes])
+
+
+def _supernet(genotype: Path, splits: Splits, device: torch.device) -> Logits:
+    """Return the logits of the supernet of the search beside a genotype."""
+    saved = genotype.parent / "search" / "checkpoint.pt"
+    if not saved.exists():
+        raise UserError(
+            f"--teacher supernet needs the checkpoint of the search, got no {saved}; give the "
+            "genotype in the folder of its search"
+        )
+    search = restored_search(saved)
+    network = search.network.export(search.inner.params).to(device)
+    with torch.no_grad():
+        weights = {name: _moved(cell, device) for name, cell in search.weights().items()}
+    calibrate(network, evaluation_batches(sample(splits.train, CALIBRATED), 256), weights)
+    network.eval().requires_grad_(False)
+    return lambda images: network(images, weights)
+
+
+def _moved(cell: CellWeights, device: torch.device) -> CellWeights:
+    """Return mixing weights on a device, without a graph."""
+    return CellWeights(
+        None if cell.edge is None else cell.edge.detach().to(device),
+        cell.operation.detach().to(device),
+        checkpoint.move(
+            {o: {c: p.detach() for c, p in cs.items()} for o, cs in cell.choices.items()}, device
+        ),
+    )
+
+
+def _timm(text: str, dataset: Dataset, device: torch.device) -> Logits:
+    """Return the logits of a timm model with weights from a local file.
+
+    Arguments:
+        text: NAME:FILE.
+    """
+    try:
+        import timm  # type: ignore[import-not-found]
+    except ImportError:
+        raise UserError(
+            "--teacher timm:... needs timm, which is not installed; pip install timm"
+        ) from None
+    name, _, file = text.partition(":")
+    if name not in timm.list_models() or not Path(file).is_file():
+        raise UserError(
+            f"--teacher must be timm:NAME:FILE with a model of timm and a file of its weights, got "
+            f"timm:{text}; timm.list_models() lists the names"
+        )
+    try:
+        model = timm.create_model(
+            name,
+            checkpoint_path=file,
+            in_chans=dataset.channels,
+            num_classes=len(dataset.classes),
+        )
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).split("\n")[0][:100]
+        raise UserError(
+            f"{file} must hold weights of {name} for {dataset.channels} channels and "
+            f"{len(dataset.classes)} classes, got {reason!r}; fine-tune it on this data set first"
+        ) from None
+    return _constant(model.to(device).eval())
+
+
+def _constant(network: torch.nn.Module) -> torch.nn.Module:
+    """Return the network with weights that get no gradients."""
+    return network.requires_grad_(False)

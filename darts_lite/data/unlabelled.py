@@ -1,0 +1,72 @@
+"""Images without labels: from a folder, or the labelled images that a subset left over."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from darts_lite.data.folder import decode, image_files
+from darts_lite.data.images import Dataset
+from darts_lite.data.splits import left_over, stratified
+from darts_lite.errors import UserError
+
+
+class Unlabelled(NamedTuple):
+    """Images without labels.
+
+    Attributes:
+        pixels: uint8 [N, C, H, W].
+        truth: int64 [N], the labels, only to measure pseudo-labels; None if they are not known.
+    """
+
+    pixels: Tensor
+    truth: Tensor | None
+
+
+def load_unlabelled(text: str, dataset: Dataset, subset: int | None, seed: int) -> Unlabelled:
+    """Read images without labels, in the shape of a data set.
+
+    Arguments:
+        text: a folder, which is searched at every depth; or "rest" for the training images of the
+            data set outside the subset, whose labels are used as truth only; "rest:N" for N of
+            them.
+        dataset: data set of the training.
+        subset: number of images of the subset; None for all images.
+        seed: seed of the subset.
+    Raises: `UserError` if there are no such images.
+    """
+    kind, _, count = text.partition(":")
+    if kind == "rest":
+        rest = None if subset is None else left_over(dataset, subset, seed)
+        wanted = int(count) if count.isdigit() else None
+        if (
+            rest is None
+            or (count and wanted is None)
+            or (wanted is not None and not 0 < wanted <= rest.count)
+        ):
+            left = 0 if rest is None else rest.count
+            raise UserError(
+                f"--unlabelled rest:N must leave 1 to {left} images, those outside --subset of the "
+                f"search, got {text!r}; search with a smaller --subset, or give a folder"
+            )
+        if wanted is not None and wanted < rest.count:
+            rest = stratified(rest, wanted / rest.count, seed)
+        return Unlabelled(rest.pixels, rest.labels)
+    folder = Path(text).expanduser()
+    files = image_files(folder) if folder.is_dir() else []
+    if not files:
+        raise UserError(
+            f"--unlabelled must be a folder with images, or rest:N, got {text!r} without images; "
+            "give another folder"
+        )
+    mode = "L" if dataset.channels == 1 else "RGB"
+    with ThreadPoolExecutor() as pool:
+        rows = list(pool.map(partial(decode, mode=mode, size=dataset.image_size), files))
+    pixels = torch.stack([torch.from_numpy(row.copy()) for row in rows])
+    pixels = pixels.unsqueeze(1) if mode == "L" else pixels.permute(0, 3, 1, 2)
+    return Unlabelled(pixels.contiguous(), None)

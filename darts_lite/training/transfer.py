@@ -1,0 +1,170 @@
+"""Transfer: start from the weights of another training, and learn at rates by depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from darts_lite.architecture.flat_network import FlatNetwork, Params
+from darts_lite.architecture.network import Network
+from darts_lite.errors import UserError
+from darts_lite.hypergradient.hyperparameters import HyperSpec, LogInterval
+
+CLASSIFIER = "classifier."
+RANGE = LogInterval(1e-3, 10.0)  # range of a learned factor of the learning rate
+START = (1.1e-3, 9.0)  # range of its start
+TRAVEL = 4.0  # distance that its raw value can move in one training
+
+
+def take_over(network: Network, other: Network, name: str) -> bool:
+    """Copy the weights of a network of the same architecture; return whether with its classifier.
+
+    The classifier is kept as it is if the numbers of classes differ.
+
+    Arguments:
+        network: network to change.
+        other: network to copy from.
+        name: name of the other network, for the error.
+    Raises: `UserError` if a weight beside the classifier has another shape.
+    """
+    own, theirs = dict(network.named_parameters()), dict(other.named_parameters())
+    whole = network.classifier.out_features == other.classifier.out_features
+    wanted = {n: v for n, v in own.items() if whole or not n.startswith(CLASSIFIER)}
+    for key, value in wanted.items():
+        if key not in theirs or theirs[key].shape != value.shape:
+            got = tuple(theirs[key].shape) if key in theirs else "nothing"
+            raise UserError(
+                f"--from {name}: its network must have the architecture of the genotype, got {got} "
+                f"for {key} of shape {tuple(value.shape)}; take the genotype of that training"
+            )
+    with torch.no_grad():
+        for key, value in wanted.items():
+            value.copy_(theirs[key])
+    return whole
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Factors of the learning rate by depth: stem, cells in their order, classifier.
+
+    Arguments:
+        sizes: for each of the two vectors of a `FlatNetwork`, the number of weights of every
+            parameter, its depth, and the number of all weights.
+        count: number of depths.
+    """
+
+    sizes: tuple[tuple[Tensor, Tensor, int], ...]
+    count: int
+
+    def __call__(self, factors: Tensor) -> Params:
+        """Return the factor of every weight, as two vectors.
+
+        Arguments:
+            factors: `[count]`, one factor per depth; differentiable.
+        """
+        return tuple(
+            factors[depths].repeat_interleave(counts, output_size=total)
+            for counts, depths, total in self.sizes
+        )
+
+
+@dataclass(frozen=True)
+class BlockRates:
+    """Factor of the learning rate of every weight, from the factors of the blocks.
+
+    Arguments:
+        rates: depth of every weight.
+        factors: `[count]` factor of every depth; zero for a frozen depth.
+    """
+
+    rates: Rates
+    factors: Tensor
+
+    def __call__(self, values: Mapping[str, Tensor]) -> Params:
+        """Return two vectors of factors; learned factors "layer_lr.<depth>" replace the constants.
+
+        A frozen depth stays frozen, whatever its learned factor.
+        """
+        names = [f"layer_lr.{i}" for i in range(self.rates.count)]
+        factors = self.factors
+        if names[0] in values:
+            factors = torch.stack([values[n] for n in names]) * (factors > 0)
+        return self.rates(factors)
+
+
+def frozen_depths(text: str, count: int) -> int:
+    """Return the number of frozen depths that `--freeze` asks for.
+
+    Arguments:
+        text: a number, or "features" for all but the classifier.
+        count: number of depths of the network.
+    Raises: `UserError` if the text is neither.
+
+    >>> frozen_depths("features", 5), frozen_depths("1", 5)
+    (4, 1)
+    """
+    if text == "features":
+        return count - 1
+    if not text.isdigit() or int(text) >= count:
+        raise UserError(
+            f"--freeze must be features or a number from 0 to {count - 1}, the blocks below the "
+            f"classifier of this network, got {text!r}; 0 freezes nothing"
+        )
+    return int(text)
+
+
+def layer_specs(factors: Tensor) -> list[HyperSpec]:
+    """Return the factors of the learning rate by depth as values to learn.
+
+    Arguments:
+        factors: `[count]` starting factors.
+    """
+    return [
+        HyperSpec(f"layer_lr.{i}", factor.clamp(*START), RANGE, "optimizer", TRAVEL)
+        for i, factor in enumerate(factors)
+    ]
+
+
+def rates_of(network: FlatNetwork) -> Rates:
+    """Return the depth of every weight of a network.
+
+    >>> from darts_lite.architecture.presets import blocks
+    >>> from darts_lite.nas.random_networks import uniform_random
+    >>> space = uniform_random(blocks(4, 3), torch.Generator().manual_seed(0))
+    >>> rates_of(FlatNetwork(Network(space, (1, 8, 8), 10))).count
+    5
+    """
+    cells = len(network.network.cells)
+    device = network.params[0].device
+    sizes = []
+    for group in network.groups:
+        counts = torch.tensor([shape.numel() for _, shape in group], device=device)
+        depths = torch.tensor([_depth(name, cells) for name, _ in group], device=device)
+        sizes.append((counts, depths, int(counts.sum())))
+    return Rates(tuple(sizes), cells + 2)
+
+
+def _depth(name: str, cells: int) -> int:
+    first, _, rest = name.partition(".")
+    if first == "cells":
+        return int(rest.partition(".")[0]) + 1
+    return cells + 1 if first == "classifier" else 0
+
+
+def factors_by_depth(count: int, decay: float = 1.0, frozen: int = 0) -> Tensor:
+    """Return the factor of the learning rate of every depth (Howard and Ruder 2018).
+
+    Arguments:
+        count: number of depths.
+        decay: factor from one depth to the depth below; the classifier has the whole rate.
+        frozen: number of depths, from the stem, that do not learn.
+
+    >>> factors_by_depth(4, decay=0.5, frozen=1)
+    tensor([0.0000, 0.2500, 0.5000, 1.0000])
+    """
+    factors = decay ** torch.arange(count - 1, -1, -1.0)
+    factors[:frozen] = 0.0
+    return factors
