@@ -42,19 +42,19 @@ def load_unlabelled(text: str, dataset: Dataset, subset: int | None, seed: int) 
     """
     kind, _, count = text.partition(":")
     if kind == "rest":
-        rest = None if subset is None else left_over(dataset, subset, seed)
-        wanted = int(count) if count.isdigit() else None
-        if (
-            rest is None
-            or (count and wanted is None)
-            or (wanted is not None and not 0 < wanted <= rest.count)
-        ):
-            left = 0 if rest is None else rest.count
+        if subset is None or not (count.isdigit() or not count):
             raise UserError(
-                f"--unlabelled rest:N must leave 1 to {left} images, those outside --subset of the "
-                f"search, got {text!r}; search with a smaller --subset, or give a folder"
+                "--unlabelled rest:N needs a search with --subset and a number N, got "
+                f"{text!r}; give a folder of images"
             )
-        if wanted is not None and wanted < rest.count:
+        rest = left_over(dataset, subset, seed)
+        wanted = int(count) if count else rest.count
+        if not 0 < wanted <= rest.count:
+            raise UserError(
+                f"--unlabelled rest:N must leave 1 to {rest.count} images, those outside --subset "
+                f"of the search, got {text!r}; change N"
+            )
+        if wanted < rest.count:
             rest = stratified(rest, wanted / rest.count, seed)
         return Unlabelled(rest.pixels, rest.labels)
     folder = Path(text).expanduser()
