@@ -23,7 +23,7 @@ from darts_lite.architecture.genotype import Genotype, Source
 from darts_lite.architecture.presets import blocks
 from darts_lite.architecture.recipe import Recipe
 from darts_lite.architecture.space import SearchSpace
-from darts_lite.commands import random_baseline
+from darts_lite.commands import random_baseline, several
 from darts_lite.data import load
 from darts_lite.nas.random_networks import random_genotypes, uniform_random
 from darts_lite.training.options import DeriveOptions
@@ -316,7 +316,7 @@ def test_each_random_network_has_the_whole_budget(
         assert all(meanwhile[name] == before[name] for name in ("random", "mean", "searched"))
         return metrics
 
-    monkeypatch.setattr(random_baseline, "derive", train)
+    monkeypatch.setattr(several, "derive", train)
     options = DeriveOptions(genotype=str(out / "g.json"), out=str(out / "derive"), random=4)
     now = time.monotonic()
     random_baseline.derive_random(options, resume={"random"}, started=now - 100, say=str)

@@ -69,6 +69,7 @@ def weights(out: Path, file: str = "model.pt") -> dict[str, torch.Tensor]:
         ["--ema", 0.9],
         ["--layer-decay", 0.5],
         ["--freeze", "features"],
+        ["--precision", "bf16"],
     ],
     ids=lambda words: " ".join(map(str, words)),
 )
@@ -339,6 +340,7 @@ def test_repeats_have_an_interval(searched: Path, tmp_path: Path) -> None:
         (["--learn", "gamma"], "--learn needs --hyperparameters online"),
         (["--learn", "gamma", "--hyperparameters", "online"], "label_smoothing, got 'gamma'"),
         (["--learn", "layer_lr", "--hyperparameters", "online"], "needs an estimator"),
+        (["--precision", "bf16", "--hyperparameters", "online"], "needs --precision float32"),
         (["--freeze", "9"], "--freeze must be features or a number"),
         (["--teacher", "nowhere"], "must hold a finished training"),
         (["--teacher", "timm:resnet18:no.pt"], "timm"),

@@ -6,6 +6,7 @@ out/derive/  checkpoint.pt, config.json, events, metrics.jsonl, pictures/, genot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import asdict, replace
 from functools import partial
@@ -33,7 +34,7 @@ from darts_lite.training.run import (
 )
 from darts_lite.training.self_training import PseudoLabels
 from darts_lite.training.task import TrainTask
-from darts_lite.training.test_time import probabilities
+from darts_lite.training.test_time import probabilities, require_views
 
 
 def derive(
@@ -70,17 +71,10 @@ def derive(
             f"the data set {run.dataset.name} must be the data set of {options.genotype}, got "
             "other data; give the --data-dir of the search"
         )
+    require_views(options.tta, run.dataset.flips)
     if options.folds is not None:
         run.splits = fold_of(run.splits, options.fold or 0, options.folds, genotype.seed)
-    teacher = teacher_of(options, Path(options.genotype), run.dataset, run.splits, run.device)
-    labels = None
-    if options.unlabelled is not None:
-        labels = labels_of(options, teacher, genotype, run.dataset, run.device)
-        say(_labelled(labels))
-        if options.teacher_weight is None:
-            teacher = None
-    start = start_of(options, run.device)
-    task = TrainTask(options, genotype, run.dataset, run.splits, run.device, teacher, start, labels)
+    task = _task(run, genotype)
     run.options = options = _with_budget(options, run.dataset)
     steps = None if options.epochs is None else options.epochs * _epoch(task)
     make_folder(folder)
@@ -94,12 +88,6 @@ def derive(
     for text in task.hyper.caveats():
         loop.warn(text)
     account = _trained(run, task)
-    if labels is not None:
-        account["pseudo_labels"] = {
-            "count": len(labels.pixels),
-            "right": labels.right,
-            "by_class": dict(zip(genotype.classes, labels.counts.tolist())),
-        }
     write_json(result, account)
     trained_on = "" if task.held_out else " (trained on)"
     tta = account.get("test_accuracy_tta")
@@ -111,6 +99,20 @@ def derive(
         + f"{run.budget.elapsed:.0f} s"
     )
     return account
+
+
+def _task(run: Run[DeriveOptions], genotype: Genotype) -> TrainTask:
+    """Return the training, with its teacher, pseudo-labels and starting weights."""
+    options, dataset, device = run.options, run.dataset, run.device
+    teacher = teacher_of(options, Path(options.genotype), dataset, run.splits, device)
+    labels = None
+    if options.unlabelled is not None:
+        labels = labels_of(options, teacher, genotype, dataset, device)
+        run.say(_labelled(labels))
+        if options.teacher_weight is None:
+            teacher = None
+    start = start_of(options, device)
+    return TrainTask(options, genotype, dataset, run.splits, device, teacher, start, labels)
 
 
 def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
         if task.online:
             learned = task.hyper.schedules()
             recorder.picture(step, "learned", pictures.parameter_plot(learned, "learned schedules"))
-            recipe = replace(genotype.recipe, schedules=learned)
+            recipe = replace(task.plain.recipe, schedules=learned)
             replace(genotype, recipe=recipe).save(run.folder / "learned.json")
         validation, test = (evaluate(network, s.to(run.device)) for s in run.splits[1:])
         recorder.picture(step, "confusion", picture_of(test, genotype.classes, "test"))
@@ -141,6 +143,7 @@ def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
     return {
         **metrics,
         "test_classes": _classes(test, genotype.classes),
+        "pseudo_labels": _counted(task),
         "validation_held_out": task.held_out,
         "steps": step,
         "epochs": round(step / _epoch(task), 2),
@@ -148,6 +151,14 @@ def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
         "seed": options.seed,
         "genotype": options.genotype,
     }
+
+
+def _counted(task: TrainTask) -> dict[str, Any] | None:
+    """Return number and quality of the pseudo-labels; None without them."""
+    if task.pseudo is None:
+        return None
+    counts = dict(zip(task.genotype.classes, task.pseudo.counts.tolist()))
+    return {"count": len(task.pseudo.pixels), "right": task.pseudo.right, "by_class": counts}
 
 
 def _labelled(labels: PseudoLabels) -> str:
@@ -189,7 +200,7 @@ def data_of(genotype: Genotype, options: DeriveOptions) -> DataOptions:
 def _metrics(validation: Evaluation, test: Evaluation, budget: Budget) -> dict[str, float]:
     return {
         "validation_accuracy": validation.accuracy,
-        **{f"test_{name}": value for name, value in test.values.items()},
+        **{f"test_{n}": v for n, v in test.values.items() if math.isfinite(v)},
         "seconds": round(budget.elapsed, 1),
     }
 

@@ -127,7 +127,7 @@ def _wider(genotype: Genotype, factor: float) -> Genotype:
 
 
 def _row(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
-    labels = metrics.get("pseudo_labels", {})
+    labels = metrics["pseudo_labels"] or {}
     return {
         "folder": str(folder),
         **{name: metrics[name] for name in SHOWN},

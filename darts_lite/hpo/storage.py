@@ -41,7 +41,6 @@ from darts_lite.hpo.space import Configuration, Space
 NAME = "darts_lite"  # Hyperband derives the bracket of a trial from this name
 HEARTBEAT = 5.0  # seconds between two worker heartbeats
 STALE = 60.0  # seconds without a heartbeat after which a worker counts as dead
-LIVE = (TrialState.WAITING, TrialState.RUNNING)
 
 
 class Study:

@@ -223,6 +223,11 @@ class StepOptions:
         "Radius of sharpness-aware minimization; 0.05 is usual, a step then costs twice as much.",
         low=0,
     )
+    precision: Literal["float32", "bf16"] = option(
+        "float32",
+        "Precision of the network's products: bf16 is faster on GPUs, and slower on CPUs without "
+        "instructions for it.",
+    )
     ema: float = option(
         0.0,
         "Decay of the exponential moving average of the weights, which is then the result; 0.999 "

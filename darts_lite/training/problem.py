@@ -159,6 +159,7 @@ class NetworkProblem:
         class_weights: `[K]` weights of the classes in the loss; None for equal weights.
         teacher: teacher of the training images; None for none.
         rates: maps values to the factor of the learning rate of every weight; None for one rate.
+        bf16: whether the network computes its products in bfloat16 (autocast); losses are float32.
     """
 
     network: FlatNetwork
@@ -168,6 +169,7 @@ class NetworkProblem:
     class_weights: Tensor | None = None
     teacher: Teacher | None = None
     rates: Callable[[Hyper], Params] | None = None
+    bf16: bool = False
 
     @property
     def optimizer(self) -> SGD | Adam:
@@ -237,6 +239,8 @@ class NetworkProblem:
             values: constrained outer values by name.
             batch: the batch; it is augmented if it has choices, else it has no label smoothing.
         """
+        if self.bf16:
+            network = _in_bf16(network)
         if batch.choices is None:
             judge = LOSSES[VALIDATION.get(self.recipe.loss, self.recipe.loss)]
             out = network(params, batch.images)
@@ -265,3 +269,13 @@ class NetworkProblem:
             model, criterion, batch.images, batch.labels, batch.choices, known
         )
         return value, out if teacher is None else out.chunk(2, 1)[0]
+
+
+def _in_bf16(network: Callable[[Params, Tensor], Tensor]) -> Callable[[Params, Tensor], Tensor]:
+    """Return the network with bfloat16 autocast; its logits are float32."""
+
+    def logits(params: Params, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return network(params, images).float()
+
+    return logits

@@ -132,6 +132,11 @@ def hyperparameters(
             "--learn needs --hyperparameters online, because validation images must be held out, "
             f"got {options.hyperparameters}; add it, or give --learn to search"
         )
+    if options.precision != "float32" and options.hyperparameters == "online":
+        raise UserError(
+            "--hyperparameters online needs --precision float32, because hypergradients are "
+            f"differences of gradients, got {options.precision}; leave one of them out"
+        )
     if "layer_lr" in _names(options.learn) and learning.annealed:
         raise UserError(
             "--learn layer_lr needs an estimator that learns the optimizer's values, got "

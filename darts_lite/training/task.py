@@ -27,6 +27,7 @@ from darts_lite.training.problem import NetworkProblem
 from darts_lite.training.replay import hyperparameters
 from darts_lite.training.selection import Selection
 from darts_lite.training.self_training import PseudoLabels, joined
+from darts_lite.training.test_time import COUNT
 from darts_lite.training.transfer import (
     BlockRates,
     factors_by_depth,
@@ -74,6 +75,7 @@ class TrainTask(JointTask):
         pseudo: PseudoLabels | None = None,
     ):
         self.options, self.genotype, self.splits = options, genotype, splits
+        self.pseudo = pseudo
         self.batch_size = options.batch_size or genotype.recipe.batch_size
         self.images = splits.train
         if not self.held_out:
@@ -93,7 +95,15 @@ class TrainTask(JointTask):
         chosen = hyperparameters(options, genotype, dataset, device, teacher, layer_specs(factors))
         recipe, augment, hyper = chosen
         weights = class_weights(counts, recipe.class_weights)
-        plain = NetworkProblem(flat, augment, hyper.constrain, recipe, weights, teacher)
+        plain = NetworkProblem(
+            flat,
+            augment,
+            hyper.constrain,
+            recipe,
+            weights,
+            teacher,
+            bf16=options.precision == "bf16",
+        )
         if frozen or options.layer_decay < 1 or "layer_lr.0" in hyper.at(0.0):
             plain = replace(plain, rates=BlockRates(rates, factors))
         seed, size = options.seed + 1, self.batch_size
@@ -158,7 +168,8 @@ class TrainTask(JointTask):
 
     @property
     def closing_steps(self) -> float:
-        evaluated = self.splits.validation.count + self.splits.test.count
+        views = 1 + COUNT[self.options.tta]
+        evaluated = self.splits.validation.count + views * self.splits.test.count
         return 0.5 * (evaluated + min(self.images.count, CALIBRATED)) / self.batch_size
 
     def report(self) -> dict[str, float]:

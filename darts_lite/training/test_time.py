@@ -14,6 +14,19 @@ from darts_lite.errors import UserError
 TestTime = Literal["none", "flip", "crops"]
 
 
+COUNT = {"none": 0, "flip": 2, "crops": 10}
+"""Largest number of further passes over an image."""
+
+
+def require_views(kind: TestTime, flips: bool) -> None:
+    """Raise `UserError` if the kind of views needs flips that change labels."""
+    if kind == "flip" and not flips:
+        raise UserError(
+            "--tta flip needs data whose mirror images keep their label, got other data; use "
+            "--tta crops"
+        )
+
+
 def views(images: Tensor, kind: TestTime, flips: bool) -> Iterator[Tensor]:
     """Yield the views of images.
 
@@ -25,11 +38,7 @@ def views(images: Tensor, kind: TestTime, flips: bool) -> Iterator[Tensor]:
         flips: whether a mirror image keeps its label.
     Raises: `UserError` for "flip" where a mirror image may have another label.
     """
-    if kind == "flip" and not flips:
-        raise UserError(
-            "--tta flip needs data whose mirror images keep their label, got other data; use "
-            "--tta crops"
-        )
+    require_views(kind, flips)
     shifted = [images]
     if kind == "crops":
         height, width = images.shape[2:]

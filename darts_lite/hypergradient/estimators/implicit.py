@@ -29,7 +29,6 @@ from darts_lite.hypergradient.hyperparameters import Kind
 from darts_lite.hypergradient.optimizers import Adam, per_tensor
 from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, Loss, Params, add
 
-Solve = Callable[[Callable[[Params], Params], Params], tuple[Params, dict[str, Tensor]]]
 SUPPORTS: frozenset[Kind] = frozenset({"architecture", "loss"})
 REMEDY = "the inner optimum does not depend on it; use OneStep, Unrolled or Forward"
 
