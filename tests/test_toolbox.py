@@ -67,6 +67,7 @@ def weights(out: Path, file: str = "model.pt") -> dict[str, torch.Tensor]:
         ["--clip", 0.1],
         ["--sharpness", 0.05],
         ["--ema", 0.9],
+        ["--ema", "--clip", 1],
         ["--layer-decay", 0.5],
         ["--freeze", "features"],
         ["--precision", "bf16"],
@@ -202,6 +203,28 @@ def test_a_student_learns_from_a_teacher(
     derive(searched, plain)
     derive(searched, other, "--teacher", named[teacher], "--distillation", kind)
     assert not torch.equal(weights(plain)["stem.weight"], weights(other)["stem.weight"])
+
+
+def test_a_study_is_an_ensemble_of_its_trials(searched: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    small = ["--dataset", "digits", "--subset", 400, "--space", "blocks", "--cells", 3,
+             "--channels", 4, "--max-params", 20000]  # fmt: skip
+    result = call("tune", "--method", "random", *small, "--epochs", 1, "--trials", 2,
+                  "--select-by", "macro_f1", "--out", study)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    trials = [p.parent for p in study.glob("trials/*/model.pt")]
+    assert trials
+    one, two = tmp_path / "one", tmp_path / "two"
+    derive(searched, one, "--epochs", 1, "--teacher", f"ensemble:{study}")
+    derive(searched, two, "--epochs", 1, "--teacher", f"ensemble:{','.join(map(str, trials))}")
+    first, second = weights(one), weights(two)
+    assert all(torch.allclose(first[n], second[n], atol=1e-5) for n in first)
+    rows = [json.loads(x) for x in (study / "trials.jsonl").read_text().splitlines()]
+    best = max((r for r in rows if r["accuracy"]), key=lambda r: r["accuracy"])
+    scores = [json.loads(x) for x in (study / "trials" / str(best["trial"]) / "metrics.jsonl")
+              .read_text().splitlines()]  # fmt: skip
+    assert best["accuracy"] == pytest.approx([s["accuracy/validation"] for s in scores
+                                              if "fidelity" in s][-1])  # fmt: skip
 
 
 def test_with_the_whole_weight_and_many_epochs_the_student_agrees_with_its_teacher(

@@ -40,8 +40,9 @@ def test_the_rate_of_every_weight_is_that_of_its_block() -> None:
 def test_learned_factors_replace_the_constants_but_frozen_blocks_stay_frozen() -> None:
     flat = FlatNetwork(network())
     rates = rates_of(flat)
-    factors = factors_by_depth(rates.count, decay=0.5, frozen=2)
-    assert factors.tolist() == [0, 0, 0.25, 0.5, 1]
+    factors = factors_by_depth(rates.count, decay=0.5)
+    assert factors.tolist() == [0.0625, 0.125, 0.25, 0.5, 1]
+    factors[:2] = 0
     values = {f"layer_lr.{i}": torch.tensor(2.0, requires_grad=True) for i in range(rates.count)}
     learned = BlockRates(rates, factors)(values)
     assert set(torch.cat(learned).detach().unique().tolist()) == {0.0, 2.0}

@@ -41,6 +41,8 @@ def _flag(each: Field[Any], hint: Any, required: bool) -> Callable[[Command], Co
             flag, name, multiple=True, default=each.default, metavar="PATH", **common
         )
     default = None if required else each.default
+    if about["alone"] is not None:
+        common |= {"is_flag": False, "flag_value": about["alone"]}
     return click.option(flag, name, type=_type(hint, about), default=default, **common)
 
 

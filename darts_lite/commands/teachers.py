@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from darts_lite.architecture.weights import CellWeights
 from darts_lite.data import Dataset, Splits, evaluation_batches
 from darts_lite.data.unlabelled import load_unlabelled
 from darts_lite.errors import UserError
-from darts_lite.files import read_json
+from darts_lite.files import read_json, whole_lines
 from darts_lite.nas.loading import restored_search
 from darts_lite.training import checkpoint
 from darts_lite.training.distillation import WEIGHT, Teacher, ensemble
@@ -25,6 +26,7 @@ from darts_lite.training.predictor import load
 from darts_lite.training.self_training import PseudoLabels, pseudo_labels
 
 Logits = Callable[[Tensor], Tensor]
+MEMBERS = 5  # trials of a study in its ensemble
 CALIBRATED = 2000  # training images for the BatchNorm statistics of a supernet
 
 
@@ -54,8 +56,9 @@ def teacher_of(
     elif kind == "timm":
         logits = _timm(rest, dataset, device)
     else:
-        folders = rest.split(",") if kind == "ensemble" else [text]
-        logits = ensemble([_trained(Path(f), dataset, device, options) for f in folders])
+        named = rest.split(",") if kind == "ensemble" else [text]
+        folders = [each for name in named for each in _members(Path(name))]
+        logits = ensemble([_trained(f, dataset, device, options) for f in folders])
     weight = options.teacher_weight
     return Teacher(
         logits,
@@ -107,6 +110,22 @@ def start_of(options: TeacherOptions, device: torch.device) -> Network | None:
             "its folds"
         )
     return network
+
+
+def _members(folder: Path) -> list[Path]:
+    """Return the folder itself, or the folders of the best trials if it is that of a study."""
+    trials = folder / "trials.jsonl"
+    if not trials.exists():
+        return [folder]
+    rows = [json.loads(line) for line in whole_lines(trials)]
+    places = {row["trial"]: folder / "trials" / str(row["trial"]) for row in rows}
+    whole = [r for r in rows if (places[r["trial"]] / "model.pt").exists() and r["accuracy"]]
+    if not whole:
+        raise UserError(
+            f"{folder} must be a study with a full training, got none; give it a longer budget"
+        )
+    best = sorted(whole, key=lambda row: -row["accuracy"])[:MEMBERS]
+    return [places[row["trial"]] for row in best]
 
 
 def _trained(

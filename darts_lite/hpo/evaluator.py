@@ -43,6 +43,7 @@ class Bench:
         source: Origin of the images, for the genotypes.
         record: Settings of the study, for the genotypes.
         checkpoint_seconds: Seconds between two checkpoints.
+        select_by: Metric of the validation images that the study maximizes.
         deadline: End of the budget, on the clock of `time.monotonic`; None means no deadline.
     """
 
@@ -57,6 +58,7 @@ class Bench:
     record: dict[str, Any]
     checkpoint_seconds: float = 50.0
     deadline: float | None = None
+    select_by: str = "accuracy"
 
     @property
     def late(self) -> bool:
@@ -127,7 +129,10 @@ class Bench:
             step = loop.run(task, budget, recorder, store, start=begin)
             if step < (budget.until or total):
                 return None
-            accuracy = task.validate()
+            accuracy = task.validate(self.select_by)
+            if fidelity == 1:  # a network that `--teacher` and `load` can use
+                genotype.save(place / "genotype.json")
+                checkpoint.write(place / "model.pt", task.network.network.state_dict())
             recorder.scalars(step, {"accuracy/validation": accuracy, "fidelity": fidelity})
         return accuracy
 

@@ -8,6 +8,16 @@ from typing import Literal
 from darts_lite.nas.options import SpaceOptions
 from darts_lite.training.options import MachineOptions, option
 
+Maximized = Literal[
+    "accuracy",
+    "balanced_accuracy",
+    "macro_precision",
+    "macro_recall",
+    "macro_f1",
+    "roc_auc",
+    "top5",
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions(MachineOptions, SpaceOptions):
@@ -18,6 +28,10 @@ class StudyOptions(MachineOptions, SpaceOptions):
         "epochs",
         "Kind of a cheap training: epochs stops early, subset uses fewer images, resolution uses "
         "smaller images.",
+    )
+    select_by: Maximized = option(
+        "accuracy",
+        "Validation metric to maximize; pictures and tables of the study call it accuracy.",
     )
     lowest: float = option(
         1 / 9,

@@ -112,6 +112,7 @@ def assemble(options: TuneOptions, dataset: Dataset, splits: Splits) -> Setup:
         ),
         record={"method": options.method},
         checkpoint_seconds=options.checkpoint_seconds,
+        select_by=options.select_by,
     )
     search = SearchOptions(
         dataset=options.dataset,

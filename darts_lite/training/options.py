@@ -42,6 +42,7 @@ def option(
     below: bool = False,
     shown: str | None = None,
     flag: str | None = None,
+    alone: float | None = None,
 ) -> Any:
     """Return a dataclass field that is an option.
 
@@ -54,9 +55,11 @@ def option(
         below: whether the number must be below `high`.
         shown: text of the default in the help, if the value is not clear.
         flag: the flag, if it differs from the name of the field.
+        alone: value of the flag without a number; None if it needs one.
     """
     limits = {"low": low, "high": high, "above": above, "below": below}
-    return field(default=default, metadata={**limits, "help": help, "shown": shown, "flag": flag})
+    words = {"help": help, "shown": shown, "flag": flag, "alone": alone}
+    return field(default=default, metadata={**limits, **words})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,11 +233,12 @@ class StepOptions:
     )
     ema: float = option(
         0.0,
-        "Decay of the exponential moving average of the weights, which is then the result; 0.999 "
-        "is usual; 0 for the weights themselves.",
+        "Decay of the exponential moving average of the weights, which is then the result; --ema "
+        "alone is 0.999; 0 for the weights themselves.",
         low=0,
         high=1,
         below=True,
+        alone=0.999,
     )
     select_by: MetricName = option(
         "accuracy", "Validation metric of --select best, of --patience and of the plateau schedule."
@@ -261,8 +265,9 @@ class TeacherOptions:
 
     teacher: str | None = option(
         None,
-        "Teacher to distill from: the folder of a derive run; ensemble:DIR,DIR; supernet (of the "
-        "search of the genotype); timm:NAME:WEIGHTS (needs timm, and a local file).",
+        "Teacher to distill from: the folder of a derive run; ensemble:DIR,DIR (a folder of tune: "
+        "its five best); supernet (of the search of the genotype); timm:NAME:WEIGHTS (needs timm, "
+        "and a local file).",
         shown="none",
     )
     distillation: Literal["kl", "decoupled"] = option(

@@ -6,7 +6,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from darts_lite.architecture.flat_network import Params
+from darts_lite.training.metrics import METRICS
+from darts_lite.training.options import StepOptions
 from darts_lite.training.plateau import Plateau
+
+
+def selection_of(options: StepOptions, best: bool, plateau: bool) -> Selection | None:
+    """Return what the options ask to watch; None if nothing depends on the validation metric.
+
+    Arguments:
+        options: options of the training.
+        best: whether the best weights are the result.
+        plateau: whether the schedule is a plateau.
+    """
+    if not (best or options.keep or options.patience or plateau):
+        return None
+    larger = METRICS[options.select_by].larger_is_better
+    return Selection(
+        larger,
+        max(options.keep, 1),
+        options.patience,
+        Plateau(larger_is_better=larger) if plateau else None,
+    )
 
 
 @dataclass

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from darts_lite.architecture.flat_network import FlatNetwork, Params
 from darts_lite.architecture.genotype import Genotype
@@ -19,23 +20,15 @@ from darts_lite.training.distillation import Teacher
 from darts_lite.training.feed import Feed
 from darts_lite.training.imbalance import class_weights
 from darts_lite.training.joint_task import JointTask
-from darts_lite.training.metrics import METRICS, measure, sample
+from darts_lite.training.metrics import measure, sample
 from darts_lite.training.options import DeriveOptions
 from darts_lite.training.plain_step import PlainStep
-from darts_lite.training.plateau import Plateau
 from darts_lite.training.problem import NetworkProblem
 from darts_lite.training.replay import hyperparameters
-from darts_lite.training.selection import Selection
+from darts_lite.training.selection import selection_of
 from darts_lite.training.self_training import PseudoLabels, joined
 from darts_lite.training.test_time import COUNT
-from darts_lite.training.transfer import (
-    BlockRates,
-    factors_by_depth,
-    frozen_depths,
-    layer_specs,
-    rates_of,
-    take_over,
-)
+from darts_lite.training.transfer import block_rates, layer_specs, take_over
 
 CALIBRATED = 10_000  # training images for the final BatchNorm statistics
 
@@ -77,54 +70,46 @@ class TrainTask(JointTask):
         self.options, self.genotype, self.splits = options, genotype, splits
         self.pseudo = pseudo
         self.batch_size = options.batch_size or genotype.recipe.batch_size
-        self.images = splits.train
-        if not self.held_out:
-            both = zip(splits.train, splits.validation)
-            self.images = Images(*(torch.cat(pair) for pair in both))
-        counts = self.images.labels.bincount(minlength=len(genotype.classes))
-        if pseudo is not None:
-            self.images, counts = joined(self.images, pseudo), counts + pseudo.counts
         generator = torch.Generator().manual_seed(options.seed)
         network = Network(genotype.space, genotype.image, len(genotype.classes), generator)
         if start is not None:
             take_over(network, start, options.start or "")
         flat = FlatNetwork(network.to(device))
-        rates = rates_of(flat)
-        frozen = frozen_depths(options.freeze, rates.count)
-        factors = factors_by_depth(rates.count, options.layer_decay).to(device)
-        chosen = hyperparameters(options, genotype, dataset, device, teacher, layer_specs(factors))
-        recipe, augment, hyper = chosen
-        weights = class_weights(counts, recipe.class_weights)
+        layers = layer_specs(flat, options)
+        recipe, augment, hyper = hyperparameters(
+            options, genotype, dataset, device, teacher, layers
+        )
+        plateau = recipe.schedule == "plateau"
+        self.selection = selection_of(options, options.select == "best", plateau)
+        self.images, counts = self._training_images()
+        before, after = block_rates(flat, options, "layer_lr.0" in hyper.at(0.0))
         plain = NetworkProblem(
-            flat,
-            augment,
-            hyper.constrain,
-            recipe,
-            weights,
-            teacher,
+            network=flat,
+            augment=augment,
+            constrain=hyper.constrain,
+            recipe=recipe,
+            class_weights=class_weights(counts, recipe.class_weights),
+            teacher=teacher,
+            rates=before,
             bf16=options.precision == "bf16",
         )
-        if frozen or options.layer_decay < 1 or "layer_lr.0" in hyper.at(0.0):
-            plain = replace(plain, rates=BlockRates(rates, factors))
+        self._unfrozen = replace(plain, rates=after)
         seed, size = options.seed + 1, self.batch_size
         feed = Feed(self.images, splits.validation, size, augment, seed, recipe.sampling)
-        self._thawed = plain
-        if frozen:
-            kept = torch.arange(rates.count, device=device) >= frozen
-            plain = replace(plain, rates=BlockRates(rates, factors * kept))
         step = PlainStep(options.accumulate, options.sharpness, options.clip)
         super().__init__(plain, hyper, feed, device, plain_step=step)
         self.average = WeightAverage(self.inner.params, options.ema) if options.ema else None
-        self.selection: Selection | None = None
-        if self._watches:
-            larger = METRICS[options.select_by].larger_is_better
-            plateau = Plateau(larger_is_better=larger)
-            self.selection = Selection(
-                larger,
-                max(options.keep, 1),
-                options.patience,
-                plateau if recipe.schedule == "plateau" else None,
-            )
+
+    def _training_images(self) -> tuple[Images, Tensor]:
+        """Return the training images, and the number `[K]` of each class."""
+        images, pseudo = self.splits.train, self.pseudo
+        if not self.held_out:
+            both = zip(self.splits.train, self.splits.validation)
+            images = Images(*(torch.cat(pair) for pair in both))
+        counts = images.labels.bincount(minlength=len(self.genotype.classes))
+        if pseudo is None:
+            return images, counts
+        return joined(images, pseudo), counts + pseudo.counts
 
     @property
     def online(self) -> bool:
@@ -134,16 +119,8 @@ class TrainTask(JointTask):
     @property
     def held_out(self) -> bool:
         """Whether the weights are never trained on validation images."""
-        options = self.options
-        return options.select != "last" or bool(options.folds) or self.online or self._watches
-
-    @property
-    def _watches(self) -> bool:
-        """Whether something depends on the validation metric during the training."""
-        options = self.options
-        schedule = options.schedule or self.genotype.recipe.schedule
-        wanted = options.select == "best", options.keep, options.patience, schedule == "plateau"
-        return any(wanted)
+        watched = self.selection is not None or self.options.folds is not None
+        return self.options.select != "last" or self.online or watched
 
     @property
     def weights(self) -> Params:
@@ -160,7 +137,7 @@ class TrainTask(JointTask):
 
     def step(self, fraction: float) -> int:
         if fraction >= self.options.unfreeze_at:
-            self.plain = self._thawed
+            self.plain = self._unfrozen
         taken = super().step(fraction)
         if self.average is not None:
             self.average.update(self.inner.params)

@@ -12,6 +12,7 @@ from darts_lite.architecture.flat_network import FlatNetwork, Params
 from darts_lite.architecture.network import Network
 from darts_lite.errors import UserError
 from darts_lite.hypergradient.hyperparameters import HyperSpec, LogInterval
+from darts_lite.training.options import TeacherOptions
 
 CLASSIFIER = "classifier."
 RANGE = LogInterval(1e-3, 10.0)  # range of a learned factor of the learning rate
@@ -116,16 +117,39 @@ def frozen_depths(text: str, count: int) -> int:
     return int(text)
 
 
-def layer_specs(factors: Tensor) -> list[HyperSpec]:
+def layer_specs(network: FlatNetwork, options: TeacherOptions) -> list[HyperSpec]:
     """Return the factors of the learning rate by depth as values to learn.
 
     Arguments:
-        factors: `[count]` starting factors.
+        network: the network.
+        options: options of the transfer; `layer_decay` gives the starts.
     """
+    factors = factors_by_depth(rates_of(network).count, options.layer_decay)
     return [
         HyperSpec(f"layer_lr.{i}", factor.clamp(*START), RANGE, "optimizer", TRAVEL)
         for i, factor in enumerate(factors)
     ]
+
+
+def block_rates(
+    network: FlatNetwork, options: TeacherOptions, learned: bool
+) -> tuple[BlockRates | None, BlockRates | None]:
+    """Return the rates by depth while blocks are frozen, and afterwards; None for one rate.
+
+    Arguments:
+        network: the network.
+        options: options of the transfer.
+        learned: whether there are learned factors.
+    Raises: `UserError` for a bad `--freeze`.
+    """
+    rates = rates_of(network)
+    frozen = frozen_depths(options.freeze, rates.count)
+    factors = factors_by_depth(rates.count, options.layer_decay).to(network.params[0].device)
+    after = BlockRates(rates, factors) if learned or options.layer_decay < 1 else None
+    if not frozen:
+        return after, after
+    kept = torch.arange(rates.count, device=factors.device) >= frozen
+    return BlockRates(rates, factors * kept), after
 
 
 def rates_of(network: FlatNetwork) -> Rates:
@@ -154,17 +178,14 @@ def _depth(name: str, cells: int) -> int:
     return cells + 1 if first == "classifier" else 0
 
 
-def factors_by_depth(count: int, decay: float = 1.0, frozen: int = 0) -> Tensor:
+def factors_by_depth(count: int, decay: float = 1.0) -> Tensor:
     """Return the factor of the learning rate of every depth (Howard and Ruder 2018).
 
     Arguments:
         count: number of depths.
         decay: factor from one depth to the depth below; the classifier has the whole rate.
-        frozen: number of depths, from the stem, that do not learn.
 
-    >>> factors_by_depth(4, decay=0.5, frozen=1)
-    tensor([0.0000, 0.2500, 0.5000, 1.0000])
+    >>> factors_by_depth(4, decay=0.5)
+    tensor([0.1250, 0.2500, 0.5000, 1.0000])
     """
-    factors = decay ** torch.arange(count - 1, -1, -1.0)
-    factors[:frozen] = 0.0
-    return factors
+    return decay ** torch.arange(count - 1, -1, -1.0)
