@@ -4,7 +4,7 @@
   times a cosine), and trains once with each way to learn it.
 - `magnitude` starts augmentation magnitudes at zero, and compares with a grid of one global
   magnitude.
-- `augment` compares whole policies, also on color images (`colour_fashion.py`).
+- `augment` compares whole policies, also on color images (`color_fashion.py`).
 
 The accuracy is measured on the 10 000 test images, which no training and no hypergradient uses. The
 2 000 validation images of the hypergradients would give a biased and noisier accuracy.
@@ -12,7 +12,7 @@ The accuracy is measured on the 10 000 test images, which no training and no hyp
     python experiments/small_network.py rate
     python experiments/small_network.py magnitude
     python experiments/small_network.py augment --data fashion-mnist
-    python experiments/colour_fashion.py
+    python experiments/color_fashion.py
     python experiments/small_network.py augment --data cifar10
 
 Results are written to --out at once; a stopped command continues where it stopped.
@@ -61,7 +61,7 @@ from darts_lite.training.losses import cross_entropy
 BATCH = 64
 HELD_OUT = 128  # images in a validation batch
 DECAY = 5e-4
-COLOUR = Path("out-small/colour")  # of `colour_fashion.py`
+COLOUR = Path("out-small/colour")  # of `color_fashion.py`
 AUGMENT: dict[str, tuple[Any, Any, float]] = {  # range, kind and travel of what is learned
     "magnitude": (Interval(), "loss", 20.0),
     "probability": (Interval(0.02, 0.98), "loss", 8.0),

@@ -294,7 +294,10 @@ def print_table(found: dict[str, list[Row]], shown: Sequence[str], metric: str) 
     for name, rows in found.items():
         cells = [name, f"{statistics.fmean(r['epochs'] for r in rows):.0f}"]
         for column in shown:
-            each = summary([r.get(column, float("nan")) for r in rows])
+            if any(column not in row for row in rows):
+                cells.append("")
+                continue
+            each = summary([row[column] for row in rows])
             cells.append(f"{each['mean']:.2%} ± {each['interval']:.2%}")
         gains = [row[metric] - base for row, base in zip(rows, first)]
         gain = summary(gains)

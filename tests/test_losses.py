@@ -1,12 +1,11 @@
 """Every loss of `LOSSES`, on every kind of targets; then the values of each."""
 
-from collections.abc import Callable
+import inspect
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import f1_score
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
@@ -18,10 +17,12 @@ from darts_lite.training.losses import (
     cross_entropy,
     expected_cost,
     focal,
+    log_complement,
     soft_f1,
+    target_shares,
 )
 
-BATCH, CLASSES = 6, 4
+BATCH, CLASSES = 8, 4
 KINDS = ("hard", "soft", "mixed hard", "mixed soft")
 
 
@@ -34,7 +35,7 @@ def logits(dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def targets(kind: str, dtype: torch.dtype = torch.float64) -> Targets:
-    labels = torch.randint(CLASSES, (BATCH,), generator=seeded(1))
+    labels = torch.randperm(BATCH, generator=seeded(1)) % CLASSES  # each class twice
     if kind.endswith("soft"):
         labels = torch.rand(BATCH, CLASSES, generator=seeded(2), dtype=torch.float64).softmax(1)
         labels = labels.to(dtype)
@@ -42,6 +43,10 @@ def targets(kind: str, dtype: torch.dtype = torch.float64) -> Targets:
         share = torch.linspace(0, 1, BATCH, dtype=torch.float64).to(dtype)
         return MixedLabels(labels, labels.roll(1, 0), share)
     return labels
+
+
+def weights() -> Tensor:
+    return torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
 
 
 def as_soft(targets: Targets) -> Tensor:
@@ -61,9 +66,9 @@ def test_there_is_one_finite_loss_for_each_example(name, kind):
     for dtype in (torch.float32, torch.float64):
         losses = LOSSES[name](logits(dtype), targets(kind, dtype))
         assert losses.shape == (BATCH,) and losses.dtype == dtype and losses.isfinite().all()
-        if not LOSSES[name].of_the_batch:  # examples do not influence each other
-            one = LOSSES[name](logits(dtype)[:1], first(targets(kind, dtype)))
-            torch.testing.assert_close(one, losses[:1])
+        one = LOSSES[name](logits(dtype)[:1], first(targets(kind, dtype)))
+        same = torch.allclose(one, losses[:1])
+        assert same != LOSSES[name].batch_statistic  # examples do not influence each other
 
 
 def first(targets: Targets) -> Targets:
@@ -85,6 +90,76 @@ def test_derivatives_are_exact(name, kind):
         assert torch.autograd.gradcheck(
             lambda x, s: LOSSES[name](x, given._replace(share=s)), (x, share)
         )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_setting_can_be_learned(name, kind):
+    """Smoothing, class weights and own settings, with the mixed derivatives of a hypergradient."""
+    own = LOSSES[name].settings
+    starts = [torch.tensor(0.1), weights(), *(torch.tensor(s.default) for s in own.values())]
+    knobs = [start.double().requires_grad_() for start in starts]
+
+    def loss(x: Tensor, smoothing: Tensor, weights: Tensor, *rest: Tensor) -> Tensor:
+        return LOSSES[name](x, targets(kind), smoothing, weights, **dict(zip(own, rest)))
+
+    x = logits().requires_grad_()
+    assert torch.autograd.gradcheck(loss, (x, *knobs), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(loss, (x, *knobs))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_smoothed_labels_are_soft_labels(name, kind):
+    """For `soft_f1`, only where every class has targets: else smoothing would give it some."""
+    given, smoothing = targets(kind), 0.3
+    assert bool((as_soft(given).sum(0) > 0).all())
+    soft = (1 - smoothing) * as_soft(given) + smoothing / CLASSES
+    for knob in (smoothing, torch.tensor(smoothing, dtype=torch.float64)):
+        torch.testing.assert_close(
+            LOSSES[name](logits(), given, knob, weights()),
+            LOSSES[name](logits(), soft, class_weights=weights()),
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_class_weights_of_one_change_nothing(name, kind):
+    for smoothing in (0.0, 0.1):
+        plain = LOSSES[name](logits(), targets(kind), smoothing)
+        ones = LOSSES[name](logits(), targets(kind), smoothing, torch.ones(CLASSES))
+        torch.testing.assert_close(ones, plain)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_confident_predictions_have_finite_derivatives(name):
+    """First and second, in float32, where a probability is exactly zero or one."""
+    x = torch.tensor([[200.0, 0.0, -200.0], [0.0, 200.0, 1.0], [0.0, 0.0, 0.0]])
+    assert x.softmax(1)[0].tolist() == [1.0, 0.0, 0.0]
+    own = LOSSES[name].settings
+    for value in ({n: s.default for n, s in own.items()}, dict.fromkeys(own, 0.5)):
+        knobs = [torch.tensor(each, requires_grad=True) for each in value.values()]
+        for label in range(3):
+            variables = [x.clone().requires_grad_(), *knobs]
+            losses = LOSSES[name](
+                variables[0], torch.full((3,), label), **dict(zip(own, variables[1:]))
+            )
+            slopes = torch.autograd.grad(losses.sum(), variables, create_graph=True)
+            total = torch.stack([slope.square().sum() for slope in slopes]).sum()
+            second = torch.autograd.grad(total, variables)
+            for each in (losses, *slopes, *second):
+                assert each.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_record_has_the_settings_of_the_function(name):
+    record = LOSSES[name]
+    first, *own = list(inspect.signature(record.function).parameters.values())[3:]
+    assert first.name == "class_weights"
+    assert {each.name: each.default for each in own} == {
+        setting: entry.default for setting, entry in record.settings.items()
+    }
+    assert all(entry.low < entry.default < entry.high for entry in record.settings.values())
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -121,10 +196,11 @@ def test_nothing_waits_for_the_device(name, kind):
     "change, message",
     [
         (lambda x, y: (x, y[:3]), r"labels must be \[B\] long .*, got \(3,\), torch.int64 for"),
-        (lambda x, y: (x, y.float()), r"got \(6,\), torch.float32 for \(6, 4\)"),
+        (lambda x, y: (x, y.float()), r"got \(8,\), torch.float32 for \(8, 4\)"),
         (lambda x, y: (x[0], y), r"for logits \[B, K\], got .* for \(4,\)"),
         (lambda x, y: (x, MixedLabels(y, y[:3], x[:, 0])), r"got \(3,\), torch.int64"),
-        (lambda x, y: (x, MixedLabels(y, y, x[:1, 0])), r"share must be \[B\], got \(1,\) for 6"),
+        (lambda x, y: (x, MixedLabels(y, y, x[:1, 0])), r"share must be \[B\], got \(1,\) for 8"),
+        (lambda x, y: (x, y, 0.0, x[0, :3]), r"class_weights must be \[K\], got \(3,\) for 4 cla"),
     ],
 )
 @pytest.mark.parametrize("name", LOSSES)
@@ -134,69 +210,29 @@ def test_targets_that_do_not_fit_are_refused(name, change, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("smoothing", [-0.1, 1.1, float("nan")])
 @pytest.mark.parametrize("name", LOSSES)
-def test_label_smoothing_and_own_settings_can_be_learned(name, kind):
-    """The mixed second derivative is what a hypergradient needs."""
-    own = LOSSES[name].settings
-    starts = {"label_smoothing": 0.1, **{n: s.default for n, s in own.items()}}
-    values = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in starts.values()]
-    x, given = logits().requires_grad_(), targets(kind)
-
-    def loss(x: Tensor, *values: Tensor) -> Tensor:
-        return LOSSES[name](x, given, **dict(zip(starts, values)))
-
-    assert torch.autograd.gradcheck(loss, (x, *values))
-    assert torch.autograd.gradgradcheck(loss, (x, *values))
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_number_and_a_tensor_give_the_same_loss(name):
-    for kind in KINDS:
-        given, knob = targets(kind), torch.tensor(0.2, dtype=torch.float64)
-        found = LOSSES[name](logits(), given, label_smoothing=0.2)
-        torch.testing.assert_close(LOSSES[name](logits(), given, label_smoothing=knob), found)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_sure_logits_have_finite_derivatives_in_float32(name):
-    """Also of learned settings, where a probability is exactly one or zero."""
-    for size in (1.0, 30.0, 200.0):
-        x = (size * torch.eye(CLASSES)).requires_grad_()
-        labels = torch.tensor([0, 1, 2, 0])
-        own = {n: torch.tensor(s.default) for n, s in LOSSES[name].settings.items()}
-        knobs = {"label_smoothing": torch.tensor(0.1), **own}
-        for knob in knobs.values():
-            knob.requires_grad_()
-        losses = LOSSES[name](x, labels, **knobs)
-        slopes = torch.autograd.grad(losses.sum(), [x, *knobs.values()], create_graph=True)
-        assert losses.isfinite().all() and all(s.isfinite().all() for s in slopes)
-        (second,) = torch.autograd.grad(slopes[0].square().sum(), x)
-        assert second.isfinite().all()
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_equal_class_weights_change_nothing_but_the_scale(name):
-    """Of a mean over classes, as in soft F1, they change nothing at all."""
-    for kind in KINDS:
-        twice = torch.full((CLASSES,), 2.0)
-        found = LOSSES[name](logits(), targets(kind), label_smoothing=0.1, class_weights=twice)
-        plain = LOSSES[name](logits(), targets(kind), label_smoothing=0.1)
-        torch.testing.assert_close(found, plain if LOSSES[name].of_the_batch else 2 * plain)
+def test_label_smoothing_out_of_range_is_refused(name, smoothing):
+    with pytest.raises(UserError, match=rf"label_smoothing must be in \[0, 1\], got {smoothing}"):
+        LOSSES[name](logits(), targets("hard"), smoothing)
 
 
 # --- cross entropy --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("weight", [None, weights()], ids=["plain", "weighted"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("kind", KINDS)
-def test_cross_entropy_equals_that_of_torch(kind, smoothing):
+def test_cross_entropy_equals_that_of_torch(kind, smoothing, weight):
     given = targets(kind)
-    expected = F.cross_entropy(
-        logits(), as_soft(given), reduction="none", label_smoothing=smoothing
-    )
+    alike = [as_soft(given)] if kind != "hard" else [as_soft(given), given]
     for knob in (smoothing, torch.tensor(smoothing, dtype=torch.float64)):
-        torch.testing.assert_close(cross_entropy(logits(), given, knob), expected)
+        losses = cross_entropy(logits(), given, knob, weight)
+        for each in alike:
+            expected = F.cross_entropy(
+                logits(), each, weight, reduction="none", label_smoothing=smoothing
+            )
+            torch.testing.assert_close(losses, expected)
 
 
 def test_cross_entropy_of_labels_is_the_fused_kernel_of_torch():
@@ -206,90 +242,132 @@ def test_cross_entropy_of_labels_is_the_fused_kernel_of_torch():
     assert torch.equal(cross_entropy(x, labels, 0.1), expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_label_smoothing_can_be_learned(kind):
-    x, s = logits().requires_grad_(), torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
-    loss: Callable[..., Tensor] = lambda x, s: cross_entropy(x, targets(kind), s)  # noqa: E731
-    assert torch.autograd.gradcheck(loss, (x, s))
-    assert torch.autograd.gradgradcheck(loss, (x, s))  # the mixed derivative of a hypergradient
-
-
-@pytest.mark.parametrize("smoothing", [-0.1, 1.1, float("nan")])
-def test_label_smoothing_out_of_range_is_refused(smoothing):
-    with pytest.raises(UserError, match=rf"label_smoothing must be in \[0, 1\], got {smoothing}"):
-        cross_entropy(logits(), targets("hard"), smoothing)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("kind", KINDS)
-def test_class_weights_are_those_of_torch(kind, smoothing):
-    given, weights = targets(kind), torch.tensor([0.5, 1.0, 2.0, 0.0], dtype=torch.float64)
-    expected = F.cross_entropy(
-        logits(), as_soft(given), weights, reduction="none", label_smoothing=smoothing
-    )
-    for knob in (smoothing, torch.tensor(smoothing, dtype=torch.float64)):
-        torch.testing.assert_close(cross_entropy(logits(), given, knob, weights), expected)
-    if kind == "hard":
-        hard = F.cross_entropy(
-            logits(), given, weights, reduction="none", label_smoothing=smoothing
-        )
-        torch.testing.assert_close(cross_entropy(logits(), given, smoothing, weights), hard)
-
-
-# --- the other losses -----------------------------------------------------------------------------
+# --- focal ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_focal_with_gamma_zero_is_cross_entropy(kind):
-    for smoothing in (0.0, 0.1):
-        found = focal(logits(), targets(kind), smoothing, gamma=0.0)
-        torch.testing.assert_close(found, cross_entropy(logits(), targets(kind), smoothing))
+    for gamma in (0.0, torch.tensor(0.0)):
+        torch.testing.assert_close(
+            focal(logits(), targets(kind), 0.1, weights(), gamma),
+            cross_entropy(logits(), targets(kind), 0.1, weights()),
+        )
 
 
-@pytest.mark.parametrize("gamma", [0.5, 2.0, 5.0])
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_focal_is_its_formula(kind, gamma):
+    p = logits().softmax(1)
+    costs = -weights() * (1 - p) ** gamma * p.log()
+    expected = 0.9 * (as_soft(targets(kind)) * costs).sum(1) + 0.1 * costs.mean(1)
+    for knob in (gamma, torch.tensor(gamma, dtype=torch.float64)):
+        torch.testing.assert_close(focal(logits(), targets(kind), 0.1, weights(), knob), expected)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
 def test_focal_of_two_classes_is_that_of_torchvision(gamma):
-    """The softmax of (0, z) is the sigmoid of z."""
-    z = logits()[:, 0]
-    labels = torch.tensor([0, 1, 1, 0, 1, 0])
-    expected = sigmoid_focal_loss(z, labels.double(), alpha=-1, gamma=gamma)
-    found = focal(torch.stack([torch.zeros_like(z), z], 1), labels, gamma=gamma)
-    torch.testing.assert_close(found, expected)
+    """The logit of torchvision is the difference of ours, and its alpha weights the first class."""
+    x, labels = logits()[:, :2], torch.tensor([0, 1, 1, 0, 0, 1, 0, 1])
+    expected = sigmoid_focal_loss(x[:, 1] - x[:, 0], labels.double(), 0.25, gamma)
+    alpha = torch.tensor([0.75, 0.25])
+    torch.testing.assert_close(
+        focal(x, labels, class_weights=alpha.double(), gamma=gamma), expected
+    )
+
+
+@pytest.mark.parametrize("gamma", [-0.1, float("inf"), float("nan")])
+def test_gamma_out_of_range_is_refused(gamma):
+    with pytest.raises(UserError, match=rf"gamma must be finite and at least 0, got {gamma}"):
+        focal(logits(), targets("hard"), gamma=gamma)
+
+
+def test_log_complement_is_exact_in_float32():
+    """Compared with float64, and with the closed form where that cancels too."""
+    x = torch.tensor([[30.0, 0.0, -1.0], [0.0, 0.0, 0.0], [12.0, 5.0, 5.0], [1.0, 1.0, -9.0]])
+    exact = torch.log1p(-x.double().softmax(1))
+    exact[0, 0] = torch.tensor([0.0, -1.0]).logsumexp(0).double() - 30
+    torch.testing.assert_close(log_complement(x.log_softmax(1)).double(), exact, rtol=1e-5, atol=0)
+
+
+# --- binary cross entropy -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_bce_equals_that_of_torch(kind, smoothing):
+    """With the smoothed shares of timm: s / K for the others, 1 - s + s / K for the label."""
+    off = smoothing / CLASSES
+    shares = off + (1 - smoothing) * as_soft(targets(kind))
+    expected = F.binary_cross_entropy_with_logits(
+        logits(), shares, pos_weight=weights(), reduction="none"
+    )
+    losses = bce(logits(), targets(kind), smoothing, weights())
+    torch.testing.assert_close(losses, expected.sum(1))
+
+
+def test_bce_takes_labels_of_several_classes():
+    several = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]).double()
+    expected = F.binary_cross_entropy_with_logits(logits()[:2], several, reduction="none").sum(1)
+    torch.testing.assert_close(bce(logits()[:2], several), expected)
+
+
+# --- soft F1 --------------------------------------------------------------------------------------
+
+
+def f1_of(p: Tensor, y: Tensor, k: int) -> Tensor:
+    """Return the F1 score of class k from its soft counts, one by one."""
+    true = sum(y[i, k] * p[i, k] for i in range(len(p)))
+    false_positive = sum((1 - y[i, k]) * p[i, k] for i in range(len(p)))
+    false_negative = sum(y[i, k] * (1 - p[i, k]) for i in range(len(p)))
+    return 2 * true / (2 * true + false_positive + false_negative)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_soft_f1_is_one_minus_the_macro_f1_score_of_soft_counts(kind, smoothing):
+    p, y = logits().softmax(1), as_soft(targets(kind))
+    y = (1 - smoothing) * y + smoothing / CLASSES
+    scores = torch.stack([f1_of(p, y, k) for k in range(CLASSES)])
+    found = soft_f1(logits(), targets(kind), smoothing).mean()
+    torch.testing.assert_close(found, 1 - scores.mean())
+    found = soft_f1(logits(), targets(kind), smoothing, weights()).mean()
+    torch.testing.assert_close(found, 1 - (weights() * scores).sum() / weights().sum())
+
+
+def test_soft_f1_of_sure_predictions_is_the_f1_score():
+    from sklearn.metrics import f1_score
+
+    predicted = torch.randint(CLASSES, (50,), generator=seeded(3))
+    labels = torch.randint(CLASSES, (50,), generator=seeded(4))
+    found = soft_f1(1000.0 * F.one_hot(predicted, CLASSES), labels).mean()
+    assert 1 - found.item() == pytest.approx(f1_score(labels, predicted, average="macro"), rel=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_soft_f1_leaves_out_classes_without_targets(smoothing):
+    """Predicted or not; with a probability of zero as well."""
+    labels = torch.tensor([0, 1, 1, 0, 0, 1, 0, 1])
+    y = (1 - smoothing) * F.one_hot(labels, CLASSES).double() + smoothing / CLASSES
+    for x in (logits(), logits() - torch.tensor([0.0, 0.0, 0.0, 2000.0]).double()):
+        x.requires_grad_()
+        expected = 1 - (f1_of(x.softmax(1), y, 0) + f1_of(x.softmax(1), y, 1)) / 2
+        found = soft_f1(x, labels, smoothing).mean()
+        torch.testing.assert_close(found, expected)
+        assert torch.autograd.grad(found, x)[0].isfinite().all()
+
+
+def test_soft_f1_of_no_weight_or_no_target_is_one():
+    losses = soft_f1(logits(), targets("hard"), class_weights=torch.zeros(CLASSES))
+    assert torch.equal(losses, torch.ones_like(losses))
+    assert torch.equal(soft_f1(logits(), torch.zeros(BATCH, CLASSES).double()), losses)
+
+
+# --- the helpers ----------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_bce_is_the_sum_of_that_of_torch(kind, smoothing):
-    given = targets(kind)
-    shares = as_soft(given) * (1 - smoothing) + smoothing / CLASSES
-    expected = F.binary_cross_entropy_with_logits(logits(), shares, reduction="none")
-    torch.testing.assert_close(bce(logits(), given, smoothing), expected.sum(1))
-    weights = torch.tensor([0.5, 1.0, 2.0, 0.0], dtype=torch.float64)
-    found = bce(logits(), given, smoothing, weights)
-    torch.testing.assert_close(found, (expected * weights).sum(1))
-
-
-def test_soft_f1_of_certain_predictions_is_one_minus_macro_f1():
-    """Over the classes with targets; scikit-learn counts."""
-    labels = torch.tensor([0, 0, 1, 1, 2, 0])  # no target of class 3
-    guesses = torch.tensor([0, 1, 1, 3, 2, 2])
-    x = 200.0 * F.one_hot(guesses, CLASSES).double()
-    expected = 1 - f1_score(labels, guesses, labels=[0, 1, 2], average="macro")
-    assert float(soft_f1(x, labels).mean()) == pytest.approx(expected)
-    weights = torch.tensor([3.0, 1.0, 1.0, 7.0])
-    each = f1_score(labels, guesses, labels=[0, 1, 2], average=None)
-    found = soft_f1(x, labels, class_weights=weights).mean()
-    assert float(found) == pytest.approx(1 - (3 * each[0] + each[1] + each[2]) / 5)
-
-
-def test_soft_f1_is_the_statistic_of_soft_counts():
-    given = targets("mixed soft")
-    p, y = logits().softmax(1), as_soft(given)
-    tp, fp, fn = (p * y).sum(0), (p * (1 - y)).sum(0), ((1 - p) * y).sum(0)
-    expected = 1 - (2 * tp / (2 * tp + fp + fn)).mean()
-    torch.testing.assert_close(soft_f1(logits(), given).mean(), expected)
-
-
-# --- the helper -----------------------------------------------------------------------------------
+def test_target_shares_are_soft_labels(kind):
+    torch.testing.assert_close(target_shares(targets(kind), logits()), as_soft(targets(kind)))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from darts_lite.augment import MixedLabels, Targets
+from darts_lite.augment import Targets
 from darts_lite.hypergradient.hyperparameters import HyperSpec, Interval, LogInterval
 from darts_lite.training.distillation_losses import decoupled, kl
 
@@ -67,7 +67,7 @@ class Teacher:
             if self.kind == "kl":
                 told = kl(student, teacher, temperature)
             else:
-                told = decoupled(student, teacher, _labels(targets), temperature)
+                told = decoupled(student, teacher, targets, temperature)
             return (1 - weight) * loss(student, targets) + weight * told
 
         return both
@@ -75,14 +75,6 @@ class Teacher:
     def beside(self, student: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """Return a function from images to the logits of student and teacher, `[B, 2K]`."""
         return lambda images: torch.cat([student(images), self.logits(images)], 1)
-
-
-def _labels(targets: Targets) -> Tensor:
-    """Return the label `[B]` with the largest share of each example."""
-    if not isinstance(targets, MixedLabels):
-        return targets if targets.dim() == 1 else targets.argmax(1)
-    own, partner = _labels(targets.labels), _labels(targets.partners)
-    return torch.where(targets.share > 0.5, partner, own)
 
 
 def ensemble(members: list[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:

@@ -4,7 +4,7 @@ Each image shows a garment in a random color, as bright as the original, on a ra
 scikit-learn's photographs (after MNIST-M, Ganin et al. 2016). There are 50 000 training and 10 000
 test images, 32 x 32 x 3, in ten classes. The reader of CIFAR-10 can read the files.
 
-    python experiments/colour_fashion.py --out out-small/colour
+    python experiments/color_fashion.py --out out-small/colour
 """
 
 from __future__ import annotations
