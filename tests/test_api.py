@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_names_load_when_they_are_asked_for() -> None:
     code = "import sys, darts_lite; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    assert {"search", "derive", "tune", "load", "Genotype", "Learner"} <= set(dir(dl))
+    assert {"search", "derive", "selftrain", "tune", "load", "Genotype", "Learner"} <= set(dir(dl))
     for name in dl.__all__:
         assert getattr(dl, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'fly'"):

@@ -38,6 +38,13 @@ def trained(searched: Path) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def plain(searched: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a training without any option."""
+    derive(searched, searched.parent / "plain")
+    return weights(searched.parent / "plain")
+
+
 def derive(searched: Path, out: Path, *words: object) -> dict[str, Any]:
     words = words if "--epochs" in words else ("--epochs", 2, *words)
     result = call("derive", "--genotype", searched / "g.json", "--out", out, *words)
@@ -74,14 +81,14 @@ def weights(out: Path, file: str = "model.pt") -> dict[str, torch.Tensor]:
     ],
     ids=lambda words: " ".join(map(str, words)),
 )
-def test_an_option_changes_the_training(searched: Path, tmp_path: Path, words: list[Any]) -> None:
-    plain, other = tmp_path / "plain", tmp_path / "other"
-    derive(searched, plain)
-    metrics = derive(searched, other, *words)
+def test_an_option_changes_the_training(
+    searched: Path, plain: dict[str, torch.Tensor], tmp_path: Path, words: list[Any]
+) -> None:
+    metrics = derive(searched, tmp_path, *words)
     assert metrics["epochs"] == pytest.approx(2, abs=0.2)
-    one, two = weights(plain), weights(other)
-    assert any(not torch.equal(one[n], two[n]) for n in one)
-    assert all(v.isfinite().all() for v in two.values())
+    other = weights(tmp_path)
+    assert any(not torch.equal(plain[n], other[n]) for n in plain)
+    assert all(v.isfinite().all() for v in other.values())
 
 
 def test_frozen_features_keep_their_start_and_the_classifier_learns(
@@ -196,13 +203,16 @@ def test_an_interrupted_training_continues_to_the_same_weights(
 @pytest.mark.parametrize("kind", ["kl", "decoupled"])
 @pytest.mark.parametrize("teacher", ["run", "ensemble", "supernet"])
 def test_a_student_learns_from_a_teacher(
-    searched: Path, trained: Path, tmp_path: Path, teacher: str, kind: str
+    searched: Path,
+    trained: Path,
+    plain: dict[str, torch.Tensor],
+    tmp_path: Path,
+    teacher: str,
+    kind: str,
 ) -> None:
     named = {"run": trained, "ensemble": f"ensemble:{trained},{trained}", "supernet": "supernet"}
-    plain, other = tmp_path / "plain", tmp_path / "other"
-    derive(searched, plain)
-    derive(searched, other, "--teacher", named[teacher], "--distillation", kind)
-    assert not torch.equal(weights(plain)["stem.weight"], weights(other)["stem.weight"])
+    derive(searched, tmp_path, "--teacher", named[teacher], "--distillation", kind)
+    assert not torch.equal(plain["stem.weight"], weights(tmp_path)["stem.weight"])
 
 
 def test_a_study_is_an_ensemble_of_its_trials(searched: Path, tmp_path: Path) -> None:

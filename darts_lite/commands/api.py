@@ -10,9 +10,10 @@ from darts_lite.architecture.genotype import Genotype
 from darts_lite.commands import derive as _derive
 from darts_lite.commands import random_baseline, several
 from darts_lite.commands import search as _search
+from darts_lite.commands import selftrain as _selftrain
 from darts_lite.hpo.options import TuneOptions
 from darts_lite.nas.options import SearchOptions
-from darts_lite.training.options import DeriveOptions
+from darts_lite.training.options import DeriveOptions, SelfTrainOptions
 from darts_lite.training.run import Say
 
 
@@ -54,6 +55,20 @@ def derive_command(options: DeriveOptions) -> Callable[..., dict[str, Any]]:
     if options.repeats is not None or (options.folds is not None and options.fold is None):
         return several.derive_several
     return _derive.derive
+
+
+def selftrain(*, resume: bool = False, say: Say = print, **options: Any) -> dict[str, Any]:
+    """Let a teacher label images, and its students become teachers; return `selftrain.json`.
+
+    Arguments:
+        resume: whether to continue the run in `out` with its own settings.
+        say: prints a line for the user.
+        options: fields of `SelfTrainOptions`, the flags of the command, such as
+            `unlabelled="photos"`.
+    Raises: `UserError` for bad input; `TypeError` for an unknown option.
+    """
+    given = set(options) if resume else None
+    return _selftrain.selftrain(SelfTrainOptions(**options), resume=given, say=say)
 
 
 def tune(*, resume: bool = False, say: Say = print, **options: Any) -> Path:
