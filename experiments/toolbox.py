@@ -339,9 +339,11 @@ def imbalance_command(seconds: float, out: str) -> None:
 @main.command("unlabelled")
 @seconds_option
 @out_option
-def unlabelled_command(seconds: float, out: str) -> None:
+@click.option("--once", is_flag=True, help="Leave out the self-training in rounds.")
+def unlabelled_command(seconds: float, out: str, once: bool) -> None:
     """Compare pseudo-labels and self-training; every training has the seconds."""
-    run(unlabelled, UNLABELLED, seconds, out, ("accuracy", "right"), "accuracy")
+    names = UNLABELLED[:2] if once else UNLABELLED
+    run(unlabelled, names, seconds, out, ("accuracy", "right"), "accuracy")
 
 
 @main.command("transfer")
