@@ -50,7 +50,7 @@ def begin(model: nn.Module) -> InnerState:
 
 def same(found: InnerState, model: nn.Module) -> None:
     for one, two in zip(found.params, model.parameters()):
-        torch.testing.assert_close(one, two.detach(), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(one, two.detach(), rtol=1e-11, atol=1e-13)  # rounding
 
 
 def test_accumulated_batches_equal_one_large_batch(model, batches):
@@ -96,7 +96,7 @@ def test_the_sharpness_aware_step_takes_the_gradient_at_the_ascended_weights(mod
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         size = torch.sqrt(sum((p.grad.square().sum() for p in model.parameters()), torch.zeros(())))
-        moves = [radius * p.grad / size for p in model.parameters()]
+        moves = [radius * p.grad / (size + 1e-12) for p in model.parameters()]
         with torch.no_grad():
             for p, move in zip(model.parameters(), moves):
                 p.add_(move)
