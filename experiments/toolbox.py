@@ -28,13 +28,13 @@ from typing import Any
 import click
 import torch
 
-from darts_lite.architecture.cost import network_cost
+from darts_lite.architecture.cost import genotype_with_cost
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network
 from darts_lite.architecture.presets import blocks
 from darts_lite.architecture.recipe import Recipe
 from darts_lite.architecture.space import Operation
-from darts_lite.commands.several import summary
+from darts_lite.commands.folds import summary
 from darts_lite.data import Dataset, Images, Splits, load, split
 from darts_lite.data.splits import left_over
 from darts_lite.data.unlabelled import Unlabelled
@@ -48,7 +48,7 @@ from darts_lite.training.metrics import evaluate
 from darts_lite.training.options import DeriveOptions
 from darts_lite.training.self_training import PseudoLabels, pseudo_labels
 from darts_lite.training.task import TrainTask
-from darts_lite.training.test_time import probabilities
+from darts_lite.training.tta import probabilities
 
 CPU = torch.device("cpu")
 CHANNELS = 16
@@ -79,15 +79,11 @@ def by_hand(dataset: Dataset, channels: int = CHANNELS, rate: float = 0.1) -> Ge
         replace(cell, edges=(replace(cell.edges[0], operations=(conv,)),)) for cell in space.cells
     )
     space = replace(space, cells=chain)
-    image = (dataset.channels, *dataset.image_size)
-    cost = network_cost(space, image, len(dataset.classes))
     schedules = {"lr": ((0.0, rate),), "weight_decay": ((0.0, 5e-4),)}
-    return Genotype(
-        space=space,
-        image=image,
-        classes=dataset.classes,
-        parameters=cost.parameters,
-        macs=cost.macs,
+    return genotype_with_cost(
+        space,
+        dataset.image,
+        dataset.classes,
         recipe=Recipe(batch_size=128, augment="standard", schedules=schedules),
         dataset=dict(dataset.fingerprint),  # type: ignore[arg-type]
     )

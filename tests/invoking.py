@@ -25,7 +25,11 @@ def call(*arguments: object) -> Result:
 
 def refuse(*arguments: object) -> str:
     """Run a command that must fail for bad input; return its one line."""
-    result = call(*arguments)
+    return refusal(call(*arguments))
+
+
+def refusal(result: Result) -> str:
+    """Return the one line of a command that failed for bad input."""
     assert result.exit_code == 2, result.output
     assert result.exception is None or isinstance(result.exception, SystemExit)
     lines = [line for line in result.stderr.splitlines() if line.startswith(("error:", "Error:"))]

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import optuna
 import pytest
 from click.testing import Result
-from invoking import invoke
+from invoking import invoke, refusal
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -44,13 +44,7 @@ def call(*arguments: object) -> Result:
 
 def refuse(*arguments: object) -> str:
     """Run a command with bad input; return its one-line error."""
-    result = call(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    lines = [line for line in result.stderr.splitlines() if line.startswith(("error:", "Error:"))]
-    assert len(lines) == 1, result.stderr
-    assert "Traceback" not in result.output
-    return lines[0]
+    return refusal(call(*arguments))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ SHOWN = ("parameters", "macs", "epochs", "test_accuracy")
 def genotype(space: SearchSpace) -> Genotype:
     """Return the genotype of a discrete space, as a search on 160 digits writes it."""
     dataset = load("digits", Path("data"))
-    image = (dataset.channels, *dataset.image_size)
+    image = dataset.image
     cost = network_cost(space, image, len(dataset.classes))
     schedules = {"lr": ((0.0, 0.1), (1.0, 0.2)), "weight_decay": ((0.0, 1e-3),)}
     return Genotype(

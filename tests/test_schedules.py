@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from darts_lite.architecture.recipe import LossName, ScheduleName
-from darts_lite.hpo.options import Maximized
 from darts_lite.schedules import SCHEDULES, cosine, lr_factor
 from darts_lite.training.losses import LOSSES
 from darts_lite.training.metrics import METRICS
@@ -29,7 +28,6 @@ def test_a_recipe_names_what_is_registered() -> None:
     assert get_args(ScheduleName) == tuple(SCHEDULES)
     assert set(get_args(LossName)) == set(LOSSES)
     assert get_args(MetricName) == tuple(METRICS)
-    assert get_args(Maximized) == tuple(n for n, m in METRICS.items() if m.larger_is_better)
 
 
 # --- against the schedulers of torch --------------------------------------------------------------

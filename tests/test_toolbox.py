@@ -222,6 +222,8 @@ def test_a_study_is_an_ensemble_of_its_trials(searched: Path, tmp_path: Path) ->
     result = call("tune", "--method", "random", *small, "--epochs", 1, "--trials", 2,
                   "--select-by", "macro_f1", "--out", study)  # fmt: skip
     assert result.exit_code == 0, result.output
+    again = call("tune", "--resume", "--out", study)  # needs no other option
+    assert again.exit_code == 0, again.output
     trials = [p.parent for p in study.glob("trials/*/model.pt")]
     assert trials
     one, two = tmp_path / "one", tmp_path / "two"
@@ -237,6 +239,24 @@ def test_a_study_is_an_ensemble_of_its_trials(searched: Path, tmp_path: Path) ->
                                               if "fidelity" in s][-1])  # fmt: skip
 
 
+def test_a_study_of_a_metric_to_minimize_is_refused(tmp_path: Path) -> None:
+    line = ["tune", "--method", "random", "--dataset", "digits", "--trials", 1, "--out", tmp_path]
+    assert "must be a metric to maximize, accuracy" in refuse(*line, "--select-by", "ece")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tune", "--dataset", "digits"], "--method must be one of random, tpe"),
+        (["selftrain"], "--unlabelled must name a folder of images"),
+    ],
+)
+def test_what_a_new_run_needs_is_said(tmp_path: Path, words: list[Any], said: str) -> None:
+    assert said in refuse(*words, "--out", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_with_the_whole_weight_and_many_epochs_the_student_agrees_with_its_teacher(
     searched: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -247,6 +267,40 @@ def test_with_the_whole_weight_and_many_epochs_the_student_agrees_with_its_teach
     one, two = (dl.load(out).predict(images) for out in (trained, tmp_path / "d"))
     same = np.mean([a == b for a, b in zip(one.classes, two.classes)])
     assert same > 0.6  # on noise, which neither of them has seen
+
+
+@pytest.mark.parametrize("how", ["--teacher", "--from"])
+def test_validation_images_that_a_teacher_saw_are_not_called_held_out(
+    searched: Path, trained: Path, tmp_path: Path, how: str
+) -> None:
+    """`trained` learned from all images; a training that held them out may teach."""
+    line = ["derive", "--genotype", searched / "g.json", "--epochs", 1, "--select", "held_out"]
+    seen = call(*line, how, trained, "--out", tmp_path / "seen")
+    assert "validation figures come out too high" in seen.stderr
+    assert not json.loads((tmp_path / "seen" / "metrics.json").read_text())["validation_held_out"]
+    derive(searched, tmp_path / "fair", "--epochs", 1, "--select", "held_out")
+    fair = call(*line, how, tmp_path / "fair", "--out", tmp_path / "again")
+    assert "too high" not in fair.stderr
+    assert json.loads((tmp_path / "again" / "metrics.json").read_text())["validation_held_out"]
+
+
+def test_the_users_values_win_over_learned_ones(
+    searched: Path, trained: Path, tmp_path: Path
+) -> None:
+    names = "label_smoothing,teacher_weight,temperature"
+    derive(searched, tmp_path / "d", "--epochs", 1, "--hyperparameters", "online", "--teacher",
+           trained, "--learn", names)  # fmt: skip
+    line = ["derive", "--genotype", tmp_path / "d" / "learned.json", "--epochs", 1]
+    for out, words in (("learned", []), ("said", ["--label-smoothing", 0.2, "--temperature", 3])):
+        result = call(*line, "--teacher", trained, *words, "--out", tmp_path / out)
+        assert result.exit_code == 0, result.output
+    rows = [
+        json.loads((tmp_path / out / "metrics.jsonl").read_text().splitlines()[1])
+        for out in ("learned", "said")
+    ]
+    assert {f"used/{n}" for n in names.split(",")} <= rows[0].keys()
+    assert not {"used/label_smoothing", "used/temperature"} & rows[1].keys()
+    assert "used/teacher_weight" in rows[1]
 
 
 def test_a_teacher_of_other_classes_needs_a_map(
@@ -345,6 +399,8 @@ def test_folds_predict_every_image_once_and_are_an_ensemble(searched: Path, tmp_
     derive(searched, tmp_path / "d", "--epochs", 1, "--teacher", out)
     again = call("derive", "--resume", "--folds", 3, "--out", out)
     assert again.exit_code == 0, again.output
+    said = refuse("derive", "--genotype", searched / "g.json", "--folds", 3, "--out", out)
+    assert "continue the run with `derive --folds 3 --resume`" in said
 
 
 def test_repeats_have_an_interval(searched: Path, tmp_path: Path) -> None:
@@ -373,7 +429,11 @@ def test_repeats_have_an_interval(searched: Path, tmp_path: Path) -> None:
         (["--learn", "gamma"], "--learn needs --hyperparameters online"),
         (["--learn", "gamma", "--hyperparameters", "online"], "label_smoothing, got 'gamma'"),
         (["--learn", "layer_lr", "--hyperparameters", "online"], "needs an estimator"),
-        (["--precision", "bf16", "--hyperparameters", "online"], "needs --precision float32"),
+        (["--precision", "bf16", "--hyperparameters", "online"], "must be without --precision"),
+        (["--accumulate", 2, "--hyperparameters", "online"], "must be without --accumulate"),
+        (["--clip", 1, "--hyperparameters", "online"], "must be without --clip"),
+        (["--sharpness", 0.05, "--hyperparameters", "online"], "must be without --sharpness"),
+        (["--fold", 1], "--fold needs --folds"),
         (["--freeze", "9"], "--freeze must be features or a number"),
         (["--teacher", "nowhere"], "must hold a finished training"),
         (["--teacher", "timm:resnet18:no.pt"], "timm"),

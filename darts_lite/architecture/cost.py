@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network, stages_of
 from darts_lite.architecture.operations import CANDIDATES, has_residual
 from darts_lite.architecture.space import Cell, Operation, SearchSpace
@@ -86,6 +87,21 @@ def network_cost(space: SearchSpace, image: tuple[int, int, int], classes: int) 
     with torch.device("meta"):
         network = Network(space, image, classes)
         return count(network, torch.empty(1, *image))
+
+
+def genotype_with_cost(
+    space: SearchSpace, image: tuple[int, int, int], classes: tuple[str, ...], **rest: Any
+) -> Genotype:
+    """Return the genotype of a discrete space, with its numbers of parameters and MACs.
+
+    Arguments:
+        space: Discrete space.
+        image: Channels, height and width of an input image.
+        classes: Class names.
+        rest: Further fields of `Genotype`.
+    """
+    cost = network_cost(space, image, len(classes))
+    return Genotype(space=space, image=image, classes=classes, **cost._asdict(), **rest)
 
 
 class CostTable:

@@ -8,9 +8,10 @@ from typing import Any
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.commands import derive as _derive
-from darts_lite.commands import random_baseline, several
+from darts_lite.commands import folds, random_baseline
 from darts_lite.commands import search as _search
 from darts_lite.commands import selftrain as _selftrain
+from darts_lite.errors import UserError
 from darts_lite.hpo.options import TuneOptions
 from darts_lite.nas.options import SearchOptions
 from darts_lite.training.options import DeriveOptions, SelfTrainOptions
@@ -49,11 +50,16 @@ def derive(*, resume: bool = False, say: Say = print, **options: Any) -> dict[st
 
 
 def derive_command(options: DeriveOptions) -> Callable[..., dict[str, Any]]:
-    """Return the function that does what the options of `derive` ask for."""
+    """Return the function that does what the options of `derive` ask for.
+
+    Raises: `UserError` for a fold without a number of folds.
+    """
+    if options.fold is not None and options.folds is None:
+        raise UserError("--fold needs --folds, the number of folds, got none; add it")
     if options.random is not None:
         return random_baseline.derive_random
     if options.repeats is not None or (options.folds is not None and options.fold is None):
-        return several.derive_several
+        return folds.derive_folds
     return _derive.derive
 
 

@@ -65,7 +65,7 @@ def derive(context: click.Context, /, resume: bool, **flags: Any) -> None:
 
 
 @main.command()
-@options_of(SelfTrainOptions)
+@options_of(SelfTrainOptions, required=("unlabelled",))
 @_resume
 @click.pass_context
 def selftrain(context: click.Context, /, resume: bool, **flags: Any) -> None:

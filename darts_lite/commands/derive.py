@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from darts_lite.architecture.genotype import Genotype
-from darts_lite.commands.teachers import labels_of, start_of, teacher_of
+from darts_lite.commands.teachers import labels_of, start_of, teacher_of, that_saw
 from darts_lite.data import Dataset
 from darts_lite.data.splits import fold_of
 from darts_lite.errors import UserError
@@ -34,7 +34,7 @@ from darts_lite.training.run import (
 )
 from darts_lite.training.self_training import PseudoLabels
 from darts_lite.training.task import TrainTask
-from darts_lite.training.test_time import probabilities, require_views
+from darts_lite.training.tta import probabilities, require_views
 
 
 def derive(
@@ -87,7 +87,13 @@ def derive(
     )
     for text in task.hyper.caveats():
         loop.warn(text)
-    account = _trained(run, task)
+    saw = that_saw(options, genotype) if task.held_out else []
+    for other in saw:
+        loop.warn(
+            f"{other} was trained on validation images of this run, so validation figures come out "
+            "too high; test figures are not concerned"
+        )
+    account = _trained(run, task) | {"validation_held_out": task.held_out and not saw}
     write_json(result, account)
     trained_on = "" if task.held_out else " (trained on)"
     tta = account.get("test_accuracy_tta")
@@ -144,7 +150,6 @@ def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
         **metrics,
         "test_classes": _classes(test, genotype.classes),
         "pseudo_labels": _counted(task),
-        "validation_held_out": task.held_out,
         "steps": step,
         "epochs": round(step / _epoch(task), 2),
         "hyperparameters": options.hyperparameters,

@@ -17,7 +17,8 @@ def options_of(cls: type[Any], required: tuple[str, ...] = ()) -> Callable[[Comm
 
     Arguments:
         cls: the dataclass; its fields are made by `training.options.option`.
-        required: names of the fields without a default on the command line.
+        required: names of the fields that a new run needs; the command checks them, because a
+            resumed run has them already.
     """
     hints = get_type_hints(cls)
 
@@ -32,7 +33,7 @@ def options_of(cls: type[Any], required: tuple[str, ...] = ()) -> Callable[[Comm
 def _flag(each: Field[Any], hint: Any, required: bool) -> Callable[[Command], Command]:
     about, name = each.metadata, each.name
     flag = about["flag"] or "--" + name.replace("_", "-")
-    common: dict[str, Any] = {"help": _help(each, required), "required": required}
+    common: dict[str, Any] = {"help": _help(each, required)}
     if hint is bool:
         both = f"{flag}/--no-{flag[2:]}" if each.default else flag
         return click.option(both, name, default=each.default, is_flag=True, help=common["help"])
@@ -68,7 +69,9 @@ def _type(hint: Any, about: Any) -> click.ParamType:
 def _help(each: Field[Any], required: bool) -> str:
     default = default_text(each)
     text = each.metadata["help"]
-    return text if required or default is None else f"{text}  [default: {default}]"
+    if required:
+        return f"{text}  [required]"
+    return text if default is None else f"{text}  [default: {default}]"
 
 
 def default_text(each: Field[Any]) -> str | None:

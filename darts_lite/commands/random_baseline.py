@@ -9,21 +9,18 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Collection
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.commands.derive import folder_of
-from darts_lite.commands.several import train_each
+from darts_lite.commands.several import Several, train_each
 from darts_lite.errors import UserError
-from darts_lite.files import write_json
 from darts_lite.nas.loading import load_genotype
 from darts_lite.nas.random_networks import random_genotypes
 from darts_lite.training.options import MAY_CHANGE, DeriveOptions
-from darts_lite.training.run import Say, make_folder, remembered, require_free
+from darts_lite.training.run import Say, make_folder
 
 SHOWN = ("parameters", "macs", "epochs", "test_accuracy")  # metrics of a training in the table
 
@@ -52,35 +49,23 @@ def derive_random(
     """
     assert options.random is not None
     out = folder_of(options)
-    result = out / "random.json"
-    content: dict[str, Any] = {}
-    if resume is None:
-        require_free([result], f"derive --random {options.random}")
-    else:
-        # the genotype file may have moved; `_keep` raises an error if the genotype differs
-        content, options = remembered(result, options, resume, MAY_CHANGE | {"genotype", "random"})
-        torch.set_num_threads(content["threads"])  # as in `Run.prepare`
-        resume = {*resume, "out"} - {"genotype", "random"}
-    count = options.random
+    command = f"derive --random {options.random}"
+    run = Several.open(command, out / "random.json", options, resume, {"random"})
+    count = run.options.random
     assert count is not None
-    options = replace(options, out=str(out))
+    options = replace(run.options, out=str(out))
     like = load_genotype(Path(options.genotype), options.max_params, options.data_dir, say)
     folders = [out / f"random{i}" for i in range(count)]
     for folder, drawn in zip(folders, random_genotypes(like, count, options.max_params)):
         _keep(drawn, folder / "genotype.json", options.genotype)
-    settings: dict[str, Any] = {
-        "options": asdict(options),
-        "data": like.dataset,
-        "threads": torch.get_num_threads(),
-    }
-    write_json(result, {**content, **settings})
+    run = run._replace(options=options)
+    run.write(like)
     own = {
         f: replace(options, out=str(f), genotype=str(f / "genotype.json"), random=None)
         for f in folders
     }
-    trained = train_each(own, resume=resume, started=started, say=say)
-    account = {**settings, **_compared(trained, _searched(like, options))}
-    write_json(result, account)
+    trained = train_each(own, resume=run.resume, started=started, say=say)
+    account = run.write(like, **_compared(trained, _searched(like, options)))
     say(_table(account))
     say(_verdict(account, options))
     return account

@@ -8,22 +8,18 @@ out/selftrain/  round0/ (labelled images alone), round1/, ..., last/: each with 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from darts_lite.architecture.cost import network_cost
 from darts_lite.architecture.genotype import Genotype
-from darts_lite.commands.several import train_each
+from darts_lite.commands.several import Several, train_each
 from darts_lite.errors import UserError
-from darts_lite.files import write_json
 from darts_lite.nas.loading import load_genotype
-from darts_lite.training.options import MAY_CHANGE, DeriveOptions, SelfTrainOptions
-from darts_lite.training.run import Say, make_folder, remembered, require_free
+from darts_lite.training.options import DeriveOptions, SelfTrainOptions
+from darts_lite.training.run import Say, make_folder
 
 SHOWN = ("parameters", "validation_accuracy", "test_accuracy", "epochs", "seconds")
 
@@ -49,32 +45,16 @@ def selftrain(
         say: prints a line for the user.
     Raises: `UserError` for bad input; `darts_lite.errors.Interrupted` after a signal.
     """
-    genotype_path = Path(options.genotype)
-    out = Path(options.out) if options.out else genotype_path.parent / "selftrain"
-    result = out / "selftrain.json"
-    if resume is None:
-        require_free([result], "selftrain")
-    else:
-        content, options = remembered(result, options, resume, MAY_CHANGE | {"genotype"})
-        torch.set_num_threads(content["threads"])
-        resume = {*resume, "out"} - {"genotype"}
+    out = Path(options.out) if options.out else Path(options.genotype).parent / "selftrain"
+    run = Several.open("selftrain", out / "selftrain.json", options, resume)
+    options = run.options
     if not options.unlabelled:
         raise UserError("--unlabelled must name a folder of images, or rest:N, got nothing")
-    genotype = load_genotype(Path(options.genotype), None, None, say)
-    settings: dict[str, Any] = {
-        "options": asdict(options),
-        "data": genotype.dataset,
-        "threads": torch.get_num_threads(),
-    }
-    make_folder(out)
-    write_json(result, settings)
+    genotype = load_genotype(Path(options.genotype), None, options.data_dir, say)
+    run.write(genotype)
     trainings = _trainings(options, genotype, out)
-    trained: dict[Path, dict[str, Any]] = {}
-    for folder, own in trainings.items():
-        trained |= train_each({folder: own}, resume=resume, started=started, say=say)
-        started = time.monotonic()
-    account = {**settings, "rounds": [_row(folder, m) for folder, m in trained.items()]}
-    write_json(result, account)
+    trained = train_each(trainings, resume=run.resume, started=started, say=say)
+    account = run.write(genotype, rounds=[_row(folder, m) for folder, m in trained.items()])
     say(_table(account["rounds"]))
     return account
 
@@ -100,6 +80,8 @@ def _trainings(
             epochs=options.epochs,
             budget_hours=hours,
             hyperparameters=options.hyperparameters,
+            data_dir=options.data_dir,
+            download=options.download,
             device=options.device,
             seed=options.seed,
             checkpoint_seconds=options.checkpoint_seconds,
@@ -123,7 +105,7 @@ def _wider(genotype: Genotype, factor: float) -> Genotype:
     """Return the genotype with more channels."""
     space = genotype.space.with_channels(round(factor * genotype.space.channels))
     cost = network_cost(space, genotype.image, len(genotype.classes))
-    return replace(genotype, space=space, parameters=cost.parameters, macs=cost.macs)
+    return replace(genotype, space=space, **cost._asdict())
 
 
 def _row(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -1,35 +1,77 @@
-"""Several trainings of one genotype: the folds of a cross-validation, or several seeds.
-
-out/derive/fold0/, fold1/, ... or seed0/, seed1/, ...   trainings, each with the files of `derive`
-out/derive/folds.json or repeats.json                   settings and results
-out/derive/out_of_fold.csv                              prediction of every image by the fold that
-                                                        did not train on it
-"""
+"""What commands of several trainings share: their file with settings and results, and the loop."""
 
 from __future__ import annotations
 
-import csv
-import math
-import statistics
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
 
-from darts_lite.commands.derive import data_of, derive, folder_of
-from darts_lite.data import Splits
-from darts_lite.data.splits import fold_of
-from darts_lite.errors import UserError
-from darts_lite.files import replacing, write_json
-from darts_lite.nas.loading import load_genotype
-from darts_lite.training.metrics import probabilities_of
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.commands.derive import derive
+from darts_lite.files import write_json
 from darts_lite.training.options import MAY_CHANGE, DeriveOptions
-from darts_lite.training.predictor import load
-from darts_lite.training.run import Say, device_named, on, read_data, remembered, require_free
+from darts_lite.training.run import Say, make_folder, remembered, require_free
+
+Settings = TypeVar("Settings")
+
+
+class Several(NamedTuple, Generic[Settings]):
+    """A command of several trainings, opened on disk.
+
+    Attributes:
+        result: JSON file with its settings and, at the end, its results.
+        options: options of the command; for a resumed one, those in the file.
+        resume: names of the options that the user gave beside --resume; None for a new one.
+        content: content of the file of a resumed command.
+    """
+
+    result: Path
+    options: Settings
+    resume: Collection[str] | None
+    content: dict[str, Any]
+
+    @classmethod
+    def open(
+        cls,
+        command: str,
+        result: Path,
+        options: Settings,
+        resume: Collection[str] | None,
+        free: Collection[str] = (),
+    ) -> Several[Settings]:
+        """Start a command whose file does not exist, or resume that of the file.
+
+        Arguments:
+            command: the command, for errors.
+            result: JSON file.
+            options: options that the user gave.
+            resume: names of the options that the user gave beside --resume; None for a new one.
+            free: names of the options that may differ in a resumed command, beside the usual ones.
+        Raises: `UserError` if there is a file, or none to resume, or another option differs.
+        """
+        if resume is None:
+            require_free([result], command)
+            return cls(result, options, None, {})
+        own = {"genotype", *free}  # the genotype file may have moved
+        content, options = remembered(result, options, resume, MAY_CHANGE | own)
+        torch.set_num_threads(content["threads"])  # as in `Run.prepare`
+        return cls(result, options, {*resume, "out"} - own, content)
+
+    def write(self, genotype: Genotype, **results: Any) -> dict[str, Any]:
+        """Write the settings, with results if there are any; return what was written."""
+        settings = {
+            "options": asdict(self.options),  # type: ignore[call-overload]
+            "data": genotype.dataset,
+            "threads": torch.get_num_threads(),
+        }
+        make_folder(self.result.parent)
+        written = {**self.content, **settings, **results}
+        write_json(self.result, written)
+        return written
 
 
 def train_each(
@@ -58,130 +100,3 @@ def train_each(
         if not finished:
             started = time.monotonic()
     return trained
-
-
-def derive_several(
-    options: DeriveOptions,
-    *,
-    resume: Collection[str] | None = None,
-    started: float | None = None,
-    say: Say = print,
-) -> dict[str, Any]:
-    """Train the folds of a cross-validation or several seeds; return the content of their file.
-
-    Arguments:
-        options: options of the trainings, with `folds` or `repeats`.
-        resume: names of the options that the user gave beside --resume; all other options come
-            from the file. None starts a new run.
-        started: start of the first budget, on the clock of `time.monotonic` (default: now).
-        say: prints a line for the user.
-    Raises: `UserError` for bad input; `darts_lite.errors.Interrupted` after a signal.
-    """
-    if options.folds and options.repeats:
-        raise UserError("--folds and --repeats must not be given together; give one of them")
-    out = folder_of(options)
-    result = out / ("folds.json" if options.folds else "repeats.json")
-    if resume is None:
-        require_free([result], "derive --folds" if options.folds else "derive --repeats")
-    else:
-        content, options = remembered(result, options, resume, MAY_CHANGE | {"genotype"})
-        torch.set_num_threads(content["threads"])
-        resume = {*resume, "out"}
-    each = replace(options, repeats=None)
-    if options.folds:
-        own = {out / f"fold{i}": replace(each, fold=i) for i in range(options.folds)}
-    else:
-        seeds = range(options.seed, options.seed + (options.repeats or 0))
-        own = {out / f"seed{s}": replace(each, seed=s) for s in seeds}
-    genotype = load_genotype(Path(options.genotype), options.max_params, options.data_dir, say)
-    settings: dict[str, Any] = {
-        "options": asdict(options),
-        "data": genotype.dataset,
-        "threads": torch.get_num_threads(),
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(result, settings)
-    placed = {folder: replace(o, out=str(folder)) for folder, o in own.items()}
-    trained = train_each(placed, resume=resume, started=started, say=say)
-    account = {
-        **settings,
-        "folders": [str(folder) for folder in trained],
-        "validation_accuracy": summary([m["validation_accuracy"] for m in trained.values()]),
-        "test_accuracy": summary([m["test_accuracy"] for m in trained.values()]),
-    }
-    if options.folds:
-        dataset, splits = read_data(data_of(genotype, options), genotype.seed, say)
-        cut = [fold_of(splits, i, options.folds, genotype.seed) for i in range(options.folds)]
-        device = device_named(options.device)
-        account |= _out_of_fold(list(trained), cut, dataset.classes, out, device)
-    write_json(result, account)
-    say(_said(account))
-    return account
-
-
-def summary(values: Sequence[float]) -> dict[str, Any]:
-    """Return values, mean, standard deviation and the half width of the 95 % interval of the mean.
-
-    The interval is Student's t interval. Folds share training images, so their interval is too
-    narrow (Bengio and Grandvalet 2004).
-
-    >>> summary([0.5, 1.0])["mean"]
-    0.75
-    """
-    from scipy.stats import t  # the import takes half a second
-
-    count, deviation = len(values), statistics.stdev(values)
-    half = float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
-    return {
-        "values": list(values),
-        "mean": statistics.fmean(values),
-        "standard_deviation": deviation,
-        "interval": half,
-    }
-
-
-def _out_of_fold(
-    folders: Sequence[Path],
-    cut: Sequence[Splits],
-    classes: Sequence[str],
-    out: Path,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Write the out-of-fold predictions; return their accuracy and that of the ensemble."""
-    rows: list[list[Any]] = []
-    correct, members = 0, []
-    for number, (folder, splits) in enumerate(zip(folders, cut)):
-        network = load(folder, device).network
-        _, validation, test = on(device, splits)
-        held = probabilities_of(network, validation).cpu()
-        members.append(probabilities_of(network, test).cpu())
-        labels, found = validation.labels.cpu(), held.argmax(1)
-        correct += int((labels == found).sum())
-        for label, guess, probabilities in zip(labels.tolist(), found.tolist(), held.tolist()):
-            shown = [f"{p:.6f}" for p in probabilities]
-            rows.append([number, classes[label], classes[guess], *shown])
-    with replacing(out / "out_of_fold.csv") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["fold", "class", "predicted", *(f"p({name})" for name in classes)])
-        writer.writerows(rows)
-    mean: Tensor = torch.stack(members).mean(0)
-    ensemble = (mean.argmax(1) == cut[0].test.labels.cpu()).float().mean()
-    return {
-        "out_of_fold_accuracy": correct / len(rows),
-        "ensemble_test_accuracy": float(ensemble),
-    }
-
-
-def _said(account: dict[str, Any]) -> str:
-    test, validation = account["test_accuracy"], account["validation_accuracy"]
-    text = (
-        f"{len(test['values'])} trainings: test accuracy {test['mean']:.2%} ± "
-        f"{test['interval']:.2%}, validation accuracy {validation['mean']:.2%} ± "
-        f"{validation['interval']:.2%} (95 % intervals of the mean)"
-    )
-    if "ensemble_test_accuracy" in account:
-        text += (
-            f", out of fold {account['out_of_fold_accuracy']:.2%}, test accuracy of the ensemble "
-            f"{account['ensemble_test_accuracy']:.2%}"
-        )
-    return text

@@ -18,10 +18,10 @@ from darts_lite.errors import UserError
 from darts_lite.files import read_json, whole_lines
 from darts_lite.nas.loading import restored_search
 from darts_lite.training import checkpoint
-from darts_lite.training.distillation import WEIGHT, Teacher, ensemble
+from darts_lite.training.distillation import TEMPERATURE, WEIGHT, Teacher, ensemble
 from darts_lite.training.distillation_losses import map_classes
 from darts_lite.training.metrics import sample
-from darts_lite.training.options import TeacherOptions
+from darts_lite.training.options import DeriveOptions, TeacherOptions
 from darts_lite.training.predictor import load
 from darts_lite.training.self_training import PseudoLabels, pseudo_labels
 
@@ -56,15 +56,14 @@ def teacher_of(
     elif kind == "timm":
         logits = _timm(rest, dataset, device)
     else:
-        named = rest.split(",") if kind == "ensemble" else [text]
-        folders = [each for name in named for each in _members(Path(name))]
+        folders = [each for name in _folders(text) for each in _members(Path(name))]
         logits = ensemble([_trained(f, dataset, device, options) for f in folders])
-    weight = options.teacher_weight
+    weight, temperature = options.teacher_weight, options.temperature
     return Teacher(
         logits,
         options.distillation,
         WEIGHT[options.distillation] if weight is None else weight,
-        options.temperature,
+        TEMPERATURE if temperature is None else temperature,
     )
 
 
@@ -99,6 +98,33 @@ def labels_of(
     )
 
 
+def that_saw(options: DeriveOptions, genotype: Genotype) -> list[Path]:
+    """Return the trainings of teacher and start that saw validation images of this training.
+
+    A training on the same data saw some of them unless it held out the same ones.
+
+    Arguments:
+        options: options of the training.
+        genotype: genotype of the training.
+    """
+    text = options.teacher or ""
+    named = [] if text == "supernet" or text.startswith("timm:") else _folders(text)
+    folders = [each for name in named for each in _members(Path(name))]
+    folders += [] if options.start is None else [Path(options.start)]
+    return [folder for folder in folders if _saw(folder, options, genotype)]
+
+
+def _saw(folder: Path, options: DeriveOptions, genotype: Genotype) -> bool:
+    if (folder / "folds.json").exists():
+        folder = folder / "fold0"
+    earlier, metrics = Genotype.load(folder / "genotype.json"), folder / "metrics.json"
+    if earlier.dataset != genotype.dataset:
+        return False
+    alike = (earlier.seed, earlier.source.subset) == (genotype.seed, genotype.source.subset)
+    held_out = not metrics.exists() or read_json(metrics)["validation_held_out"]  # or a trial
+    return not (alike and held_out and options.folds is None)
+
+
 def start_of(options: TeacherOptions, device: torch.device) -> Network | None:
     """Return the network of `--from`; None without it."""
     if options.start is None:
@@ -110,6 +136,12 @@ def start_of(options: TeacherOptions, device: torch.device) -> Network | None:
             "its folds"
         )
     return network
+
+
+def _folders(text: str) -> list[str]:
+    """Return the folders that `--teacher` names."""
+    named = text.removeprefix("ensemble:").split(",") if text.startswith("ensemble:") else [text]
+    return [name for name in named if name]
 
 
 def _members(folder: Path) -> list[Path]:
@@ -134,7 +166,7 @@ def _trained(
     """Return the logits of a trained network, in the order of the student's classes."""
     predictor = load(folder, device)
     network = _constant(predictor.network)
-    image = (dataset.channels, *dataset.image_size)
+    image = dataset.image
     if predictor.genotype.image != image:
         raise UserError(
             f"--teacher {folder} must take images {list(image)}, [C, H, W], got "

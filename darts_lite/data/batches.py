@@ -60,7 +60,7 @@ class Batches:
 
         Returns:
             x: Images, float32 [B, C, H, W] in [0, 1], channels_last.
-            y: Labels, int64 [B].
+            y: Labels, int64 [B]; floating [B, K] of soft labels.
         """
         if self._position + self.batch_size > len(self._order):
             order = self._shuffled()

@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from darts_lite.data.checks import checked_images, reading
 from darts_lite.data.images import MIN_SIZE, Dataset, Images
@@ -122,7 +124,8 @@ def _cached(files: Sequence[Path], folder: Path, cache: Path, size: int) -> np.n
             if pixels.dtype != np.uint8 or pixels.shape[::2] != (len(files), size):
                 raise ValueError(f"holds {pixels.dtype} {pixels.shape}")
             return pixels
-    pixels = _decoded(files, size)
+    mode = "L" if all(map(_is_gray, files)) else "RGB"
+    pixels = _decoded(files, mode, (size, size))
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -138,11 +141,10 @@ def _cached(files: Sequence[Path], folder: Path, cache: Path, size: int) -> np.n
     return pixels
 
 
-def _decoded(files: Sequence[Path], size: int) -> np.ndarray:
-    """Decode to pixels uint8 [N, C, size, size]; C is 1 if every image is gray, otherwise 3."""
-    mode = "L" if all(map(_is_gray, files)) else "RGB"
+def _decoded(files: Sequence[Path], mode: str, size: tuple[int, int]) -> np.ndarray:
+    """Decode to pixels uint8 [N, C, H, W]; C is 1 in mode "L", 3 in mode "RGB"."""
     with ThreadPoolExecutor() as pool:  # PIL releases the interpreter lock while it decodes
-        rows = list(pool.map(partial(decode, mode=mode, size=(size, size)), files))
+        rows = list(pool.map(partial(decode, mode=mode, size=size), files))
     pixels = np.stack(rows)
     return pixels[:, None] if mode == "L" else pixels.transpose(0, 3, 1, 2)
 
@@ -151,6 +153,25 @@ def _is_gray(path: Path) -> bool:
     """Tell whether the file's header declares a gray image."""
     with reading(path), Image.open(path, formats=_formats()) as image:
         return Image.getmodebase(image.mode) == "L"
+
+
+def read_images(paths: Sequence[Path], image: tuple[int, int, int]) -> Tensor:
+    """Decode images to one shape, as training images are decoded.
+
+    Arguments:
+        paths: Image files.
+        image: Channels (1 for gray, 3 for color), height and width.
+
+    Returns: uint8 [N, C, H, W].
+
+    Raises: UserError: A file cannot be read, or an image is too small.
+    """
+    channels, height, width = image
+    mode = "L" if channels == 1 else "RGB"
+    if not paths:
+        return torch.zeros(0, *image, dtype=torch.uint8)
+    pixels = _decoded(paths, mode, (height, width))
+    return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
 def decode(path: Path, mode: str, size: tuple[int, int]) -> np.ndarray:

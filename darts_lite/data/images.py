@@ -17,7 +17,7 @@ class Images(NamedTuple):
 
     Attributes:
         pixels: uint8 [N, C, H, W].
-        labels: int64 [N].
+        labels: int64 [N]; of pseudo-labels, floating [N, K].
     """
 
     pixels: Tensor
@@ -66,6 +66,11 @@ class Dataset:
         """Height and width, in pixels."""
         height, width = self.train.pixels.shape[2:]
         return height, width
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Shape of an image, (C, H, W)."""
+        return (self.channels, *self.image_size)
 
     @cached_property
     def fingerprint(self) -> dict[str, object]:

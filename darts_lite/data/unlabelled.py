@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from darts_lite.data.folder import decode, image_files
+from darts_lite.data.folder import image_files, read_images
 from darts_lite.data.images import Dataset
 from darts_lite.data.splits import left_over, stratified
 from darts_lite.errors import UserError
@@ -64,9 +61,4 @@ def load_unlabelled(text: str, dataset: Dataset, subset: int | None, seed: int) 
             f"--unlabelled must be a folder with images, or rest:N, got {text!r} without images; "
             "give another folder"
         )
-    mode = "L" if dataset.channels == 1 else "RGB"
-    with ThreadPoolExecutor() as pool:
-        rows = list(pool.map(partial(decode, mode=mode, size=dataset.image_size), files))
-    pixels = torch.stack([torch.from_numpy(row.copy()) for row in rows])
-    pixels = pixels.unsqueeze(1) if mode == "L" else pixels.permute(0, 3, 1, 2)
-    return Unlabelled(pixels.contiguous(), None)
+    return Unlabelled(read_images(files, dataset.image), None)

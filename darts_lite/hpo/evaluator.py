@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from darts_lite.architecture.cost import network_cost
+from darts_lite.architecture.cost import genotype_with_cost
 from darts_lite.architecture.genotype import Genotype, Source
 from darts_lite.architecture.space import SearchSpace
 from darts_lite.data import Dataset, Splits, resized, stratified
@@ -75,14 +75,10 @@ class Bench:
 
     def genotype_of(self, space: SearchSpace) -> Genotype:
         """Return the genotype of a discrete space, without settings of the training."""
-        image = (self.dataset.channels, *self.dataset.image_size)
-        cost = network_cost(space, image, len(self.dataset.classes))
-        return Genotype(
-            space=space,
-            image=image,
-            classes=self.dataset.classes,
-            parameters=cost.parameters,
-            macs=cost.macs,
+        return genotype_with_cost(
+            space,
+            self.dataset.image,
+            self.dataset.classes,
             dataset=dict(self.dataset.fingerprint),  # type: ignore[arg-type]
             source=self.source,
             search=self.record,

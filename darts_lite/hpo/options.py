@@ -6,17 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from darts_lite.nas.options import SpaceOptions
-from darts_lite.training.options import MachineOptions, option
-
-Maximized = Literal[
-    "accuracy",
-    "balanced_accuracy",
-    "macro_precision",
-    "macro_recall",
-    "macro_f1",
-    "roc_auc",
-    "top5",
-]
+from darts_lite.training.options import MachineOptions, MetricName, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +19,10 @@ class StudyOptions(MachineOptions, SpaceOptions):
         "Kind of a cheap training: epochs stops early, subset uses fewer images, resolution uses "
         "smaller images.",
     )
-    select_by: Maximized = option(
+    select_by: MetricName = option(
         "accuracy",
-        "Validation metric to maximize; pictures and tables of the study call it accuracy.",
+        "Validation metric to maximize, so neither ece nor log_loss; pictures and tables of the "
+        "study call it accuracy.",
     )
     lowest: float = option(
         1 / 9,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple, Protocol
 
 from darts_lite.hpo.space import Values
@@ -101,6 +101,23 @@ class Record:
     def done(self) -> bool:
         """Whether the job is finished."""
         return self.state in ("complete", "paused", "diverged")
+
+    def rest(self) -> Job:
+        """Return the rest of the unfinished job."""
+        job = self.job
+        left = tuple(f for f in job.fidelities if f > self.fidelity) or job.fidelities[-1:]
+        return replace(
+            job,
+            fidelities=left,
+            values=self.values or job.values,
+            key=job.key or f"trial {self.trial}",
+            start=self.trial,
+            done=self.measurements,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields without trial and job, which the trial of the storage has itself."""
+        return {n: v for n, v in asdict(self).items() if n not in ("trial", "job")}
 
 
 class Method(Protocol):

@@ -22,6 +22,7 @@ from darts_lite.nas.loading import load_genotype
 from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.random_networks import uniform_random
 from darts_lite.nas.task import space_of
+from darts_lite.training.metrics import METRICS
 from darts_lite.training.problem import augmentation_for
 from darts_lite.training.replay import DEFAULTS
 from darts_lite.training.run import device_named, is_small, on
@@ -94,6 +95,12 @@ def assemble(options: TuneOptions, dataset: Dataset, splits: Splits) -> Setup:
         dataset: Data set of the study.
         splits: Its training, validation and test images.
     """
+    if not METRICS[options.select_by].larger_is_better:
+        grows = ", ".join(name for name, metric in METRICS.items() if metric.larger_is_better)
+        raise UserError(
+            f"--select-by of a study must be a metric to maximize, {grows}, got "
+            f"{options.select_by}; choose one of them"
+        )
     device = device_named(options.device)
     assert options.max_params is not None and options.channels is not None
     bench = Bench(

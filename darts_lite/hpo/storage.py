@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -239,7 +239,7 @@ class Study:
         records = self.records()
         too_large = {r.job.key: r.trial for r in records if r.state == "infeasible"}
         rest = [
-            (record.trial, continuation(record))
+            (record.trial, record.rest())
             for record in records
             if record.state in ("lost", "stopped")
         ]
@@ -270,7 +270,7 @@ class Study:
             params=dict(record.values),
             distributions=asked.found,
             values=values,
-            user_attrs={"record": _content(record)},  # no job: the result is not of this study
+            user_attrs={"record": record.to_json()},  # no job: the result is not of this study
         )
         self._load().add_trial(trial)
 
@@ -309,7 +309,7 @@ class Trial:
         """Change fields of the record, in the storage too."""
         self.record = replace(self.record, **changes)
         with suppress(UpdateFinishedTrialError):  # another worker took over; `end` handles it
-            self._trial.set_user_attr("record", _content(self.record))
+            self._trial.set_user_attr("record", self.record.to_json())
 
     def trains(self, genotype: Genotype, max_params: int) -> None:
         """Store the genotype that is trained next, and its size."""
@@ -390,21 +390,6 @@ def reachable(where: str) -> Iterator[None]:
         ) from None
 
 
-def continuation(record: Record) -> Job:
-    """Return the rest of an unfinished job."""
-    job = record.job
-    reached = record.fidelity
-    rest = tuple(f for f in job.fidelities if f > reached) or job.fidelities[-1:]
-    return replace(
-        job,
-        fidelities=rest,
-        values=record.values or job.values,
-        key=job.key or f"trial {record.trial}",
-        start=record.trial,
-        done=record.measurements,
-    )
-
-
 def _open(where: str) -> BaseStorage:
     try:
         if "://" in where:
@@ -428,11 +413,6 @@ def _counts(trial: FrozenTrial) -> bool:
 
 def _job(trial: FrozenTrial | optuna.trial.Trial) -> dict[str, Any]:
     return trial.user_attrs.get("job") or {}
-
-
-def _content(record: Record) -> dict[str, Any]:
-    content = asdict(record)
-    return {n: v for n, v in content.items() if n not in ("trial", "job")}
 
 
 def _record(trial: FrozenTrial) -> Record | None:

@@ -43,7 +43,8 @@ class Learner:
     - Every other learned value is passed to the loss.
 
     Arguments:
-        model: any module; the caller chooses `train()` or `eval()`.
+        model: a module in which no submodule occurs twice, and whose loss depends on every
+            parameter of the optimizer; the caller chooses `train()` or `eval()`.
         optimizer: SGD, Adam, AdamW, or another optimizer that `higher` supports.
         loss: `loss(model, batch, learned) -> scalar`, with the learned values by name. It must
             call the model that it is given.

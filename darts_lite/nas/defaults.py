@@ -46,7 +46,7 @@ def size(options: SpaceOptions, dataset: Dataset) -> tuple[int, int]:
     limit = options.max_params or (60_000 if is_small(dataset) else 150_000)
     if options.channels:
         return limit, options.channels
-    image, classes = (dataset.channels, *dataset.image_size), len(dataset.classes)
+    image, classes = dataset.image, len(dataset.classes)
     preset = PRESETS[options.space]
     return limit, default_channels(lambda c: preset(c, options.cells), image, classes, limit)
 

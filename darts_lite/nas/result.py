@@ -10,7 +10,7 @@ from importlib.metadata import version
 import torch
 
 import darts_lite
-from darts_lite.architecture.cost import network_cost
+from darts_lite.architecture.cost import genotype_with_cost
 from darts_lite.architecture.genotype import Genotype, Source
 from darts_lite.architecture.recipe import Recipe
 from darts_lite.architecture.space import SearchSpace
@@ -45,16 +45,12 @@ def result(
         schedules: learned schedules by name.
         finished: whether the search spent its whole budget.
     """
-    image = (dataset.channels, *dataset.image_size)
-    cost = network_cost(space, image, len(dataset.classes))
     record = {n: v for n, v in asdict(options).items() if n not in MAY_CHANGE}
     record["warm_start"] = ", ".join(options.warm_start) or None
-    return Genotype(
-        space=space,
-        image=image,
-        classes=dataset.classes,
-        parameters=cost.parameters,
-        macs=cost.macs,
+    return genotype_with_cost(
+        space,
+        dataset.image,
+        dataset.classes,
         recipe=replace(recipe_of(options), schedules=dict(schedules)),
         source=Source(
             dataset=options.dataset or dataset.name,

@@ -83,7 +83,7 @@ class SearchTask(JointTask):
     ):
         assert options.search_channels is not None
         self.options, self.dataset, self.splits = options, dataset, splits
-        self.image = (dataset.channels, *dataset.image_size)
+        self.image = dataset.image
         self.space = space_of(options)
         self.costs = CostTable(self.space, self.image, len(dataset.classes)).to(device)
         self.method = method or method_of(options, self.costs)

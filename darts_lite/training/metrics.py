@@ -201,11 +201,7 @@ def accuracy(
     """
     calibrate(network, statistics, weights)
     network.eval()
-    correct = [
-        (network(x, weights).argmax(1) == y).float().sum()
-        for x, y in evaluation_batches(images, 256)
-    ]
-    return float(torch.stack(correct).sum()) / images.count
+    return measure(lambda x: network(x, weights), images, "accuracy")
 
 
 @torch.no_grad()

@@ -91,15 +91,21 @@ class MachineOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(MachineOptions):
-    """Options of genotype, folder, budget and data of a final training."""
+class SourceOptions(MachineOptions):
+    """Options of the genotype, and of the data of its search."""
 
     genotype: str = option("out/g.json", "Genotype file of a search.")
-    out: str | None = option(None, "Folder of the run.", shown="derive, beside the genotype")
     data_dir: str | None = option(
         None, "Folder with the published data sets.", shown="the folder of the search"
     )
     download: bool = option(False, "Download the data set if it is missing.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(SourceOptions):
+    """Options of folder, budget and kind of a final training."""
+
+    out: str | None = option(None, "Folder of the run.", shown="derive, beside the genotype")
     budget_hours: float | None = option(
         None,
         "Wall-clock hours from process start to the result.",
@@ -130,7 +136,7 @@ class TrainingOptions(MachineOptions):
         "last",
         "last: train on training and validation images, keep the last weights; held_out: train on "
         "training images only, keep the last weights; best: train on training images only, keep "
-        "the weights with the best validation accuracy.",
+        "the weights with the best --select-by.",
     )
     folds: int | None = option(
         None,
@@ -260,7 +266,28 @@ class StepOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherOptions:
+class PseudoOptions:
+    """Options of images without labels, which a teacher labels."""
+
+    unlabelled: str | None = option(
+        None,
+        "Folder of images without labels, which the teacher labels; or rest:N for N images outside "
+        "the --subset of the search. The teacher is then distilled only with --teacher-weight.",
+        shown="none",
+    )
+    confidence: float = option(
+        0.8, "Smallest probability of the teacher's class of a used image.", low=0, high=1
+    )
+    balance: bool = option(
+        True, "Use at most twice as many unlabelled images of a class as of the median class."
+    )
+    pseudo: Literal["soft", "hard"] = option(
+        "soft", "Labels of unlabelled images: the teacher's probabilities, or its class."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions(PseudoOptions):
     """Options of distillation and transfer."""
 
     teacher: str | None = option(
@@ -280,25 +307,12 @@ class TeacherOptions:
         high=1,
         shown="0.9 for kl, 0.5 for decoupled",
     )
-    temperature: float = option(4.0, "Temperature of teacher and student.", low=0, above=True)
+    temperature: float | None = option(
+        None, "Temperature of teacher and student.", low=0, above=True, shown="4"
+    )
     teacher_map: str | None = option(
         None,
         "JSON file {class: class of the teacher}, if the teacher has other classes.",
-    )
-    unlabelled: str | None = option(
-        None,
-        "Folder of images without labels, which the teacher labels; or rest:N for N images outside "
-        "the --subset of the search. The teacher is then distilled only with --teacher-weight.",
-        shown="none",
-    )
-    confidence: float = option(
-        0.8, "Smallest probability of the teacher's class of a used image.", low=0, high=1
-    )
-    balance: bool = option(
-        True, "Use at most twice as many unlabelled images of a class as of the median class."
-    )
-    pseudo: Literal["soft", "hard"] = option(
-        "soft", "Labels of unlabelled images: the teacher's probabilities, or its class."
     )
     start: str | None = option(
         None, "Folder of a derive run whose weights are the start.", flag="--from", shown="none"
@@ -327,11 +341,9 @@ class DeriveOptions(TeacherOptions, StepOptions, RecipeOptions, TrainingOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfTrainOptions(MachineOptions):
+class SelfTrainOptions(PseudoOptions, SourceOptions):
     """Options of self-training: a teacher labels images, its students become teachers."""
 
-    genotype: str = option("out/g.json", "Genotype file of a search.")
-    unlabelled: str = option("", "Folder of images without labels, or rest:N, as in derive.")
     out: str | None = option(None, "Folder of the run.", shown="selftrain, beside the genotype")
     rounds: int = option(2, "Students that become teachers, before the last student.", low=1)
     growth: float = option(
@@ -344,15 +356,6 @@ class SelfTrainOptions(MachineOptions):
         None, "Wall-clock hours of all trainings together.", low=0, above=True, shown="1"
     )
     augment: str = option("randaugment", f"Augmentation of the students: {AUGMENT}")
-    confidence: float = option(
-        0.8, "Smallest probability of the teacher's class of a used image.", low=0, high=1
-    )
-    balance: bool = option(
-        True, "Use at most twice as many unlabelled images of a class as of the median class."
-    )
-    pseudo: Literal["soft", "hard"] = option(
-        "soft", "Labels of unlabelled images: the teacher's probabilities, or its class."
-    )
     hyperparameters: Literal["learned", "default"] = option(
         "learned", "learned: schedules from the search; default: hand-set."
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network
-from darts_lite.data.folder import decode
+from darts_lite.data.folder import read_images
 from darts_lite.data.images import floats
 from darts_lite.errors import UserError
 from darts_lite.files import read_json
@@ -85,11 +85,7 @@ class Predictor:
     def _read(self, paths: Sequence[str | Path] | str | Path) -> Tensor:
         """Return the pixels of image files, uint8 `[B, C, H, W]`."""
         listed = [paths] if isinstance(paths, str | Path) else list(paths)
-        channels, height, width = self.genotype.image
-        pixels = [decode(Path(p), "L" if channels == 1 else "RGB", (height, width)) for p in listed]
-        shape = (len(listed), height, width, channels)
-        stacked = torch.stack([torch.from_numpy(p.copy()) for p in pixels]) if pixels else None
-        return (torch.zeros(shape) if stacked is None else stacked.view(shape)).permute(0, 3, 1, 2)
+        return read_images([Path(p) for p in listed], self.genotype.image)
 
 
 def _floating(pixels: Tensor) -> Tensor:

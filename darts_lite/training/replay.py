@@ -21,7 +21,7 @@ from darts_lite.training.build import loss_specs, recipe_with
 from darts_lite.training.distillation import Teacher
 from darts_lite.training.hyper_learner import HyperLearner, plan
 from darts_lite.training.losses import LOSSES
-from darts_lite.training.options import DeriveOptions
+from darts_lite.training.options import DeriveOptions, StepOptions
 from darts_lite.training.problem import (
     AUGMENT,
     LOSS_VALUES,
@@ -33,6 +33,7 @@ from darts_lite.training.problem import (
 DEFAULTS: dict[str, Schedule] = {  # the hand-set recipe; its augmentation is flips and crops only
     name: ((0.0, value),) for name, value in OPTIMIZERS["sgd"].start.items()
 }
+OF_OPTIONS = ("label_smoothing", "teacher_weight", "temperature")  # also options of derive
 ONLINE_EVERY = 4  # steps from one hypergradient to the next
 
 
@@ -132,11 +133,8 @@ def hyperparameters(
             "--learn needs --hyperparameters online, because validation images must be held out, "
             f"got {options.hyperparameters}; add it, or give --learn to search"
         )
-    if options.precision != "float32" and options.hyperparameters == "online":
-        raise UserError(
-            "--hyperparameters online needs --precision float32, because hypergradients are "
-            f"differences of gradients, got {options.precision}; leave one of them out"
-        )
+    if options.hyperparameters == "online":
+        _require_plain_steps(options)
     if "layer_lr" in _names(options.learn) and learning.annealed:
         raise UserError(
             "--learn layer_lr needs an estimator that learns the optimizer's values, got "
@@ -147,10 +145,9 @@ def hyperparameters(
         augment = augment.replayed({}) if options.augment else augment.plain
         return Chosen(recipe_with(Recipe(), options), augment, Replay(DEFAULTS, device))
     schedules, recipe = _learned(genotype, augment), recipe_with(genotype.recipe, options)
-    if options.label_smoothing is not None:
-        schedules.pop("label_smoothing", None)
-    if options.loss is not None:
-        schedules = {n: s for n, s in schedules.items() if n not in LOSSES[recipe.loss].settings}
+    given = {n for n in OF_OPTIONS if getattr(options, n) is not None}
+    given |= set(LOSSES[recipe.loss].settings) if options.loss is not None else set()
+    schedules = {n: s for n, s in schedules.items() if n not in given}  # the user's values win
     if options.hyperparameters == "learned":
         return Chosen(recipe, augment.replayed(schedules), Replay(schedules, device))
     start = {name: schedule[-1][1] for name, schedule in schedules.items()}
@@ -158,6 +155,18 @@ def hyperparameters(
     variables = outer_variables(augment, start, recipe.optimizer.name, last=further).to(device)
     online = HyperLearner(variables, learning, LearningRateFinder(), pause=ONLINE_EVERY)
     return Chosen(recipe, augment, online)
+
+
+def _require_plain_steps(options: DeriveOptions) -> None:
+    """Raise `UserError` if an option changes the steps that hypergradients differentiate."""
+    usual = StepOptions()
+    for name in ("accumulate", "clip", "sharpness", "precision"):
+        value = getattr(options, name)
+        if value != getattr(usual, name):
+            raise UserError(
+                f"--hyperparameters online must be without --{name}, because hypergradients are "
+                f"those of plain steps, got {value}; leave one of them out"
+            )
 
 
 def _names(learn: str | None) -> list[str]:

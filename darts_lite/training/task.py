@@ -27,8 +27,8 @@ from darts_lite.training.problem import NetworkProblem
 from darts_lite.training.replay import hyperparameters
 from darts_lite.training.selection import selection_of
 from darts_lite.training.self_training import PseudoLabels, joined
-from darts_lite.training.test_time import COUNT
 from darts_lite.training.transfer import block_rates, layer_specs, take_over
+from darts_lite.training.tta import COUNT
 
 CALIBRATED = 10_000  # training images for the final BatchNorm statistics
 
@@ -40,7 +40,7 @@ class TrainTask(JointTask):
 
     - "last": train on training and validation images, as papers do; keep the last weights.
     - "held_out": train on training images only; keep the last weights.
-    - "best": train on training images only; keep the weights with the best validation accuracy.
+    - "best": train on training images only; keep the weights with the best `options.select_by`.
 
     If the hyperparameters are learned online, the weights are trained on training images only.
 
@@ -147,7 +147,8 @@ class TrainTask(JointTask):
     def closing_steps(self) -> float:
         views = 1 + COUNT[self.options.tta]
         evaluated = self.splits.validation.count + views * self.splits.test.count
-        return 0.5 * (evaluated + min(self.images.count, CALIBRATED)) / self.batch_size
+        calibrated = (1 + self.options.keep) * min(self.images.count, CALIBRATED)
+        return 0.5 * (evaluated + calibrated) / self.batch_size
 
     def report(self) -> dict[str, float]:
         means = self.means()

@@ -12,6 +12,7 @@ the kind "loss".
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
@@ -33,7 +34,7 @@ SUPPORTS: frozenset[Kind] = frozenset({"architecture", "loss"})
 REMEDY = "the inner optimum does not depend on it; use OneStep, Unrolled or Forward"
 
 
-class Implicit:
+class Implicit(ABC):
     """Take `steps` training steps, then differentiate as if the weights were at their minimum.
 
     A subclass defines `solve`. The Hessian is the one of the window's last batch.
@@ -48,6 +49,7 @@ class Implicit:
     product: Method
     radius: float
 
+    @abstractmethod
     def solve(
         self, curved: Callable[[Params], Params], v: Params
     ) -> tuple[Params, dict[str, Tensor]]:
@@ -57,7 +59,6 @@ class Implicit:
             curved: product of (H + damping) with a vector.
             v: right-hand side, one tensor per parameter.
         """
-        raise NotImplementedError
 
     def check(self) -> None:
         """Check the common settings.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from darts_lite.errors import UserError
-from darts_lite.training.test_time import probabilities, views
+from darts_lite.training.tta import probabilities, views
 
 IMAGES = torch.rand(3, 2, 28, 14, generator=torch.Generator().manual_seed(0))
 
