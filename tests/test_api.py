@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +19,7 @@ import darts_lite as dl
 from darts_lite.data import load, split
 from darts_lite.data.images import floats
 from darts_lite.training.metrics import evaluate
+from darts_lite.training.options import DeriveOptions
 
 SMALL = {"dataset": "digits", "space": "blocks", "cells": 3, "channels": 4, "max_params": 3000,
          "batch_size": 16, "subset": 200}  # fmt: skip
@@ -93,3 +98,23 @@ def test_bad_images_and_folders_are_one_line(run: Path, tmp_path: Path) -> None:
     (tmp_path / "genotype.json").write_bytes((run / "genotype.json").read_bytes())
     with pytest.raises(dl.UserError, match=r"model\.pt"):
         dl.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ema": 1.0}, "--ema must be at least 0 and below 1, got 1.0"),
+        ({"epochs": 0}, "--epochs must be at least 1, got 0"),
+        ({"budget_hours": math.nan}, "--budget-hours must be a finite number, got nan"),
+        ({"budget_hours": math.inf}, "--budget-hours must be a finite number, got inf"),
+        ({"budget_hours": 0.0}, "--budget-hours must be above 0, got 0.0"),
+        ({"tta": "mirror"}, "--tta must be one of none, flip, crops, got 'mirror'"),
+        ({"schedule": "spiral"}, "--schedule must be one of cosine, one-cycle"),
+        ({"layer_decay": 0}, "--layer-decay must be above 0 and at most 1, got 0"),
+    ],
+)
+def test_a_bad_option_is_refused_as_on_the_command_line(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(dl.UserError, match=re.escape(said)):
+        dl.derive(**options)
+    with pytest.raises(dl.UserError):
+        replace(DeriveOptions(), **options)

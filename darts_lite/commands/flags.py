@@ -5,9 +5,11 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from dataclasses import Field, fields
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import click
+
+from darts_lite.training.options import flag_of, names_of
 
 Command = Callable[..., Any]
 
@@ -32,7 +34,7 @@ def options_of(cls: type[Any], required: tuple[str, ...] = ()) -> Callable[[Comm
 
 def _flag(each: Field[Any], hint: Any, required: bool) -> Callable[[Command], Command]:
     about, name = each.metadata, each.name
-    flag = about["flag"] or "--" + name.replace("_", "-")
+    flag = flag_of(each)
     common: dict[str, Any] = {"help": _help(each, required)}
     if hint is bool:
         both = f"{flag}/--no-{flag[2:]}" if each.default else flag
@@ -49,10 +51,10 @@ def _flag(each: Field[Any], hint: Any, required: bool) -> Callable[[Command], Co
 
 def _type(hint: Any, about: Any) -> click.ParamType:
     """Return the click type of a type hint with its limits; `X | None` counts as X."""
+    if names := names_of(hint):
+        return click.Choice(list(names))
     if get_origin(hint) in (Union, types.UnionType):
         (hint,) = (part for part in get_args(hint) if part is not type(None))
-    if get_origin(hint) is Literal:
-        return click.Choice(list(get_args(hint)))
     if hint in (int, float):
         limits = {
             "min": about["low"],
@@ -79,6 +81,5 @@ def default_text(each: Field[Any]) -> str | None:
     if each.metadata["shown"]:
         return str(each.metadata["shown"])
     if isinstance(each.default, bool):
-        flag = each.metadata["flag"] or each.name.replace("_", "-")
-        return f"--{flag}" if each.default else None
+        return flag_of(each) if each.default else None
     return None if each.default is None or each.default == () else str(each.default)

@@ -11,7 +11,7 @@ from typing import Any
 from darts_lite.commands.flags import default_text
 from darts_lite.hpo.options import CorrelateOptions, TuneOptions
 from darts_lite.nas.options import SearchOptions
-from darts_lite.training.options import AugmentOptions, DeriveOptions, SelfTrainOptions
+from darts_lite.training.options import AugmentOptions, DeriveOptions, SelfTrainOptions, flag_of
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "search": (SearchOptions, "Learn architecture and hyperparameters; write `OUT/g.json`."),
@@ -36,7 +36,7 @@ def reference() -> str:
     for name, (options, what) in COMMANDS.items():
         parts += [f"## {name}\n", f"{what}\n", "| flag | default | meaning |", "|---|---|---|"]
         for each in fields(options):
-            flag = each.metadata["flag"] or "--" + each.name.replace("_", "-")
+            flag = flag_of(each)
             default = default_text(each) or ""
             help = each.metadata["help"].replace("|", "\\|")
             parts.append(f"| `{flag}` | {default} | {help} |")

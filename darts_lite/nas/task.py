@@ -32,7 +32,7 @@ from darts_lite.nas.relaxation import entropy
 from darts_lite.nas.result import recipe_of, result
 from darts_lite.nas.warm_start import COLD, Warm
 from darts_lite.reporting.recorder import Recorder
-from darts_lite.training.build import loss_specs
+from darts_lite.training.build import loss_specs, names_in
 from darts_lite.training.feed import Feed
 from darts_lite.training.hyper_learner import HyperLearner, plan
 from darts_lite.training.imbalance import class_weights
@@ -48,12 +48,12 @@ WARM_UP = 0.25  # fraction of the budget
 INHERITED_WARM_UP = 0.05  # fraction of the budget, with the weights of an earlier search
 ANNEALING = 0.75  # fraction of the budget at which annealing begins
 FINAL_TEMPERATURE = 0.2
-EVERY = {
+EVERY = {  # steps from one hypergradient to the next
     "loss": 4,
     "magnitude": 4,
     "mixing": 4,
     "probability": 8,
-}  # steps from one hypergradient to the next
+}
 
 
 class SearchTask(JointTask):
@@ -99,7 +99,7 @@ class SearchTask(JointTask):
             options.optimizer,
             EVERY,
             logit_specs(self.space, warm.alpha),
-            loss_specs(recipe, options.learn, warm.starts, EVERY["loss"]),
+            loss_specs(recipe, names_in(options.learn), warm.starts, EVERY["loss"]),
         ).to(device)
         begin = WARM_UP if warm.params is None else INHERITED_WARM_UP
         hyper = HyperLearner(variables, plan(options.estimator), warm.finder(), begin)

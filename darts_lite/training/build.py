@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -35,10 +35,6 @@ def recipe_with(recipe: Recipe, options: RecipeOptions) -> Recipe:
         value = getattr(options, each.name)
         if value is not None and each.name not in ("loss", "learn"):
             given[each.name] = value
-    if options.label_smoothing is not None and options.label_smoothing >= 1:
-        raise UserError(
-            f"--label-smoothing must be below 1, got {options.label_smoothing:g}; 0.1 is usual"
-        )
     if options.loss is not None:
         name, settings = _loss(options.loss)
         given |= {"loss": name, "loss_settings": settings}
@@ -70,9 +66,19 @@ def _loss(text: str) -> tuple[str, dict[str, float]]:
     return name, settings
 
 
+def names_in(learn: str | None) -> list[str]:
+    """Return the names in `--learn`, each once.
+
+    >>> names_in("gamma, label_smoothing,gamma")
+    ['gamma', 'label_smoothing']
+    """
+    names = (part.strip() for part in (learn or "").split(","))
+    return list(dict.fromkeys(name for name in names if name))
+
+
 def loss_specs(
     recipe: Recipe,
-    learn: str | None,
+    learn: Sequence[str],
     starts: Mapping[str, float] | None = None,
     every: int = 1,
 ) -> list[HyperSpec]:
@@ -80,12 +86,12 @@ def loss_specs(
 
     Arguments:
         recipe: recipe with the loss.
-        learn: names with commas: label_smoothing, and the own settings of the loss.
+        learn: names: label_smoothing, and the own settings of the loss.
         starts: starting values by name; other values start at those of the recipe.
         every: steps from one hypergradient to the next.
     Raises: `UserError` if the loss has no such value.
 
-    >>> [spec.name for spec in loss_specs(Recipe(loss="focal"), "label_smoothing,gamma")]
+    >>> [spec.name for spec in loss_specs(Recipe(loss="focal"), ["label_smoothing", "gamma"])]
     ['label_smoothing', 'gamma']
     """
     ranges = {"label_smoothing": (recipe.label_smoothing, SMOOTHING)}
@@ -93,7 +99,7 @@ def loss_specs(
         start = recipe.loss_settings.get(name, own.default)
         ranges[name] = (start, Interval(own.low, own.high))
     specs = []
-    for name in filter(None, (part.strip() for part in (learn or "").split(","))):
+    for name in learn:
         if name not in ranges:
             raise UserError(
                 f"--learn must have values of the loss {recipe.loss}: {', '.join(ranges)}, got "

@@ -7,10 +7,13 @@ the fields (`commands.flags`). This module imports no torch, so that `--help` is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import math
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from darts_lite.architecture.recipe import ClassWeights, Sampling, ScheduleName
+from darts_lite.errors import UserError
 
 ESTIMATOR = "one_step,optimizer=annealed"
 AUGMENT = (
@@ -63,7 +66,54 @@ def option(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
+class Options:
+    """Base of all options: a value outside of its type's names or its limits is a `UserError`."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for each in fields(self):
+            value, flag = getattr(self, each.name), flag_of(each)
+            if value is None:
+                continue
+            names = names_of(hints[each.name])
+            if names and value not in names:
+                raise UserError(f"{flag} must be one of {', '.join(names)}, got {value!r}")
+            if isinstance(value, int | float):
+                if not math.isfinite(value):
+                    raise UserError(f"{flag} must be a finite number, got {value!r}")
+                if not within(value, each.metadata):
+                    raise UserError(f"{flag} must be {limits(each.metadata)}, got {value!r}")
+
+
+def flag_of(each: Field[Any]) -> str:
+    """Return the flag of an option."""
+    return each.metadata["flag"] or "--" + each.name.replace("_", "-")
+
+
+def names_of(hint: Any) -> tuple[str, ...]:
+    """Return the names that a type hint allows, `Literal[...]` or `Literal[...] | None`."""
+    parts = [part for part in get_args(hint) if get_origin(part) is Literal] or [hint]
+    return get_args(parts[0]) if get_origin(parts[0]) is Literal else ()
+
+
+def within(value: float, about: Mapping[str, Any]) -> bool:
+    """Tell whether a number lies within the limits of its option."""
+    low, high = about["low"], about["high"]
+    if low is not None and (value < low or (about["above"] and value == low)):
+        return False
+    return high is None or value < high or (value == high and not about["below"])
+
+
+def limits(about: Mapping[str, Any]) -> str:
+    """Return the limits of an option in words."""
+    low, high = about["low"], about["high"]
+    words = [] if low is None else [f"{'above' if about['above'] else 'at least'} {low:g}"]
+    words += [] if high is None else [f"{'below' if about['below'] else 'at most'} {high:g}"]
+    return " and ".join(words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Options):
     """Options of the data."""
 
     dataset: str | None = option(
@@ -82,7 +132,7 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MachineOptions:
+class MachineOptions(Options):
     """Options of the device and of the run."""
 
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1.")
@@ -167,7 +217,7 @@ class TrainingOptions(SourceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeOptions:
+class RecipeOptions(Options):
     """Options of loss and schedule; the genotype carries them in its recipe."""
 
     loss: str | None = option(
@@ -216,7 +266,7 @@ class RecipeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepOptions:
+class StepOptions(Options):
     """Options of the steps and the evaluation of a final training."""
 
     accumulate: int = option(
@@ -266,7 +316,7 @@ class StepOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PseudoOptions:
+class PseudoOptions(Options):
     """Options of images without labels, which a teacher labels."""
 
     unlabelled: str | None = option(

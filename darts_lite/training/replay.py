@@ -17,7 +17,7 @@ from darts_lite.hypergradient import LearningRateFinder
 from darts_lite.hypergradient.hyperparameters import HyperSpec, Kind
 from darts_lite.hypergradient.problem import Hyper
 from darts_lite.schedules import Schedule, interpolate
-from darts_lite.training.build import loss_specs, recipe_with
+from darts_lite.training.build import loss_specs, names_in, recipe_with
 from darts_lite.training.distillation import Teacher
 from darts_lite.training.hyper_learner import HyperLearner, plan
 from darts_lite.training.losses import LOSSES
@@ -135,7 +135,7 @@ def hyperparameters(
         )
     if options.hyperparameters == "online":
         _require_plain_steps(options)
-    if "layer_lr" in _names(options.learn) and learning.annealed:
+    if "layer_lr" in names_in(options.learn) and learning.annealed:
         raise UserError(
             "--learn layer_lr needs an estimator that learns the optimizer's values, got "
             f"{options.estimator}; add --estimator one_step or --estimator unrolled"
@@ -151,7 +151,7 @@ def hyperparameters(
     if options.hyperparameters == "learned":
         return Chosen(recipe, augment.replayed(schedules), Replay(schedules, device))
     start = {name: schedule[-1][1] for name, schedule in schedules.items()}
-    further = _further(options.learn, recipe, start, teacher, layers)
+    further = _further(names_in(options.learn), recipe, start, teacher, layers)
     variables = outer_variables(augment, start, recipe.optimizer.name, last=further).to(device)
     online = HyperLearner(variables, learning, LearningRateFinder(), pause=ONLINE_EVERY)
     return Chosen(recipe, augment, online)
@@ -169,21 +169,16 @@ def _require_plain_steps(options: DeriveOptions) -> None:
             )
 
 
-def _names(learn: str | None) -> list[str]:
-    return [name.strip() for name in (learn or "").split(",") if name.strip()]
-
-
 def _further(
-    learn: str | None,
+    names: Sequence[str],
     recipe: Recipe,
     starts: Mapping[str, float],
     teacher: Teacher | None,
     layers: Sequence[HyperSpec],
 ) -> list[HyperSpec]:
     """Return the values of `--learn`: of the loss, the teacher and the rates by depth."""
-    names = _names(learn)
     own = {} if teacher is None else {s.name: s for s in teacher.specs()}
-    found = loss_specs(recipe, ",".join(n for n in names if n not in {*own, "layer_lr"}), starts)
+    found = loss_specs(recipe, [n for n in names if n not in {*own, "layer_lr"}], starts)
     found += [own[n] for n in names if n in own]
     return [*found, *(layers if "layer_lr" in names else ())]
 
