@@ -58,7 +58,7 @@ def derive_random(
     folders = [out / f"random{i}" for i in range(count)]
     for folder, drawn in zip(folders, random_genotypes(like, count, options.max_params)):
         _keep(drawn, folder / "genotype.json", options.genotype)
-    run = run._replace(options=options)
+    run = replace(run, options=options)
     run.write(like)
     own = {
         f: replace(options, out=str(f), genotype=str(f / "genotype.json"), random=None)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -19,7 +19,8 @@ from darts_lite.training.run import Say, make_folder, remembered, require_free
 Settings = TypeVar("Settings")
 
 
-class Several(NamedTuple, Generic[Settings]):
+@dataclass(frozen=True)
+class Several(Generic[Settings]):
     """A command of several trainings, opened on disk.
 
     Attributes:
