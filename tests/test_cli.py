@@ -477,13 +477,17 @@ def test_the_choices_of_options_equal_the_names_in_the_library() -> None:
     from darts_lite.architecture.presets import PRESETS
     from darts_lite.hpo.evaluator import FIDELITIES
     from darts_lite.hpo.setup import METHODS
+    from darts_lite.nas.method import RELAXATIONS
     from darts_lite.training.problem import OPTIMIZERS
 
     known = {"method": METHODS, "fidelity": FIDELITIES, "optimizer": tuple(OPTIMIZERS),
              "space": tuple(PRESETS)}  # fmt: skip
-    params = [*main.commands["tune"].params, *main.commands["search"].params]
+    own = [p for p in main.commands["search"].params if p.name != "method"]
+    params = [*main.commands["tune"].params, *own]
     choices = {p.name: tuple(p.type.choices) for p in params if p.name in known}  # type: ignore[attr-defined]
     assert choices == known
+    method = next(p for p in main.commands["search"].params if p.name == "method")
+    assert tuple(method.type.choices) == tuple(RELAXATIONS)  # type: ignore[attr-defined]
 
 
 def test_flags_and_defaults_are_frozen() -> None:

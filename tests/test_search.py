@@ -46,7 +46,11 @@ def bits(search: SearchTask) -> dict[str, bytes]:
     return {name: t.numpy().tobytes() for name, t in tensors.items()}
 
 
-@pytest.mark.parametrize("changes", [{"space": "cells"}, {}, {"optimizer": "adamw"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{"space": "cells"}, {}, {"optimizer": "adamw"}, {"space": "cells", "method": "gdas"}],
+    ids=str,
+)
 def test_a_resumed_search_is_bit_identical_from_any_step(
     digits: tuple[Dataset, Splits], tmp_path: Path, changes: dict[str, str]
 ) -> None:

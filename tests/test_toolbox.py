@@ -17,6 +17,8 @@ from PIL import Image
 
 import darts_lite as dl
 from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.network import Network
+from darts_lite.nas.loading import restored_search
 from darts_lite.training.task import TrainTask
 
 SEARCH = ["--dataset", "digits", "--subset", "400", "--space", "blocks", "--cells", "3",
@@ -99,6 +101,31 @@ def test_frozen_features_keep_their_start_and_the_classifier_learns(
     learned = [n for n in before if "running" not in n and "batches" not in n]
     moved = {n for n in learned if not torch.equal(before[n], after[n])}
     assert moved == {"classifier.weight", "classifier.bias"}
+
+
+def test_the_weights_of_the_supernet_are_a_start(searched: Path, tmp_path: Path) -> None:
+    derive(searched, tmp_path / "d", "--from", "supernet", "--freeze", "features")
+    search = restored_search(searched / "search" / "checkpoint.pt")
+    supernet, genotype = (
+        search.network.export(search.inner.params),
+        Genotype.load(searched / "g.json"),
+    )
+    start = Network(genotype.space, genotype.image, len(genotype.classes))
+    start.inherit(supernet)
+    after = weights(tmp_path / "d")
+    for name, value in start.named_parameters():
+        assert torch.equal(after[name], value) is not name.startswith("classifier"), name
+
+
+def test_a_supernet_of_another_width_is_no_start(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert (
+        call("search", *SEARCH, "--search-channels", 2, "--steps", 2, "--out", out).exit_code == 0
+    )
+    line = ["derive", "--genotype", out / "g.json", "--epochs", 1, "--from", "supernet"]
+    assert "needs a supernet as wide as its result, 4 channels, got 2" in refuse(*line)
+    (out / "search" / "checkpoint.pt").unlink()
+    assert "--from supernet needs the checkpoint of the search" in refuse(*line)
 
 
 def test_a_frozen_block_learns_after_unfreezing(searched: Path, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ sizes by weight entanglement (TangleNAS, Sukthanker et al. 2023; single-path NAS
 
     sum_k p_k conv(x, W * M_k) = conv(x, W * sum_k p_k M_k)        (exact, convolution is linear)
 
-A forward pass therefore costs one pass per operation, for any number of sizes.
+A forward pass therefore costs one pass per operation, for any number of sizes. If a single size is
+sampled, the pass takes slices of the weights, and costs no more than the concrete operation.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 
 from darts_lite.architecture.space import Operation
 
-ChoiceWeights = Mapping[str, Tensor]  # choice -> probabilities [n], summing to one
+# choice -> probabilities [n], summing to one, or the index of the sampled size
+ChoiceWeights = Mapping[str, Tensor] | Mapping[str, int]
+Mask = Tensor | int | None  # mask of a mixture of sizes; a sampled size; None for a single size
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -37,11 +40,13 @@ class BatchNorm(nn.BatchNorm2d):
         """Return `scale * BN(x)`.
 
         Arguments:
-            x: Features [B, C, H, W].
+            x: Features [B, C, H, W]; in training, C may be a sampled width.
             scale: Scalar; None means 1.
         """
         weight: Tensor = self.weight
         bias: Tensor = self.bias
+        if len(weight) > x.shape[1]:  # a sampled width is the first channels
+            weight, bias = weight[: x.shape[1]], bias[: x.shape[1]]
         if scale is not None:
             weight, bias = weight * scale, bias * scale
         if self.training and not self.momentum:
@@ -69,17 +74,25 @@ class Entangled(nn.Module):
     def __init__(self, operation: Operation, widths: Mapping[str, list[int]]):
         super().__init__()
         self.operation = operation
+        self.widths = widths
         for choice, sizes in operation.choices.items():
             if len(sizes) > 1:
                 masks = _kernel_masks(sizes) if choice == "kernel" else _width_masks(widths[choice])
                 self.register_buffer(f"{choice}_masks", masks, persistent=False)
 
-    def mask(self, choice: str, choices: ChoiceWeights | None) -> Tensor | None:
-        """Return the mixed mask sum_i p_i M_i; None if the choice has a single size."""
-        if len(self.operation.choices[choice]) == 1:
+    def mask(self, choice: str, choices: ChoiceWeights | None) -> Mask:
+        """Return the mixed mask sum_i p_i M_i, or a sampled size; None if there is one size only.
+
+        The size of a kernel is in pixels, all others are in channels.
+        """
+        sizes = self.operation.choices[choice]
+        if len(sizes) == 1:
             return None
         assert choices is not None, f"{self.operation.label} needs weights for {choice}"
-        return torch.tensordot(choices[choice], getattr(self, f"{choice}_masks"), 1)
+        weights = choices[choice]
+        if isinstance(weights, int):
+            return (sizes if choice == "kernel" else self.widths[choice])[weights]
+        return torch.tensordot(weights, getattr(self, f"{choice}_masks"), 1)
 
 
 def _kernel_masks(sizes: tuple[int, ...]) -> Tensor:
@@ -96,24 +109,37 @@ def _width_masks(widths: list[int]) -> Tensor:
 
 
 def masked_conv(
-    layer: nn.Conv2d, x: Tensor, *, kernel: Tensor | None, inputs: Tensor | None
+    layer: nn.Conv2d, x: Tensor, *, kernel: Mask = None, inputs: Mask = None, outputs: Mask = None
 ) -> Tensor:
-    """Return the output of a convolution with a masked weight.
+    """Return the output of a convolution with a masked or sliced weight.
 
     Arguments:
-        layer: Convolution.
+        layer: Convolution; one with groups is depthwise.
         x: Features [B, C, H, W].
-        kernel: Mask [k, k] of the kernel; None for no mask.
-        inputs: Mask [C] of the input channels; None for no mask.
+        kernel: Mask [k, k] of the kernel, or the size of a central slice; None for all of it.
+        inputs: Mask [C] of the input channels, or the number of the first ones; None for all.
+        outputs: Number of the first output channels; None for all. A mask has no effect: the mask
+            on the inputs of the next convolution is enough.
     """
     weight = layer.weight
+    depthwise = layer.groups > 1
+    if isinstance(kernel, int):
+        first = (weight.shape[2] - kernel) // 2
+        weight = weight[:, :, first : first + kernel, first : first + kernel]
+        kernel = None
+    if isinstance(inputs, int):
+        weight = weight[:, :inputs]
+        inputs = None
+    if isinstance(outputs, int):
+        weight = weight[:outputs]
     if kernel is not None and inputs is not None:
         weight = weight * (inputs[:, None, None] * kernel)
     elif kernel is not None:
         weight = weight * kernel
     elif inputs is not None:
         weight = weight * inputs[:, None, None]
-    return F.conv2d(x, weight, None, layer.stride, layer.padding, 1, layer.groups)
+    groups = len(weight) if depthwise else 1
+    return F.conv2d(x, weight, None, layer.stride, weight.shape[2] // 2, 1, groups)
 
 
 def conv_layer(

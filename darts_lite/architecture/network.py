@@ -42,8 +42,11 @@ class MixedOp(nn.Module):
             }
         )
         self.position = {o.name: i for i, o in enumerate(operations)}
+        self.sizes = {o.name: o.choices for o in operations}
 
     def forward(self, x: Tensor, activated: Tensor, weights: EdgeWeights | None) -> Tensor:
+        if weights is not None and weights.option is not None:
+            return self._sampled(x, activated, weights, weights.option)
         out = None
         if self.residual:
             out = x if weights is None or weights.edge is None else x * weights.edge
@@ -56,6 +59,28 @@ class MixedOp(nn.Module):
             out = branch if out is None else out + branch
         assert out is not None
         return out
+
+    def _sampled(
+        self, x: Tensor, activated: Tensor, weights: EdgeWeights, option: Operation
+    ) -> Tensor:
+        """Return the output of one option; every weight of it, of size one, multiplies its branch.
+
+        In a mixture, the weight of a size scales a part of the kernel, and a BatchNorm after it
+        takes the scale of the whole kernel away.
+        """
+        out = None
+        if self.residual:
+            out = x if weights.edge is None else x * weights.edge
+        if option.name not in self.operations:
+            assert out is not None
+            return out
+        operation = self.operations[option.name]
+        scale, sizes = weights.operations[self.position[option.name]], {}
+        for choice, p in weights.choices[option.name].items():
+            sizes[choice] = self.sizes[option.name][choice].index(option.choices[choice][0])
+            scale = scale * p[sizes[choice]]
+        branch = operation(activated, scale, sizes)
+        return branch if out is None else out + branch
 
 
 class Project(nn.Module):
@@ -96,7 +121,7 @@ class CellModule(nn.Module):
             for edge in cell.edges
         )
 
-    def forward(self, inputs: list[Tensor], weights: list[EdgeWeights] | None) -> Tensor:
+    def forward(self, inputs: list[Tensor], weights: list[EdgeWeights | None] | None) -> Tensor:
         cell = self.cell
         nodes = inputs[-1:]
         if cell.inputs == 2:
@@ -111,6 +136,7 @@ class CellModule(nn.Module):
                     None if weights is None else weights[i],
                 )
                 for i in cell.into(node)
+                if weights is None or weights[i] is not None
             ]
             total = terms[0]
             for term in terms[1:]:

@@ -87,7 +87,7 @@ class Conv(Entangled):
         self.norm = BatchNorm(out_channels)
 
     def forward(self, x: Tensor, scale: Tensor | None, choices: ChoiceWeights | None) -> Tensor:
-        h = masked_conv(self.conv, x, kernel=self.mask("kernel", choices), inputs=None)
+        h = masked_conv(self.conv, x, kernel=self.mask("kernel", choices))
         return self.norm(h, scale)
 
 
@@ -111,10 +111,11 @@ class Bottleneck(Entangled):
 
     def forward(self, x: Tensor, scale: Tensor | None, choices: ChoiceWeights | None) -> Tensor:
         width = self.mask("ratio", choices)
-        h = F.silu(self.norm1(self.reduce(x)))
-        h = masked_conv(self.conv, h, kernel=self.mask("kernel", choices), inputs=width)
+        h = F.silu(self.norm1(masked_conv(self.reduce, x, outputs=width)))
+        kernel = self.mask("kernel", choices)
+        h = masked_conv(self.conv, h, kernel=kernel, inputs=width, outputs=width)
         h = F.silu(self.norm2(h))
-        return self.norm3(masked_conv(self.expand, h, kernel=None, inputs=width), scale)
+        return self.norm3(masked_conv(self.expand, h, inputs=width), scale)
 
 
 @candidate(
@@ -138,11 +139,11 @@ class InvertedResidual(Entangled):
         self.norm3 = BatchNorm(out_channels)
 
     def forward(self, x: Tensor, scale: Tensor | None, choices: ChoiceWeights | None) -> Tensor:
-        h = F.silu(self.norm1(self.expand(x)))
-        h = masked_conv(self.depthwise, h, kernel=self.mask("kernel", choices), inputs=None)
-        h = F.silu(self.norm2(h))
         width = self.mask("expansion", choices)
-        return self.norm3(masked_conv(self.project, h, kernel=None, inputs=width), scale)
+        h = F.silu(self.norm1(masked_conv(self.expand, x, outputs=width)))
+        h = masked_conv(self.depthwise, h, kernel=self.mask("kernel", choices), outputs=width)
+        h = F.silu(self.norm2(h))
+        return self.norm3(masked_conv(self.project, h, inputs=width), scale)
 
 
 @candidate("skip", {}, colors=("#ececec", "#757575"))

@@ -1,7 +1,8 @@
 """Mixing weights of a space: one weight per edge, operation and size.
 
 A network does not depend on their origin: a relaxation of logits, one sampled path, or uniform
-weights.
+weights. Weights that are one for a single path, and zero beside it, name the path: the network then
+evaluates nothing else, on slices of its weights, at the cost of the discrete network.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from darts_lite.architecture.space import Cell, SearchSpace
+from darts_lite.architecture.space import Cell, Operation, SearchSpace
+
+Path = tuple[Operation | None, ...]  # concrete option of each edge; None: the edge is left out
 
 
 class EdgeWeights(NamedTuple):
@@ -21,6 +24,7 @@ class EdgeWeights(NamedTuple):
     operations: tuple[Tensor, ...]  # scalars, multiplied by the weight of the edge
     edge: Tensor | None  # scalar; None means 1
     choices: dict[str, dict[str, Tensor]]  # operation -> choice -> [n]
+    option: Operation | None = None  # the only option with a weight, which is one; None for several
 
 
 class CellWeights(NamedTuple):
@@ -29,9 +33,10 @@ class CellWeights(NamedTuple):
     edge: Tensor | None  # [E], probabilities to be kept; None: every edge is kept
     operation: Tensor  # [E, O], rows sum to one
     choices: dict[str, dict[str, Tensor]]  # operation -> choice -> [E, n], rows sum to one
+    path: Path | None = None  # what has weights of one; None for a mixture
 
-    def edges(self) -> list[EdgeWeights]:
-        """Split the weights of the cell into the weights of its edges."""
+    def edges(self) -> list[EdgeWeights | None]:
+        """Split the weights of the cell into those of its edges; None: not on the path."""
         count = self.operation.shape[0]
         scaled = self.operation if self.edge is None else self.operation * self.edge[:, None]
         rows = {o: {c: p.unbind() for c, p in cs.items()} for o, cs in self.choices.items()}
@@ -43,7 +48,10 @@ class CellWeights(NamedTuple):
                 scaled_row.unbind(),
                 edge[i],
                 {o: {c: p[i] for c, p in cs.items()} for o, cs in rows.items()},
+                None if self.path is None else self.path[i],
             )
+            if self.path is None or self.path[i] is not None
+            else None
             for i, scaled_row in enumerate(scaled.unbind())
         ]
 

@@ -117,7 +117,7 @@ def _task(run: Run[DeriveOptions], genotype: Genotype) -> TrainTask:
         run.say(_labelled(labels))
         if options.teacher_weight is None:
             teacher = None
-    start = start_of(options, device)
+    start = None if run.saved else start_of(options, genotype, device)
     return TrainTask(options, genotype, dataset, run.splits, device, teacher, start, labels)
 
 

@@ -17,6 +17,7 @@ from darts_lite.data.unlabelled import load_unlabelled
 from darts_lite.errors import UserError
 from darts_lite.files import read_json, whole_lines
 from darts_lite.nas.loading import restored_search
+from darts_lite.nas.task import SearchTask
 from darts_lite.training import checkpoint
 from darts_lite.training.distillation import TEMPERATURE, WEIGHT, Teacher, ensemble
 from darts_lite.training.distillation_losses import map_classes
@@ -26,6 +27,7 @@ from darts_lite.training.predictor import load
 from darts_lite.training.self_training import PseudoLabels, pseudo_labels
 
 Logits = Callable[[Tensor], Tensor]
+SUPERNET = "supernet"  # names the supernet of the search of the genotype
 MEMBERS = 5  # trials of a study in its ensemble
 CALIBRATED = 2000  # training images for the BatchNorm statistics of a supernet
 
@@ -51,7 +53,7 @@ def teacher_of(
     if text is None:
         return None
     kind, _, rest = text.partition(":")
-    if text == "supernet":
+    if text == SUPERNET:
         logits = _supernet(genotype, splits, device)
     elif kind == "timm":
         logits = _timm(rest, dataset, device)
@@ -108,9 +110,9 @@ def that_saw(options: DeriveOptions, genotype: Genotype) -> list[Path]:
         genotype: genotype of the training.
     """
     text = options.teacher or ""
-    named = [] if text == "supernet" or text.startswith("timm:") else _folders(text)
+    named = [] if text == SUPERNET or text.startswith("timm:") else _folders(text)
     folders = [each for name in named for each in _members(Path(name))]
-    folders += [] if options.start is None else [Path(options.start)]
+    folders += [] if options.start in (None, SUPERNET) else [Path(options.start)]
     return [folder for folder in folders if _saw(folder, options, genotype)]
 
 
@@ -125,10 +127,19 @@ def _saw(folder: Path, options: DeriveOptions, genotype: Genotype) -> bool:
     return not (alike and held_out and options.folds is None)
 
 
-def start_of(options: TeacherOptions, device: torch.device) -> Network | None:
-    """Return the network of `--from`; None without it."""
+def start_of(options: DeriveOptions, genotype: Genotype, device: torch.device) -> Network | None:
+    """Return the network of `--from`; None without it.
+
+    Arguments:
+        options: options of the training.
+        genotype: genotype of the training; with `--from supernet`, it gives the network.
+        device: device of the training.
+    Raises: `UserError` if the network cannot be loaded, or the supernet has another width.
+    """
     if options.start is None:
         return None
+    if options.start == SUPERNET:
+        return _inherited(Path(options.genotype), genotype)
     network = load(options.start, device).network
     if not isinstance(network, Network):
         raise UserError(
@@ -203,15 +214,35 @@ def _classes(
     return torch.tensor([known[said[name]] for name in classes])
 
 
-def _supernet(genotype: Path, splits: Splits, device: torch.device) -> Logits:
-    """Return the logits of the supernet of the search beside a genotype."""
+def _inherited(path: Path, genotype: Genotype) -> Network:
+    """Return the network of a genotype with the weights of the supernet of its search."""
+    search = _search(path, "--from")
+    supernet = search.network.export(search.inner.params)
+    if supernet.space.channels != genotype.space.channels:
+        raise UserError(
+            f"--from supernet needs a supernet as wide as its result, {genotype.space.channels} "
+            f"channels, got {supernet.space.channels}; search with --search-channels "
+            f"{genotype.space.channels}, or --method gdas"
+        )
+    network = Network(genotype.space, genotype.image, len(genotype.classes))
+    network.inherit(supernet)
+    return network
+
+
+def _search(genotype: Path, flag: str) -> SearchTask:
+    """Return the state of the search beside a genotype."""
     saved = genotype.parent / "search" / "checkpoint.pt"
     if not saved.exists():
         raise UserError(
-            f"--teacher supernet needs the checkpoint of the search, got no {saved}; give the "
+            f"{flag} supernet needs the checkpoint of the search, got no {saved}; give the "
             "genotype in the folder of its search"
         )
-    search = restored_search(saved)
+    return restored_search(saved)
+
+
+def _supernet(genotype: Path, splits: Splits, device: torch.device) -> Logits:
+    """Return the logits of the supernet of the search beside a genotype."""
+    search = _search(genotype, "--teacher")
     network = search.network.export(search.inner.params).to(device)
     with torch.no_grad():
         weights = {name: _moved(cell, device) for name, cell in search.weights().items()}

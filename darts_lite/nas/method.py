@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from darts_lite.architecture.cost import CostTable
+from darts_lite.nas.gdas import Gdas
 from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.regularizers import BetaDecay, ParameterHinge, Regularizer
 from darts_lite.nas.relaxation import Relaxation, Softmax
@@ -28,12 +29,19 @@ class Method:
     selector: Selector = knapsack
 
 
+RELAXATIONS: dict[str, type[Relaxation]] = {"darts": Softmax, "gdas": Gdas}
+"""The relaxations by the name of their method."""
+
+
 def method_of(options: SearchOptions, costs: CostTable) -> Method:
-    """Return the default method: DARTS with entangled sizes and an exact selection.
+    """Return the method of the options, with entangled weights and an exact selection.
 
     Arguments:
         options: options of the search, with a parameter limit.
         costs: costs of the search space.
     """
     decay = (BetaDecay(),) if options.protect else ()
-    return Method(regularizers=(*decay, ParameterHinge(costs, float(options.limit))))
+    return Method(
+        relaxation=RELAXATIONS[options.method](),
+        regularizers=(*decay, ParameterHinge(costs, float(options.limit))),
+    )

@@ -91,14 +91,22 @@ class SupernetProblem:
         def outer(params: Params, raw: Hyper) -> Loss:
             assert validation is not None
             values = self.plain.constrain(raw)
-            weights = self._mix(values, phase)
-            value, report = self.plain.loss(self._at(weights), params, values, validation)
-            return value + self.regularizer(values, weights, phase), report
+            value, report = self.plain.loss(
+                self._at(self._mix(values, phase)), params, values, validation
+            )
+            expected = self._mix(values, phase._replace(draws=None))
+            return value + self.regularizer(values, expected, phase), report
 
         return self.plain.bilevel(inner, outer, phase.lr_factor)
 
     def regularizer(self, values: Hyper, weights: Weights, phase: Phase) -> Tensor:
-        """Return the sum of the regularizers, a scalar that depends on the architecture only."""
+        """Return the sum of the regularizers, a scalar that depends on the architecture only.
+
+        Arguments:
+            values: constrained outer values by name.
+            weights: mixing weights without noise.
+            phase: values that depend on the fraction of the budget.
+        """
         state = State(select(values, ALPHA), weights, phase.fraction)
         total = torch.zeros(())
         for each in self.regularizers:

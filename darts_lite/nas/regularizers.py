@@ -23,7 +23,7 @@ class State(NamedTuple):
 
     Attributes:
         logits: architecture logits by name.
-        weights: mixing weights.
+        weights: mixing weights without noise.
         fraction: fraction of the budget, 0 to 1.
     """
 

@@ -365,7 +365,11 @@ class TeacherOptions(PseudoOptions):
         "JSON file {class: class of the teacher}, if the teacher has other classes.",
     )
     start: str | None = option(
-        None, "Folder of a derive run whose weights are the start.", flag="--from", shown="none"
+        None,
+        "Start from the weights of a derive run, given by its folder, or of the supernet of the "
+        "search: supernet (if it is as wide as the genotype).",
+        flag="--from",
+        shown="none",
     )
     freeze: str = option(
         "0",
