@@ -526,14 +526,38 @@ def test_studies_of_different_data_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_report_is_about_one_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finals: list[Any] = []
+    monkeypatch.setattr(
+        pictures,
+        "trial_scatter",
+        lambda t, f, *rest: finals.extend([*f, rest[-1]]) or np.zeros((2, 2, 3), np.uint8),
+    )
+    one = save(tmp_path / "one", trial(), select_by="macro_f1", final=METRICS)
+    other = save(tmp_path / "other", trial())
+    report.write_report([one], tmp_path / "out", lambda _: None)
+    assert finals == [Point("random", 900, 0.84), "macro_f1"]
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "is the macro f1 on validation images" in page
+    cells = re.findall("<th>(.*?)</th>|<td>(.*?)</td>", page.split("<h2>Final trainings")[1])
+    found = [a or b for a, b in cells[:8]]
+    assert found[:4] == ["method", "seed", "accuracy", "macro f1"]
+    assert found[4:] == ["random", "0", "85.00%", "84.00%"]
+    with pytest.raises(UserError, match=r"same --select-by, got macro_f1 in .* and accuracy in"):
+        report.write_report([one, other], tmp_path / "two", lambda _: None)
+
+
 def test_content_of_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, Any] = {}
 
-    def scatter(trials: Any, finals: Any, front: Any, limits: Any, title: str) -> pictures.Image:
+    def scatter(
+        trials: Any, finals: Any, front: Any, limits: Any, title: str, metric: str
+    ) -> pictures.Image:
         drawn.update(trials=trials, finals=finals, front=front, limits=limits, title=title)
+        drawn["metric"] = metric
         return np.zeros((2, 2, 3), np.uint8)
 
-    def over_time(curves: Any, title: str) -> pictures.Image:
+    def over_time(curves: Any, title: str, metric: str) -> pictures.Image:
         drawn["curves"] = curves
         return np.zeros((2, 2, 3), np.uint8)
 
@@ -559,7 +583,7 @@ def test_content_of_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert drawn["finals"] == [Point("asha", 900, 0.85)]
     assert drawn["front"] == [(200, 0.5), (300, 0.7)]
     assert drawn["limits"] == [500, CAP]
-    assert drawn["title"].startswith("digits: ")
+    assert drawn["title"].startswith("digits: ") and drawn["metric"] == "accuracy"
     assert list(drawn["curves"]) == ["tpe, 1 seed", "asha, 1 of 2 seeds"]
     assert drawn["curves"]["tpe, 1 seed"] == [
         (10, 0.6, 0.6, 0.6),

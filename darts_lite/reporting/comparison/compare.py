@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+from darts_lite.errors import UserError
 from darts_lite.reporting.comparison.study import Measurement, Study, Trial
 from darts_lite.reporting.pictures import Step
 
@@ -26,6 +27,21 @@ def by_method(studies: Sequence[Study]) -> dict[str, list[Study]]:
         values = [f"{v.replace('_', ' ')} {getattr(study.settings, v)}" for v in varied]
         groups.setdefault(", ".join([method, *values]), []).append(study)
     return groups
+
+
+def metric_of(studies: Sequence[Study]) -> str:
+    """Return the validation metric of the trials; all studies with trials have the same.
+
+    Raises: `UserError` if they do not.
+    """
+    found = {study.settings.select_by: study.folder for study in studies if study.trials}
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
+        raise UserError(
+            f"all studies of a report must have the same --select-by, got {one} in {first} and "
+            f"{other} in {second}; write one report per metric"
+        )
+    return next(iter(found), "accuracy")
 
 
 def improvements(study: Study) -> list[tuple[Measurement, Trial]]:

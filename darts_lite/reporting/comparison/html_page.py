@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from darts_lite.reporting.comparison.compare import by_method
+from darts_lite.reporting.comparison.compare import by_method, metric_of
 from darts_lite.reporting.comparison.study import Study, Trial
 from darts_lite.reporting.comparison.tables import NOTHING, duration, percent, rows
 
@@ -52,6 +52,7 @@ def html_page(studies: Sequence[Study], title: str, pictures: Sequence[Path]) ->
     """
     methods = [[escape(cell) for cell in row] for row in rows(studies)]
     images = "\n".join(_image(path) for path in pictures)
+    metric = escape(metric_of(studies).replace("_", " "))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -60,14 +61,38 @@ def html_page(studies: Sequence[Study], title: str, pictures: Sequence[Path]) ->
 <style>{STYLE}</style>
 <h1>{escape(title)}</h1>
 {_table(methods)}
-<p>Each value is the median over seeds, with the lowest and the highest in brackets. Accuracies are
-validation accuracies of networks under the parameter limit of their study; only the column "test
-accuracy" is on test images.</p>
+<p>Each value is the median over seeds, with the lowest and the highest in brackets. "Best on
+validation" is the {metric} on validation images, of networks under the parameter limit of their
+study; only the column "test accuracy" is on test images.</p>
 {images}
+{_tested(studies)}
 <h2>The best trials</h2>
 {_table(_best(studies))}
 </html>
 """
+
+
+def _tested(studies: Sequence[Study]) -> str:
+    """Return a table of the test metrics of every final training; empty without one."""
+    found = [
+        (name, study.settings.seed, study.final)
+        for name, own in by_method(studies).items()
+        for study in own
+        if study.final is not None
+    ]
+    names = list(dict.fromkeys(n for *_, final in found for n in final.metrics))
+    header = ["method", "seed", *(n.replace("_", " ") for n in names)]
+    body = [
+        [escape(name), str(seed), *(_metric(n, final.metrics.get(n)) for n in names)]
+        for name, seed, final in found
+    ]
+    return f"<h2>Final trainings on test images</h2>\n{_table([header, *body])}" if body else ""
+
+
+def _metric(name: str, value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value:.4f}" if name == "log_loss" else percent(value)
 
 
 def _best(studies: Sequence[Study]) -> list[list[str]]:

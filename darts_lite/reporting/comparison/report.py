@@ -13,6 +13,7 @@ from darts_lite.reporting.comparison.compare import (
     best_so_far,
     by_method,
     median_best_so_far,
+    metric_of,
     pareto_front,
 )
 from darts_lite.reporting.comparison.html_page import html_page
@@ -36,6 +37,7 @@ def write_report(folders: Sequence[Path], out: Path, say: Callable[[str], object
     """
     studies = [read_study(folder) for folder in dict.fromkeys(folders)]
     _require_same_data(studies)
+    metric = metric_of(studies)
     if any((out / name).exists() for name in RUN):
         raise UserError(f"--out must not be the folder of a run, got {out}; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -44,7 +46,10 @@ def write_report(folders: Sequence[Path], out: Path, say: Callable[[str], object
             events.unlink()  # TensorBoard would show the old table beside the new one
     data = studies[0].settings.dataset.get("name", "studies")
     text = results_table(studies)
-    images = {"best_so_far": _best_so_far(studies, data), "scatter": _scatter(studies, data)}
+    images = {
+        "best_so_far": _best_so_far(studies, data, metric),
+        "scatter": _scatter(studies, data, metric),
+    }
     with Recorder(out) as recorder:
         for name, image in images.items():
             pictures.save(out / f"{name}.png", image)
@@ -58,7 +63,7 @@ def write_report(folders: Sequence[Path], out: Path, say: Callable[[str], object
     say(f"{out / 'index.html'}: studies {len(studies)}, trials {trials}")
 
 
-def _best_so_far(studies: Sequence[Study], data: str) -> pictures.Image:
+def _best_so_far(studies: Sequence[Study], data: str, metric: str) -> pictures.Image:
     curves = {}
     for name, own in by_method(studies).items():
         successful = sum(bool(best_so_far(study)) for study in own)
@@ -66,23 +71,28 @@ def _best_so_far(studies: Sequence[Study], data: str) -> pictures.Image:
         seeds = "1 seed" if len(own) == 1 else f"{count} seeds"
         if steps := median_best_so_far(own):
             curves[f"{name}, {seeds}"] = steps
-    return pictures.best_so_far_plot(curves, f"{data}: the best trial so far")
+    return pictures.best_so_far_plot(curves, f"{data}: the best trial so far", metric)
 
 
-def _scatter(studies: Sequence[Study], data: str) -> pictures.Image:
+def _scatter(studies: Sequence[Study], data: str, metric: str) -> pictures.Image:
     groups = by_method(studies).items()
     trials = [p for name, own in groups for study in own for p in _points(name, study)]
     finals = [
-        pictures.Point(name, study.final.parameters, study.final.test_accuracy)
+        pictures.Point(name, study.final.parameters, value)
         for name, own in groups
         for study in own
-        if study.final is not None
+        if study.final is not None and (value := study.final.metrics.get(metric)) is not None
     ]
     best = pareto_front(trial for study in studies for trial in study.trials)
     front = [trial.point for trial in best if trial.point]
     limits = sorted({limit for study in studies if (limit := study.settings.max_params)})
     return pictures.trial_scatter(
-        trials, finals, front, limits, f"{data}: size and accuracy of trials"
+        trials,
+        finals,
+        front,
+        limits,
+        f"{data}: size and {metric} of trials",
+        metric,
     )
 
 

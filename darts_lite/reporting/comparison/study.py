@@ -10,7 +10,7 @@ There are two kinds of study:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -96,16 +96,34 @@ class Settings:
     fidelity: str | None = None
     budget_hours: float | None = None
     workers: int | None = None
+    select_by: str = "accuracy"  # the validation metric that `Trial.accuracy` is
 
 
 @dataclass(frozen=True, kw_only=True)
 class Final:
-    """Content of derive/metrics.json: the network after the final training, tested once."""
+    """Content of derive/metrics.json: the network after the final training, tested once.
+
+    A metric is None if the file is older than the metric, or the metric is not defined.
+    """
 
     __pydantic_config__ = _FILE
     parameters: Count
     macs: Count
     test_accuracy: Fraction
+    test_balanced_accuracy: Fraction | None = None
+    test_macro_precision: Fraction | None = None
+    test_macro_recall: Fraction | None = None
+    test_macro_f1: Fraction | None = None
+    test_roc_auc: Fraction | None = None
+    test_top5: Fraction | None = None
+    test_ece: Fraction | None = None
+    test_log_loss: Annotated[float, Field(ge=0)] | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Test metrics by name, without those that are None."""
+        own = {f.name.removeprefix("test_"): getattr(self, f.name) for f in fields(self)}
+        return {n: v for n, v in own.items() if n not in ("parameters", "macs") and v is not None}
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,9 @@ def trial_scatter(
     front: Sequence[tuple[int, float]],
     limits: Sequence[int],
     title: str,
+    metric: str = "accuracy",
 ) -> Image:
-    """Plot the accuracy of trials against their number of parameters.
+    """Plot the accuracy of trials, or another metric, against their number of parameters.
 
     Arguments:
         trials: on validation images. Each name has its own marker; bright is recent; partly
@@ -75,6 +76,7 @@ def trial_scatter(
         front: Pareto front [(parameters, accuracy)], drawn as a step line.
         limits: of the number of parameters, drawn as dotted lines.
         title: one line above the plot.
+        metric: the metric, as for `--select-by`.
     """
     points = [*trials, *finals]
     figure, axes = _accuracy_figure(title, empty=not points)
@@ -113,7 +115,7 @@ def trial_scatter(
     _scale_x(axes, sizes, decades=1)
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.set_xlabel("parameters", color=INK)
-    axes.set_ylabel("accuracy on validation images", color=INK)
+    axes.set_ylabel(f"{_words(metric)} on validation images", color=INK)
     bar = figure.colorbar(ScalarMappable(cmap=RECENCY), ax=axes, pad=0.02, aspect=40)
     bar.set_ticks([0, 1], labels=["first trial", "last trial"])
     bar.ax.tick_params(length=0, labelsize=8, colors=INK)
@@ -140,12 +142,15 @@ def _draw_points(
     )
 
 
-def best_so_far_plot(curves: Mapping[str, Sequence[Step]], title: str) -> Image:
+def best_so_far_plot(
+    curves: Mapping[str, Sequence[Step]], title: str, metric: str = "accuracy"
+) -> Image:
     """Plot the best accuracy so far against time: the median in a band from lowest to highest.
 
     Arguments:
         curves: the steps of each method, by its label.
         title: one line above the plot.
+        metric: the metric, as for `--select-by`.
     """
     figure, axes = _accuracy_figure(title, empty=not curves)
     times = [step.seconds for steps in curves.values() for step in steps]
@@ -160,7 +165,7 @@ def best_so_far_plot(curves: Mapping[str, Sequence[Step]], title: str) -> Image:
         handles += axes.step(x, [step.median for step in steps], where="post", **style)
     _scale_x(axes, [time / unit for time in times], decades=2)
     axes.set_xlabel(name, color=INK)
-    axes.set_ylabel("best accuracy so far, on validation images", color=INK)
+    axes.set_ylabel(f"best {_words(metric)} so far, on validation images", color=INK)
     return _finish_figure(figure, axes, handles)
 
 
@@ -204,6 +209,10 @@ def _accuracy_figure(title: str, empty: bool) -> tuple[Figure, Axes]:
     if empty:
         write(axes, 0.5, 0.5, "no trial has a result", transform=axes.transAxes, color=PALE)
     return figure, axes
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")
 
 
 def _log_error(accuracy: Floats) -> Floats:
