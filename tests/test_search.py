@@ -144,18 +144,27 @@ def test_by_default_the_lr_is_found_in_the_warm_up_and_the_decay_is_constant(
 ) -> None:
     """Look-aheads happen in the warm-up only; they change only the learning rate."""
     search = task(digits)
-    before, last = bits(search), int(WARM_UP * 20)
-    advance(search, 0, last, 20)
+    before, last, total = bits(search), int(WARM_UP * 300), 300
+    advance(search, 0, last, total)
     during = bits(search)
     assert {n for n in search.hyper.variables.raw if during[n] != before[n]} == {"lr"}
     looks = search.hyper.finder.done
-    assert looks > 0
-    advance(search, last, 20, 20)
+    assert looks == 3  # of ten steps each: a tenth of all steps
+    advance(search, last, last + 15, total)
     after = bits(search)
     moved = {n for n in search.hyper.variables.raw if after[n] != during[n]}
     rates = {n for n in search.hyper.variables.raw if n.startswith("probability.")}
     assert set(search.hyper.variables.raw) - moved - rates == {"lr", "weight_decay"}
     assert moved & rates  # probabilities whose coins were turned
+    assert search.hyper.finder.done == looks
+
+
+@pytest.mark.parametrize(("total", "looks"), [(40, 0), (100, 1), (250, 2)])
+def test_look_aheads_take_at_most_a_tenth_of_the_steps(
+    digits: tuple[Dataset, Splits], total: int, looks: int
+) -> None:
+    search = task(digits)
+    advance(search, 0, total // 8, total)
     assert search.hyper.finder.done == looks
 
 

@@ -113,6 +113,7 @@ def plan(text: str) -> Plan:
 
 
 KNOTS = 50  # knots of a learned schedule
+LOOK = 1.0  # steps per step of a look-ahead: it costs two plain steps, and so does a joint step
 
 
 @dataclass
@@ -189,8 +190,9 @@ class HyperLearner:
     ) -> None:
         """Take one look-ahead of the learning-rate finder if one is due; change only the lr.
 
-        There is at most one look-ahead per step. In a budget by the clock, the look-aheads must not
-        take more than their share of the time.
+        There is at most one look-ahead per step, and none that would take all of them above their
+        share of the training. In a budget of steps the fraction does not see their time, so their
+        cost is counted in steps.
 
         Arguments:
             fraction: fraction of the budget.
@@ -198,11 +200,16 @@ class HyperLearner:
             window: returns the batches of a window, from (steps, whether coins are turned).
             bind: returns the bilevel problem of a window, without the learning-rate schedule.
         """
-        if self.plan.annealed and self.finder.due(fraction):
+        if self.plan.annealed and self.finder.due(fraction) and self._affordable(fraction):
             estimator = self.finder.estimator
             problem = bind(*window(estimator.steps, False))
             ahead = estimator(problem, inner, self.variables.leaves(), self.finder.kinds)
             self.finder.update(self.variables, ahead.hypergradient)
+
+    def _affordable(self, fraction: float) -> bool:
+        """Tell whether one more look-ahead keeps all of them within their share of all steps."""
+        cost = (self.finder.done + 1) * LOOK * self.finder.estimator.steps
+        return self.steps > 0 and cost * fraction <= self.finder.share * self.steps * (1 + 1e-9)
 
     def due(self, fraction: float) -> dict[str, Kind]:
         """Return the variables to learn in this step; empty for a plain step.
