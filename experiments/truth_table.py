@@ -186,7 +186,7 @@ def by_chance(table: dict[str, Row], seconds: float, seed: int) -> str:
 
 
 @main.command("rank")
-@click.option("--methods", default="gdas,darts", show_default=True)
+@click.option("--methods", default="single_path,darts", show_default=True)
 @click.option("--seeds", default=10, show_default=True)
 @click.option("--steps", default=600, show_default=True, help="Of each search.")
 @click.option("--workers", default=2, show_default=True, help="Searches at a time.")

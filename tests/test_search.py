@@ -48,7 +48,7 @@ def bits(search: SearchTask) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"space": "cells"}, {}, {"optimizer": "adamw"}, {"space": "cells", "method": "gdas"}],
+    [{"space": "cells"}, {}, {"optimizer": "adamw"}, {"space": "cells", "method": "darts"}],
     ids=str,
 )
 def test_a_resumed_search_is_bit_identical_from_any_step(

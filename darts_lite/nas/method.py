@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from darts_lite.architecture.cost import CostTable
-from darts_lite.nas.gdas import Gdas
 from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.regularizers import BetaDecay, ParameterHinge, Regularizer
 from darts_lite.nas.relaxation import Relaxation, Softmax
 from darts_lite.nas.select import Selector, knapsack
+from darts_lite.nas.single_path import UniformPath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,14 @@ class Method:
         relaxation: maps logits to mixing weights.
         regularizers: terms added to the loss of the architecture.
         selector: maps the space and its mixing weights to a discrete space.
+        scored: whether the logits are scores of sampled paths (`single_path.PathScores`) instead of
+            outer variables with hypergradients.
     """
 
     relaxation: Relaxation = field(default_factory=Softmax)
     regularizers: tuple[Regularizer, ...] = ()
     selector: Selector = knapsack
-
-
-RELAXATIONS: dict[str, type[Relaxation]] = {"darts": Softmax, "gdas": Gdas}
-"""The relaxations by the name of their method."""
+    scored: bool = False
 
 
 def method_of(options: SearchOptions, costs: CostTable) -> Method:
@@ -40,8 +39,7 @@ def method_of(options: SearchOptions, costs: CostTable) -> Method:
         options: options of the search, with a parameter limit.
         costs: costs of the search space.
     """
+    if options.method == "single_path":
+        return Method(relaxation=UniformPath(), scored=True)
     decay = (BetaDecay(),) if options.protect else ()
-    return Method(
-        relaxation=RELAXATIONS[options.method](),
-        regularizers=(*decay, ParameterHinge(costs, float(options.limit))),
-    )
+    return Method(regularizers=(*decay, ParameterHinge(costs, float(options.limit))))

@@ -62,10 +62,11 @@ class SearchOptions(RecipeOptions, MachineOptions, SpaceOptions):
         low=1,
         shown="at most 8 on a CPU, else --channels",
     )
-    method: Literal["darts", "gdas"] = option(
-        "darts",
-        "darts: train a mixture of all operations; gdas: train one sampled path per step, which "
-        "costs no more than the resulting network.",
+    method: Literal["single_path", "darts"] = option(
+        "single_path",
+        "single_path: train one sampled path per step, which costs no more than the resulting "
+        "network, then score the options on validation images; darts: train a mixture of all "
+        "operations, and its weights by hypergradients.",
     )
     optimizer: Literal["sgd", "adamw"] = option(
         "sgd", "Optimizer of the weights, in the search and in the final training."

@@ -29,13 +29,13 @@ class Phase(NamedTuple):
         lr_factor: value of the learning-rate schedule; multiplies the learned learning rate.
         temperature: temperature of the softmaxes of the relaxation.
         fraction: fraction of the budget, for the regularizers.
-        draws: noise of the relaxation in this step.
+        draws: noise of the relaxation, for each step of the window.
     """
 
     lr_factor: float
     temperature: float = 1.0
     fraction: float = 0.0
-    draws: Any = None
+    draws: tuple[Any, ...] = (None,)
 
 
 def logit_specs(space: SearchSpace, start: Mapping[str, Tensor]) -> list[HyperSpec]:
@@ -86,15 +86,15 @@ class SupernetProblem:
 
         def inner(params: Params, raw: Hyper, t: int) -> Loss:
             values = self.plain.constrain(raw)
-            return self.plain.loss(self._at(self._mix(values, phase)), params, values, train[t])
+            network = self.at(self._mix(values, phase, phase.draws[t]))
+            return self.plain.loss(network, params, values, train[t])
 
         def outer(params: Params, raw: Hyper) -> Loss:
             assert validation is not None
             values = self.plain.constrain(raw)
-            value, report = self.plain.loss(
-                self._at(self._mix(values, phase)), params, values, validation
-            )
-            expected = self._mix(values, phase._replace(draws=None))
+            network = self.at(self._mix(values, phase, phase.draws[-1]))
+            value, report = self.plain.loss(network, params, values, validation)
+            expected = self._mix(values, phase, None)
             return value + self.regularizer(values, expected, phase), report
 
         return self.plain.bilevel(inner, outer, phase.lr_factor)
@@ -113,8 +113,9 @@ class SupernetProblem:
             total = total + each(state)
         return total
 
-    def _mix(self, values: Hyper, phase: Phase) -> Weights:
-        return self.relaxation(self.space, select(values, ALPHA), phase.temperature, phase.draws)
+    def _mix(self, values: Hyper, phase: Phase, draws: Any) -> Weights:
+        return self.relaxation(self.space, select(values, ALPHA), phase.temperature, draws)
 
-    def _at(self, weights: Weights) -> Callable[[Params, Tensor], Tensor]:
+    def at(self, weights: Weights) -> Callable[[Params, Tensor], Tensor]:
+        """Return the network at given mixing weights, a function of parameters and images."""
         return lambda params, images: self.network(params, images, weights)

@@ -4,13 +4,17 @@ Phases by fraction of the budget:
 
 1. warm-up: only the weights are trained;
 2. joint: weights and outer variables are learned together;
-3. annealing: the softmax temperature falls until one operation dominates each edge;
+3. with `--method darts`, annealing: the softmax temperature falls until one operation dominates
+   each edge; with `--method single_path`, scoring: the weights are done, and sampled paths are
+   compared on validation images;
 4. selection of the discrete network, after the last step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -28,8 +32,9 @@ from darts_lite.nas.method import Method, method_of
 from darts_lite.nas.monitor import CALIBRATED, EVALUATED, Monitor
 from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.problem import ALPHA, Phase, SupernetProblem, logit_specs
-from darts_lite.nas.relaxation import entropy
+from darts_lite.nas.relaxation import entropy, logit_shapes
 from darts_lite.nas.result import recipe_of, result
+from darts_lite.nas.single_path import PathScores
 from darts_lite.nas.warm_start import COLD, Warm
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.training.build import loss_specs, names_in
@@ -47,6 +52,8 @@ from darts_lite.training.problem import (
 WARM_UP = 0.25  # fraction of the budget
 INHERITED_WARM_UP = 0.05  # fraction of the budget, with the weights of an earlier search
 ANNEALING = 0.75  # fraction of the budget at which annealing begins
+SCORING = 0.75  # fraction of the budget at which the weights are trained and scoring begins
+PATHS = 4  # paths that are scored on one batch
 FINAL_TEMPERATURE = 0.2
 EVERY = {  # steps from one hypergradient to the next
     "loss": 4,
@@ -102,7 +109,12 @@ class SearchTask(JointTask):
             loss_specs(recipe, names_in(options.learn), warm.starts, EVERY["loss"]),
         ).to(device)
         begin = WARM_UP if warm.params is None else INHERITED_WARM_UP
-        hyper = HyperLearner(variables, plan(options.estimator), warm.finder(), begin)
+        learning = plan(options.estimator)
+        self.scores = PathScores(self.space) if self.method.scored else None
+        if self.method.scored:
+            learning = replace(learning, constant=frozenset({"architecture"}))
+        self._first = {n: variables.raw[ALPHA + n].clone() for n in logit_shapes(self.space)}
+        hyper = HyperLearner(variables, learning, warm.finder(), begin)
         flat = FlatNetwork(network)
         counts = splits.train.labels.bincount(minlength=len(dataset.classes))
         weights = class_weights(counts, recipe.class_weights)
@@ -121,18 +133,53 @@ class SearchTask(JointTask):
         return (EVALUATED + CALIBRATED) / self.options.batch_size
 
     def temperature(self, fraction: float) -> float:
-        """Return the softmax temperature at a fraction of the budget."""
+        """Return the softmax temperature at a fraction of the budget; one for scored logits."""
+        if self.scores is not None:
+            return 1.0
         return FINAL_TEMPERATURE ** max(0.0, (fraction - ANNEALING) / (1 - ANNEALING))
 
+    def lr_factor(self, fraction: float) -> float:
+        return super().lr_factor(fraction if self.scores is None else min(1.0, fraction / SCORING))
+
     def step(self, fraction: float) -> int:
-        draws = self.method.relaxation.draw(self.space, self.feed.generator)
-        self._phase = Phase(1.0, self.temperature(fraction), fraction, draws)
+        if self.scores is not None and fraction >= SCORING:
+            self._score(self.scores, fraction)
+            return 1
         return super().step(fraction)
+
+    def _score(self, scores: PathScores, fraction: float) -> None:
+        """Score some paths on one validation batch, and set the logits."""
+        self.hyper.begin_step(fraction, self.fraction)
+        self.hyper.steps += 1
+        self.fraction = fraction
+        batch, relaxation = self.feed.held_out(), self.method.relaxation
+        logits = select(self.hyper.variables.raw, ALPHA)
+        paths = [relaxation(self.space, logits, 1.0, self._draw()) for _ in range(PATHS)]
+        values = self.hyper.constrain(self.hyper.raw)
+        with torch.no_grad():
+            reports = torch.stack(
+                [
+                    self.plain.loss(self.problem.at(path), self.inner.params, values, batch)[1]
+                    for path in paths
+                ]
+            )
+        scores.add(paths, reports[:, 0].tolist())
+        for name, value in scores.logits().items():
+            raw = self.hyper.variables.raw[ALPHA + name]
+            raw.copy_(self._first[name] + value.to(raw))
+        self._record("validation", reports.mean(0))
+
+    def _draw(self) -> Any:
+        return self.method.relaxation.draw(self.space, self.feed.generator)
 
     def bind(
         self, train: Sequence[Batch], validation: Batch | None, lr_factor: float = 1.0
     ) -> Bilevel:
-        return self.problem.bind(train, validation, self._phase._replace(lr_factor=lr_factor))
+        """Return the bilevel problem of a window; the relaxation draws once for each step."""
+        draws = tuple(self._draw() for _ in train)
+        temperature = self.temperature(self.fraction)
+        phase = Phase(lr_factor, temperature, self.fraction, draws)
+        return self.problem.bind(train, validation, phase)
 
     def weights(self, temperature: float | None = None) -> Weights:
         """Return the current mixing weights, without noise."""
@@ -170,6 +217,15 @@ class SearchTask(JointTask):
     def evaluate(self, step: int, recorder: Recorder, last: bool = False) -> dict[str, float]:
         """Return the accuracy of the mixture and of its selection; record pictures."""
         return self.monitor.evaluate(self, step, recorder, last)
+
+    def state_dict(self) -> dict[str, Any]:
+        scores = None if self.scores is None else self.scores.state_dict()
+        return {**super().state_dict(), "scores": scores}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.scores is not None:
+            self.scores.load_state_dict(state["scores"])
 
     def genotype(self, finished: bool = True) -> Genotype:
         """Return the selected network within the parameter limit, with the learned schedules.

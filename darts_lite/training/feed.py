@@ -57,7 +57,11 @@ class Feed:
     ) -> tuple[list[Batch], Batch]:
         """Return the training batches of a number of steps, and one validation batch."""
         train = [self.batch(values, fraction, turn) for _ in range(steps)]
-        return train, Batch(*next(self.validation))
+        return train, self.held_out()
+
+    def held_out(self) -> Batch:
+        """Return the next validation batch."""
+        return Batch(*next(self.validation))
 
     def state_dict(self) -> dict[str, Any]:
         return {

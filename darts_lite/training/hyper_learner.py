@@ -60,15 +60,17 @@ class Plan:
         annealed: whether the learning-rate finder sets the learning rate; the other values of the
             optimizer are then constant.
         loss_carries: whether the estimator of the loss variables carries tangents between steps.
+        constant: kinds that no hypergradient changes.
     """
 
     estimator: Estimator
     annealed: bool
     loss_carries: bool
+    constant: frozenset[Kind] = frozenset()
 
     def kinds(self, kinds: Mapping[str, Kind]) -> dict[str, Kind]:
         """Return the variables that the estimator learns, from the kinds of all variables."""
-        drop = {"optimizer"} if self.annealed else set()
+        drop = self.constant | ({"optimizer"} if self.annealed else set())
         return {name: kind for name, kind in kinds.items() if kind not in drop}
 
     def caveats(self, kinds: Mapping[str, Kind]) -> list[str]:
