@@ -45,6 +45,8 @@ def group(task: SearchTask, fraction: float, steps: int) -> float:
 @click.option("--channels", default=8, show_default=True)
 @click.option("--size", default=28, show_default=True, help="Pixels a side.")
 @click.option("--image-channels", default=1, show_default=True)
+@click.option("--stem-stride", default=1, show_default=True)
+@click.option("--method", default="darts", show_default=True)
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--pairs", default=7, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
@@ -53,6 +55,8 @@ def main(
     channels: int,
     size: int,
     image_channels: int,
+    stem_stride: int,
+    method: str,
     batch_size: int,
     pairs: int,
     device: str,
@@ -65,6 +69,8 @@ def main(
         channels=channels,
         search_channels=channels,
         max_params=10**9,
+        stem_stride=stem_stride,
+        method=method,
         batch_size=batch_size,
     )
     task = SearchTask(config, dataset, Splits(*(s.to(where) for s in splits)), where)

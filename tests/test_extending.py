@@ -38,7 +38,8 @@ from darts_lite.training.options import DeriveOptions
 from darts_lite.training.task import TrainTask
 
 SMALL = SearchOptions(space="blocks", cells=3, channels=4, search_channels=4, max_params=3000,
-                      batch_size=16, augment="none", estimator="one_step")  # fmt: skip
+                      batch_size=16, augment="none", estimator="one_step", stem_stride=1,
+                      method="darts")  # fmt: skip
 
 
 # --- an operation -------------------------------------------------------------------------------

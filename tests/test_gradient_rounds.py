@@ -195,6 +195,7 @@ CONFIG = SearchOptions(
     search_channels=4,
     max_params=2000,
     batch_size=16,
+    stem_stride=1,
     estimator="one_step",
     seed=7,
 )

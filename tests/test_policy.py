@@ -716,7 +716,7 @@ def test_names_starts_and_order():
             assert starts[f"magnitude.{kind}"] == records[kind].start
             assert starts[f"probability.{kind}"] == records[kind].rate
     assert starts["magnitude.rotate"] == 0.05 and starts["magnitude.gaussian_blur"] == 0.4
-    assert starts["probability.rotate"] == 0.5 and starts["probability.invert"] == 0.1
+    assert starts["probability.rotate"] == 0.1 and starts["probability.cutout"] == 0.9
 
 
 def test_only_the_operations_asked_for():
@@ -981,7 +981,7 @@ def test_some_probabilities_may_be_learned_and_others_not(only):
     policy = Learned(channels=1, operations=("rotate", "cutout", "invert"))
     values = {f"probability.{n}": torch.tensor(0.7, dtype=torch.float64) for n in only}
     draws = policy.sample(4000, SIZE, seeded(), values=values)
-    chances = {"rotate": 0.7, "cutout": 0.7 if "cutout" in only else 0.5, "invert": 0.1}
+    chances = {"rotate": 0.7, "cutout": 0.7 if "cutout" in only else 0.9, "invert": 0.1}
     for name, p in chances.items():
         acted = (draws.units[0, :, NAMES.index(name)] != 0).double()
         assert float(acted.mean()) == pytest.approx(p, abs=0.04)

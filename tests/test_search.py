@@ -27,7 +27,8 @@ CPU = torch.device("cpu")
 def small(**changes: object) -> SearchOptions:
     settings: dict = {
         "space": "blocks", "cells": 3, "channels": 4, "search_channels": 4,
-        "max_params": 3000, "batch_size": 16,
+        "max_params": 3000, "batch_size": 16, "stem_stride": 1,
+        "method": "darts",
     }  # fmt: skip
     return SearchOptions(**{**settings, **changes})
 
@@ -48,7 +49,7 @@ def bits(search: SearchTask) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"space": "cells"}, {}, {"optimizer": "adamw"}, {"space": "cells", "method": "darts"}],
+    [{"space": "cells"}, {}, {"optimizer": "adamw"}, {"space": "cells", "method": "single_path"}],
     ids=str,
 )
 def test_a_resumed_search_is_bit_identical_from_any_step(
@@ -150,7 +151,7 @@ def test_by_default_the_lr_is_found_in_the_warm_up_and_the_decay_is_constant(
     assert {n for n in search.hyper.variables.raw if during[n] != before[n]} == {"lr"}
     looks = search.hyper.finder.done
     assert looks == 3  # of ten steps each: a tenth of all steps
-    advance(search, last, last + 15, total)
+    advance(search, last, last + 60, total)
     after = bits(search)
     moved = {n for n in search.hyper.variables.raw if after[n] != during[n]}
     rates = {n for n in search.hyper.variables.raw if n.startswith("probability.")}
@@ -207,7 +208,8 @@ def test_a_search_learns_and_its_genotype_has_the_learned_schedules(
     advance(search, 0, 30, 30)
     values = search.report()
     assert values["skipped_hypergradients"] == 0
-    assert values["learned/lr"] != pytest.approx(OPTIMIZERS["sgd"].start["lr"], rel=1e-3)
+    same = values["learned/lr"] == pytest.approx(OPTIMIZERS["sgd"].start["lr"], rel=1e-3)
+    assert same is ("annealed" in estimator)  # the search is too short for a look-ahead
     found = search.genotype()
     found.save(tmp_path / "g.json")
     assert Genotype.load(tmp_path / "g.json") == found

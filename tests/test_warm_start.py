@@ -185,13 +185,13 @@ def test_the_lr_of_another_optimizer_is_ignored() -> None:
 
 def test_outer_variables_start_at_known_values_only() -> None:
     policy = Learned(channels=1)
-    start = {"lr": 0.3, "magnitude.rotate": 0.4, "magnitude.unknown": 0.4}
+    start = {"lr": 0.2, "magnitude.rotate": 0.4, "magnitude.unknown": 0.4}
     space = blocks(4, 3)
     alpha = {"block1.operation": torch.tensor([[1.0, 2.0, 3.0, 4.0]])}
     from darts_lite.augment import Augmentation
 
     values = outer_variables(Augmentation(policy), start, first=logit_specs(space, alpha)).values()
-    assert_close(values["lr"], torch.tensor(0.3))
+    assert_close(values["lr"], torch.tensor(0.2))
     assert_close(values["magnitude.rotate"], torch.tensor(0.4))
     assert "magnitude.unknown" not in values
     assert_close(values["alpha.block1.operation"], alpha["block1.operation"])
@@ -204,7 +204,7 @@ def test_outer_variables_start_at_known_values_only() -> None:
 def options(**changes: Any) -> SearchOptions:
     small: dict[str, Any] = {
         "dataset": "digits", "space": "blocks", "cells": 3, "channels": 4, "search_channels": 4,
-        "max_params": 3000, "batch_size": 16, "subset": 600,
+        "max_params": 3000, "batch_size": 16, "subset": 600, "stem_stride": 1, "method": "darts",
     }  # fmt: skip
     return SearchOptions(**{**small, **changes})
 
@@ -218,6 +218,7 @@ def earlier(digits: tuple[Dataset, Splits]) -> SearchTask:
     search = task(digits)
     for i in range(16):
         search.step(i / 16)
+    search.hyper.variables.multiply("lr", torch.tensor(1.5))  # as if a look-ahead had found it
     return search
 
 

@@ -17,7 +17,7 @@ from darts_lite.hpo.methods.sampled import Asha, Sampled, rungs
 from darts_lite.hpo.options import TuneOptions
 from darts_lite.hpo.records import Method
 from darts_lite.hpo.space import AugmentationSpace, Configuration, ConfigurationSpace, Space, Values
-from darts_lite.nas.defaults import search_width, size
+from darts_lite.nas.defaults import search_width, shaped
 from darts_lite.nas.loading import load_genotype
 from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.random_networks import uniform_random
@@ -57,7 +57,7 @@ def completed(options: TuneOptions, dataset: Dataset) -> TuneOptions:
     """
     if options.method not in METHODS:  # a new study needs one
         raise UserError(f"--method must be one of {', '.join(METHODS)}, got {options.method}")
-    limit, channels = size(options, dataset)
+    options = shaped(options, dataset, device_named(options.device))
     hours = options.budget_hours
     if hours is None and options.trials is None:
         hours = 0.1 if is_small(dataset) else 1.0
@@ -78,9 +78,7 @@ def completed(options: TuneOptions, dataset: Dataset) -> TuneOptions:
         raise UserError(
             "--genotype is only for pba, its small model; use --warm-start to start from a genotype"
         )
-    return replace(
-        options, dataset=dataset.name, max_params=limit, channels=channels, budget_hours=hours
-    )
+    return replace(options, dataset=dataset.name, budget_hours=hours)
 
 
 def assemble(options: TuneOptions, dataset: Dataset, splits: Splits) -> Setup:
@@ -125,7 +123,7 @@ def assemble(options: TuneOptions, dataset: Dataset, splits: Splits) -> Setup:
         space=options.space,
         cells=options.cells,
         channels=options.channels,
-        search_channels=search_width(options.channels, device),
+        search_channels=search_width(SearchOptions().method, options.channels, device),
         stem_stride=options.stem_stride,
         max_params=options.max_params,
         batch_size=BATCH_SIZE,

@@ -27,17 +27,18 @@ class SpaceOptions(DataOptions):
         shown="60000 below 16 pixels, else 150000",
     )
     space: Literal["cells", "blocks"] = option(
-        "cells", "Search space: DARTS cells, or a chain of mixed blocks."
+        "blocks", "Search space: a chain of mixed blocks, or DARTS cells."
     )
     cells: int = option(7, "Number of cells or blocks.", low=1)
     channels: int | None = option(
         None, "Channels of the first stage.", low=1, shown="the most that fit --max-params"
     )
-    stem_stride: int = option(
-        1,
+    stem_stride: int | None = option(
+        None,
         "Stride of the first convolution, 1 or 2; 2 is faster and loses detail.",
         low=1,
         high=2,
+        shown="2 on a CPU for images of at least 24 pixels, else 1",
     )
 
 
@@ -60,7 +61,7 @@ class SearchOptions(RecipeOptions, MachineOptions, SpaceOptions):
         None,
         "Channels of the first stage of the supernet.",
         low=1,
-        shown="at most 8 on a CPU, else --channels",
+        shown="--channels; at most 8 for darts on a CPU",
     )
     method: Literal["single_path", "darts"] = option(
         "single_path",

@@ -32,11 +32,12 @@ from darts_lite.nas.method import Method, method_of
 from darts_lite.nas.monitor import CALIBRATED, EVALUATED, Monitor
 from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.problem import ALPHA, Phase, SupernetProblem, logit_specs
-from darts_lite.nas.relaxation import entropy, logit_shapes
+from darts_lite.nas.relaxation import entropy
 from darts_lite.nas.result import recipe_of, result
 from darts_lite.nas.single_path import PathScores
 from darts_lite.nas.warm_start import COLD, Warm
 from darts_lite.reporting.recorder import Recorder
+from darts_lite.training import checkpoint
 from darts_lite.training.build import loss_specs, names_in
 from darts_lite.training.feed import Feed
 from darts_lite.training.hyper_learner import HyperLearner, plan
@@ -113,7 +114,7 @@ class SearchTask(JointTask):
         self.scores = PathScores(self.space) if self.method.scored else None
         if self.method.scored:
             learning = replace(learning, constant=frozenset({"architecture"}))
-        self._first = {n: variables.raw[ALPHA + n].clone() for n in logit_shapes(self.space)}
+        self._first = select(dict(variables.raw), ALPHA)  # what an earlier search knows
         hyper = HyperLearner(variables, learning, warm.finder(), begin)
         flat = FlatNetwork(network)
         counts = splits.train.labels.bincount(minlength=len(dataset.classes))
@@ -165,8 +166,8 @@ class SearchTask(JointTask):
             )
         scores.add(paths, reports[:, 0].tolist())
         for name, value in scores.logits().items():
-            raw = self.hyper.variables.raw[ALPHA + name]
-            raw.copy_(self._first[name] + value.to(raw))
+            first = self._first[name]
+            self.hyper.variables.raw[ALPHA + name] = first + value.to(first)
         self._record("validation", reports.mean(0))
 
     def _draw(self) -> Any:
@@ -219,13 +220,16 @@ class SearchTask(JointTask):
         return self.monitor.evaluate(self, step, recorder, last)
 
     def state_dict(self) -> dict[str, Any]:
-        scores = None if self.scores is None else self.scores.state_dict()
-        return {**super().state_dict(), "scores": scores}
+        found = super().state_dict()
+        if self.scores is not None:
+            found |= {"scores": self.scores.state_dict(), "first_logits": self._first}
+        return found
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         if self.scores is not None:
             self.scores.load_state_dict(state["scores"])
+            self._first = checkpoint.move(state["first_logits"], self.device)
 
     def genotype(self, finished: bool = True) -> Genotype:
         """Return the selected network within the parameter limit, with the learned schedules.
@@ -239,5 +243,5 @@ class SearchTask(JointTask):
 
 def space_of(options: SearchOptions) -> SearchSpace:
     """Return the search space at the width of the derived network."""
-    assert options.channels is not None
+    assert options.channels is not None and options.stem_stride is not None
     return PRESETS[options.space](options.channels, options.cells, options.stem_stride)

@@ -49,12 +49,12 @@ OPTIMIZERS = {
     "sgd": Usual(
         Recipe(optimizer=Sgd()),
         {"lr": 0.05, "weight_decay": 5e-4},
-        {"lr": LogInterval(1e-4, 10.0), "weight_decay": LogInterval(1e-6, 1e-2)},
+        {"lr": LogInterval(1e-3, 0.25), "weight_decay": LogInterval(1e-6, 1e-2)},
     ),
     "adamw": Usual(
         Recipe(optimizer=AdamW()),
         {"lr": 3e-3, "weight_decay": 0.05},
-        {"lr": LogInterval(1e-5, 1.0), "weight_decay": LogInterval(1e-4, 0.5)},
+        {"lr": LogInterval(1e-4, 0.02), "weight_decay": LogInterval(1e-4, 0.5)},
     ),
 }
 TRAVEL = {

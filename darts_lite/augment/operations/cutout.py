@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from darts_lite.augment.operations.record import Context, Family, Operation, rows_of
+from darts_lite.augment.operations.record import OFTEN, Context, Family, Operation, rows_of
 
 
 def cutout(images: Tensor, side: Tensor, center: Tensor) -> Tensor:
@@ -49,5 +49,7 @@ def _apply(images: Tensor, values: Tensor, context: Context) -> Tensor:
 
 
 FAMILY = Family(
-    "cutout", {"cutout": Operation("fraction of the shorter side", 0.5, signed=False)}, _apply
+    "cutout",
+    {"cutout": Operation("fraction of the shorter side", 0.5, signed=False, start=0.5, rate=OFTEN)},
+    _apply,
 )

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from darts_lite.augment.operations.clamp import clamp, clamp_straight
-from darts_lite.augment.operations.record import SELDOM, Context, Family, Operation
+from darts_lite.augment.operations.record import Context, Family, Operation
 
 RADIUS = 3
 """Number of pixels on each side that `gaussian_blur` takes into account."""
@@ -90,9 +90,7 @@ def _blur(images: Tensor, values: Tensor, context: Context) -> Tensor:
     return gaussian_blur(images, values[:, 0])
 
 
-SHARPNESS = Family(
-    "sharpness", {"sharpness": Operation("factor minus one", 0.9, rate=SELDOM)}, _sharpness
-)
+SHARPNESS = Family("sharpness", {"sharpness": Operation("factor minus one", 0.9)}, _sharpness)
 BLUR = Family(
     "blur",
     {
@@ -101,7 +99,6 @@ BLUR = Family(
             1.5,
             signed=False,
             start=0.4,  # weaker blurs have next to no gradient
-            rate=SELDOM,
         )
     },
     _blur,

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from darts_lite.augment.operations.clamp import clamp_straight
-from darts_lite.augment.operations.record import SELDOM, Context, Family, Gradient, Operation
+from darts_lite.augment.operations.record import Context, Family, Gradient, Operation
 
 LEVELS = 256
 """Values of an 8-bit image; level k is the value k / 255."""
@@ -212,7 +212,7 @@ def equalize(images: Tensor, magnitude: Tensor) -> Table:
 def _point(
     unit: str, reach: float = 1.0, image: Gradient = "exact", value: Gradient = "exact"
 ) -> Operation:
-    return Operation(unit, reach, False, image, value, rate=SELDOM)
+    return Operation(unit, reach, False, image, value)
 
 
 POINT: dict[str, tuple[Operation, Callable[[Tensor, Tensor], Table]]] = {

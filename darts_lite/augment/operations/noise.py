@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from darts_lite.augment.operations.clamp import clamp
-from darts_lite.augment.operations.record import SELDOM, Context, Family, Operation, rows_of
+from darts_lite.augment.operations.record import Context, Family, Operation, rows_of
 
 BANK = 1 << 18
 """Size of the bank; a window begins at one of 0, ..., BANK - 1."""
@@ -60,7 +60,7 @@ def _apply(images: Tensor, values: Tensor, context: Context) -> Tensor:
 
 FAMILY = Family(
     "noise",
-    {"gaussian_noise": Operation("standard deviation", 0.2, signed=False, rate=SELDOM)},
+    {"gaussian_noise": Operation("standard deviation", 0.2, signed=False)},
     _apply,
 )
 

@@ -145,7 +145,7 @@ def search_round(
         return None
     found = task.genotype()
     return replace(
-        found, source=bench.source, search=bench.record | found.search, seed=bench.seed
+        found, source=bench.source, search={**found.search, **bench.record}, seed=bench.seed
     )  # the seed of the data splits, which `derive` needs
 
 
