@@ -101,9 +101,10 @@ def main(minutes: float, seeds: int, out: str, sides: str, parallel: int) -> Non
         if not list(folder.glob("**/metrics.json")):
             SIDES[name](folder, seed, minutes / 60)
 
-    for name in names:  # random networks need ours
+    first = [name for name in names if name != "random"]  # random networks need ours
+    for part in (first, [name for name in names if name == "random"]):
         with ThreadPoolExecutor(parallel) as pool:
-            list(pool.map(one, [(name, seed) for seed in range(seeds)]))
+            list(pool.map(one, [(name, seed) for seed in range(seeds) for name in part]))
     click.echo("| | parameters | MACs | epochs | test accuracy | with flips | seconds |")
     click.echo("|---|---|---|---|---|---|---|")
     for name in names:
