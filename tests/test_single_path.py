@@ -19,6 +19,7 @@ from darts_lite.architecture.presets import blocks, cells
 from darts_lite.architecture.space import Edge, Operation, SearchSpace
 from darts_lite.architecture.weights import CellWeights, Weights
 from darts_lite.data import Dataset, Splits
+from darts_lite.errors import UserError
 from darts_lite.nas.relaxation import logit_shapes, option_scores, relax
 from darts_lite.nas.single_path import PathScores, UniformPath
 from darts_lite.nas.task import PATHS
@@ -198,6 +199,11 @@ def test_a_loss_that_is_not_finite_is_left_out() -> None:
     assert scores.freedom == 0 and not scores.moments.any()
     scores.add(paths, [1.0, 2.0, math.inf])
     assert scores.freedom == 1
+
+
+def test_an_estimator_of_the_architecture_needs_a_mixture(digits: tuple[Dataset, Splits]) -> None:
+    with pytest.raises(UserError, match="needs --method darts, because"):
+        task(digits, method="single_path", estimator="one_step,architecture=unrolled")
 
 
 def test_a_search_scores_after_its_training(digits: tuple[Dataset, Splits]) -> None:

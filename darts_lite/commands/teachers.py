@@ -241,11 +241,19 @@ def _search(genotype: Path, flag: str) -> SearchTask:
 
 
 def _supernet(genotype: Path, splits: Splits, device: torch.device) -> Logits:
-    """Return the logits of the supernet of the search beside a genotype."""
+    """Return the logits of a supernet, its mixture or best path, of the search of a genotype."""
     search = _search(genotype, "--teacher")
-    network = search.network.export(search.inner.params).to(device)
-    with torch.no_grad():
-        weights = {name: _moved(cell, device) for name, cell in search.weights().items()}
+    network = search.network.export(search.inner.params)
+    weights = None
+    if search.scores is not None:  # paths were trained, not their mixture
+        best = Network(search.discrete().with_channels(network.space.channels), search.image,
+                       len(search.dataset.classes))  # fmt: skip
+        best.inherit(network)
+        network = best
+    else:
+        with torch.no_grad():
+            weights = {name: _moved(cell, device) for name, cell in search.weights().items()}
+    network.to(device)
     calibrate(network, evaluation_batches(sample(splits.train, CALIBRATED), 256), weights)
     network.eval().requires_grad_(False)
     return lambda images: network(images, weights)

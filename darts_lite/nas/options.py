@@ -81,7 +81,8 @@ class SearchOptions(RecipeOptions, MachineOptions, SpaceOptions):
         "decay.",
     )
     protect: bool = option(
-        True, "Regularize the architecture against the collapse to skip connections."
+        True,
+        "With --method darts, regularize the architecture against a collapse to skip connections.",
     )
     warm_start: tuple[str, ...] = option(
         (),

@@ -26,6 +26,7 @@ from darts_lite.architecture.presets import PRESETS
 from darts_lite.architecture.space import SearchSpace
 from darts_lite.architecture.weights import Weights
 from darts_lite.data import Dataset, Splits
+from darts_lite.errors import UserError
 from darts_lite.hypergradient import Bilevel
 from darts_lite.hypergradient.hyperparameters import select
 from darts_lite.nas.method import Method, method_of
@@ -113,6 +114,7 @@ class SearchTask(JointTask):
         learning = plan(options.estimator)
         self.scores = PathScores(self.space) if self.method.scored else None
         if self.method.scored:
+            _require_no_architecture(options.estimator)
             learning = replace(learning, constant=frozenset({"architecture"}))
         self._first = select(dict(variables.raw), ALPHA)  # what an earlier search knows
         hyper = HyperLearner(variables, learning, warm.finder(), begin)
@@ -239,6 +241,15 @@ class SearchTask(JointTask):
         """
         schedules = self.hyper.schedules()
         return result(self.options, self.dataset, self.discrete(), schedules, finished)
+
+
+def _require_no_architecture(estimator: str) -> None:
+    """Raise `UserError` if an estimator is given to logits that have no hypergradient."""
+    if "architecture=" in estimator.replace(" ", ""):
+        raise UserError(
+            "--estimator architecture=... needs --method darts, because the other method scores "
+            f"paths without hypergradients, got {estimator}; add it, or leave the part out"
+        )
 
 
 def space_of(options: SearchOptions) -> SearchSpace:
