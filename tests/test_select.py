@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,12 +12,13 @@ from darts_lite.architecture.cost import CostTable, network_cost
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import blocks, cells
 from darts_lite.architecture.recipe import Recipe
-from darts_lite.architecture.space import SearchSpace
+from darts_lite.architecture.space import Operation, SearchSpace
+from darts_lite.architecture.speed import training_seconds
 from darts_lite.architecture.weights import Weights
 from darts_lite.errors import UserError
 from darts_lite.nas.random_networks import random_genotypes, uniform_random
 from darts_lite.nas.relaxation import logit_shapes, option_scores, relax
-from darts_lite.nas.select import knapsack
+from darts_lite.nas.select import TimedKnapsack, knapsack
 
 IMAGE, CLASSES = (1, 8, 8), 10
 
@@ -44,6 +46,59 @@ def test_selection_is_the_best_of_all_by_enumeration(seed: int, limit: int | Non
     found = knapsack(space, weights, costs, limit)
     options = space.cells[0].edges[0].options
     assert [c.edges[0].operations[0] for c in found.cells] == [options[i] for i in best[1]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_timed_selection_is_fast_enough_and_no_other_is_better_and_faster(seed: int) -> None:
+    space = blocks(6, 3)
+    weights, costs = random_weights(space, seed), CostTable(space, IMAGE, CLASSES)
+    generator = torch.Generator().manual_seed(100 + seed)
+    seconds = {c.name: torch.rand(1, 13, generator=generator).double() for c in space.cells}
+    selector, limit = TimedKnapsack(seconds), 2500
+    scores = [option_scores(c, weights[c.name])[0].tolist() for c in space.cells]
+    options = space.cells[0].edges[0].options
+
+    def value(choice: tuple[int, ...]) -> tuple[float, float]:
+        taken = [
+            (s[i], float(seconds[c.name][0, i])) for s, c, i in zip(scores, space.cells, choice)
+        ]
+        return sum(v for v, _ in taken), sum(t for _, t in taken)
+
+    found = selector(space, weights, costs, limit)
+    chosen = tuple(options.index(c.edges[0].operations[0]) for c in found.cells)
+    score, time = value(chosen)
+    assert time == pytest.approx(selector.of(space, found))
+    assert time <= selector.average(space)
+    average = sum(float((s[0] * _even(options)).sum()) for s in seconds.values())
+    assert selector.average(space) == pytest.approx(average)
+    free = knapsack(space, weights, costs, limit)
+    assert found == free or selector.of(space, free) > selector.average(space)
+    for choice in itertools.product(range(13), repeat=3):
+        parameters = costs.constant.parameters + sum(
+            costs.costs[c.name][0][i].parameters for c, i in zip(space.cells, choice)
+        )
+        other = value(choice)
+        assert parameters > limit or not (other[0] > score + 1e-6 and other[1] < time - 1e-6)
+
+
+def _even(options: list[Operation]) -> torch.Tensor:
+    """Return the probability of each option if operations, then sizes, are drawn uniformly."""
+    counts = Counter(o.name for o in options)
+    return torch.tensor([1 / len(counts) / counts[o.name] for o in options]).double()
+
+
+def test_measured_seconds_cover_every_option_and_skip_is_free() -> None:
+    for space in (blocks(4, 3), cells(4, 3)):
+        seconds = training_seconds(space, (8, 8), torch.device("cpu"))
+        for cell in space.cells:
+            table = seconds[cell.name]
+            assert table.shape == (len(cell.edges), 13) and table.isfinite().all()
+            for row, edge in zip(table, cell.edges):
+                for option, value in zip(edge.options, row.tolist()):
+                    free = option.name == "skip" and not (
+                        cell.reduction and edge.source < cell.inputs
+                    )
+                    assert (value == 0) is free
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -24,12 +24,15 @@ class Method:
         selector: maps the space and its mixing weights to a discrete space.
         scored: whether the logits are scores of sampled paths (`single_path.PathScores`) instead of
             outer variables with hypergradients.
+        timed: whether, in a budget of hours, the result must not train slower than the average
+            network (`select.TimedKnapsack` instead of `selector`).
     """
 
     relaxation: Relaxation = field(default_factory=Softmax)
     regularizers: tuple[Regularizer, ...] = ()
     selector: Selector = knapsack
     scored: bool = False
+    timed: bool = False
 
 
 def method_of(options: SearchOptions, costs: CostTable) -> Method:
@@ -40,6 +43,6 @@ def method_of(options: SearchOptions, costs: CostTable) -> Method:
         costs: costs of the search space.
     """
     if options.method == "single_path":
-        return Method(relaxation=UniformPath(), scored=True)
+        return Method(relaxation=UniformPath(), scored=True, timed=True)
     decay = (BetaDecay(),) if options.protect else ()
     return Method(regularizers=(*decay, ParameterHinge(costs, float(options.limit))))

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
+
+from torch import Tensor
 
 from darts_lite.architecture.cost import CostTable
 from darts_lite.architecture.space import Cell, Edge, SearchSpace
-from darts_lite.architecture.weights import Weights
+from darts_lite.architecture.speed import Seconds
+from darts_lite.architecture.weights import Weights, option_probabilities, uniform
 from darts_lite.errors import UserError
 from darts_lite.nas.relaxation import option_scores
+
+DEAREST = 1e6  # largest price of the time of the average network, in log probabilities
+BISECTIONS = 20
 
 
 class _Partial(NamedTuple):
@@ -30,7 +37,11 @@ class Selector(Protocol):
 
 
 def knapsack(
-    space: SearchSpace, weights: Weights, costs: CostTable, limit: int | None = None
+    space: SearchSpace,
+    weights: Weights,
+    costs: CostTable,
+    limit: int | None = None,
+    penalties: Mapping[str, Tensor] | None = None,
 ) -> SearchSpace:
     """Return the discrete space with the largest total score and at most `limit` parameters.
 
@@ -45,15 +56,18 @@ def knapsack(
         weights: mixing weights of every cell.
         costs: costs of the space.
         limit: parameter limit; None for no limit.
+        penalties: by cell name, `[E, options]` to subtract from the scores; None for none.
     Raises: `UserError` if no network fits; it reports the smallest possible number of parameters.
     """
     front = [_Partial(costs.constant.parameters, 0.0, ())]
     for cell in space.cells:
-        scores = option_scores(cell, weights[cell.name]).tolist()
+        scores = option_scores(cell, weights[cell.name])
+        if penalties is not None:
+            scores = scores - penalties[cell.name].to(scores)
         edge = weights[cell.name].edge
         log_edges = None if edge is None else edge.clamp_min(1e-30).log().tolist()
         for node in range(cell.inputs, cell.inputs + cell.nodes):
-            choices = _node(cell, node, scores, log_edges, costs)
+            choices = _node(cell, node, scores.tolist(), log_edges, costs)
             merged = (_join(a, b) for a, b in itertools.product(front, choices))
             front = _pareto(merged)
     fitting = [p for p in front if limit is None or p.parameters <= limit]
@@ -71,6 +85,64 @@ def knapsack(
             for cell in space.cells
         ),
     )
+
+
+@dataclass(frozen=True)
+class TimedKnapsack:
+    """`knapsack` among networks whose training is not slower than that of the average network.
+
+    The price of a second is the smallest, found by bisection, at which the best network is fast
+    enough (Lagrange relaxation: exact for the price, not for the limit of time).
+
+    Arguments:
+        seconds: measured seconds per image of every option.
+    """
+
+    seconds: Seconds
+
+    def __call__(
+        self, space: SearchSpace, weights: Weights, costs: CostTable, limit: int | None
+    ) -> SearchSpace:
+        longest = self.average(space)
+
+        def best(price: float) -> SearchSpace:
+            penalties = {n: price * s / longest for n, s in self.seconds.items()}
+            return knapsack(space, weights, costs, limit, penalties)
+
+        found, low, high = best(0.0), 0.0, 1.0
+        if self.of(space, found) <= longest:
+            return found
+        while self.of(space, found := best(high)) > longest and high < DEAREST:
+            low, high = high, 4 * high
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            candidate = best(middle)
+            if self.of(space, candidate) <= longest:
+                found, high = candidate, middle
+            else:
+                low = middle
+        return found
+
+    def average(self, space: SearchSpace) -> float:
+        """Return the seconds per image of the average network of a space."""
+        total, even = 0.0, uniform(space)
+        for cell in space.cells:
+            p = option_probabilities(cell, even[cell.name]).double()
+            edge = even[cell.name].edge
+            p = p if edge is None else p * edge[:, None]
+            total += float((p * self.seconds[cell.name]).sum())
+        return total
+
+    def of(self, space: SearchSpace, member: SearchSpace) -> float:
+        """Return the seconds per image of a network of the space."""
+        total = 0.0
+        for cell in space.cells:
+            places = {(e.source, e.target): i for i, e in enumerate(cell.edges)}
+            for edge in member.cell(cell.name).edges:
+                row = places[edge.source, edge.target]
+                option = cell.edges[row].options.index(edge.operations[0])
+                total += float(self.seconds[cell.name][row, option])
+        return total
 
 
 def _node(

@@ -24,6 +24,7 @@ from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network
 from darts_lite.architecture.presets import PRESETS
 from darts_lite.architecture.space import SearchSpace
+from darts_lite.architecture.speed import Seconds, training_seconds
 from darts_lite.architecture.weights import Weights
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
@@ -35,6 +36,7 @@ from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.problem import ALPHA, Phase, SupernetProblem, logit_specs
 from darts_lite.nas.relaxation import entropy
 from darts_lite.nas.result import recipe_of, result
+from darts_lite.nas.select import TimedKnapsack
 from darts_lite.nas.single_path import PathScores
 from darts_lite.nas.warm_start import COLD, Warm
 from darts_lite.reporting.recorder import Recorder
@@ -129,6 +131,7 @@ class SearchTask(JointTask):
         size = options.batch_size
         feed = Feed(splits.train, splits.validation, size, self.augment, seed, recipe.sampling)
         super().__init__(plain, hyper, feed, device, warm.weights(flat.params))
+        self.seconds: Seconds | None = None  # measured at the first step of a budget of hours
         self.discrete()  # raise the error of an impossible limit now, not after the search
 
     @property
@@ -145,6 +148,8 @@ class SearchTask(JointTask):
         return super().lr_factor(fraction if self.scores is None else min(1.0, fraction / SCORING))
 
     def step(self, fraction: float) -> int:
+        if self.method.timed and self.seconds is None and self.options.steps is None:
+            self.seconds = training_seconds(self.space, self.dataset.image_size, self.device)
         if self.scores is not None and fraction >= SCORING:
             self._score(self.scores, fraction)
             return 1
@@ -215,20 +220,24 @@ class SearchTask(JointTask):
 
     def discrete(self) -> SearchSpace:
         """Return the discrete space that selection gives now."""
-        return self.method.selector(self.space, self.weights(), self.costs, self.options.limit)
+        selector = self.method.selector
+        if self.seconds is not None:
+            selector = TimedKnapsack(self.seconds)
+        return selector(self.space, self.weights(), self.costs, self.options.limit)
 
     def evaluate(self, step: int, recorder: Recorder, last: bool = False) -> dict[str, float]:
         """Return the accuracy of the mixture and of its selection; record pictures."""
         return self.monitor.evaluate(self, step, recorder, last)
 
     def state_dict(self) -> dict[str, Any]:
-        found = super().state_dict()
+        found = {**super().state_dict(), "seconds": self.seconds}
         if self.scores is not None:
             found |= {"scores": self.scores.state_dict(), "first_logits": self._first}
         return found
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
+        self.seconds = state["seconds"]
         if self.scores is not None:
             self.scores.load_state_dict(state["scores"])
             self._first = checkpoint.move(state["first_logits"], self.device)
