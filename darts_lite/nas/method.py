@@ -24,8 +24,8 @@ class Method:
         selector: maps the space and its mixing weights to a discrete space.
         scored: whether the logits are scores of sampled paths (`single_path.PathScores`) instead of
             outer variables with hypergradients.
-        timed: whether, in a budget of hours, the result must not train slower than the average
-            network (`select.TimedKnapsack` instead of `selector`).
+        timed: whether, in a budget of hours, the time of training limits the result
+            (`select.TimedKnapsack` instead of `selector`).
     """
 
     relaxation: Relaxation = field(default_factory=Softmax)

@@ -89,21 +89,23 @@ def knapsack(
 
 @dataclass(frozen=True)
 class TimedKnapsack:
-    """`knapsack` among networks whose training is not slower than that of the average network.
+    """`knapsack` among networks whose training takes at most a share of the average network's time.
 
     The price of a second is the smallest, found by bisection, at which the best network is fast
     enough (Lagrange relaxation: exact for the price, not for the limit of time).
 
     Arguments:
         seconds: measured seconds per image of every option.
+        share: longest time, as a share of that of the average network of the space.
     """
 
     seconds: Seconds
+    share: float = 0.6
 
     def __call__(
         self, space: SearchSpace, weights: Weights, costs: CostTable, limit: int | None
     ) -> SearchSpace:
-        longest = self.average(space)
+        longest = self.share * self.average(space)
 
         def best(price: float) -> SearchSpace:
             penalties = {n: price * s / longest for n, s in self.seconds.items()}
