@@ -48,7 +48,7 @@ class Usual:
 OPTIMIZERS = {
     "sgd": Usual(
         Recipe(optimizer=Sgd()),
-        {"lr": 0.05, "weight_decay": 5e-4},
+        {"lr": 0.1, "weight_decay": 5e-4},
         {"lr": LogInterval(1e-3, 0.25), "weight_decay": LogInterval(1e-6, 1e-2)},
     ),
     "adamw": Usual(
