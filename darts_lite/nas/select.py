@@ -100,7 +100,7 @@ class TimedKnapsack:
     """
 
     seconds: Seconds
-    share: float = 0.6
+    share: float = 1.0
 
     def __call__(
         self, space: SearchSpace, weights: Weights, costs: CostTable, limit: int | None
