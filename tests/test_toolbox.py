@@ -242,6 +242,14 @@ def test_a_student_learns_from_a_teacher(
     assert not torch.equal(plain["stem.weight"], weights(tmp_path)["stem.weight"])
 
 
+def test_the_best_path_of_a_supernet_is_a_teacher(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--method", "single_path", "--steps", 8, "--out", out]
+    assert call("search", *SEARCH, *words).exit_code == 0
+    derive(out, tmp_path / "d", "--epochs", 1, "--teacher", "supernet", "--from", "supernet")
+    assert all(v.isfinite().all() for v in weights(tmp_path / "d").values())
+
+
 def test_a_study_is_an_ensemble_of_its_trials(searched: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
     small = ["--dataset", "digits", "--subset", 400, "--space", "blocks", "--cells", 3,

@@ -63,11 +63,11 @@ class SearchOptions(RecipeOptions, MachineOptions, SpaceOptions):
         low=1,
         shown="--channels; at most 8 for darts on a CPU",
     )
-    method: Literal["single_path", "darts"] = option(
-        "single_path",
-        "single_path: train one sampled path per step, which costs no more than the resulting "
-        "network, then score the options on validation images; darts: train a mixture of all "
-        "operations, and its weights by hypergradients.",
+    method: Literal["darts", "single_path"] = option(
+        "darts",
+        "darts: train a mixture of all operations, and its weights by hypergradients; single_path: "
+        "train one sampled path per step, which costs no more than the resulting network, then "
+        "score the options on validation images.",
     )
     optimizer: Literal["sgd", "adamw"] = option(
         "sgd", "Optimizer of the weights, in the search and in the final training."
