@@ -157,6 +157,7 @@ def searched(method: str, seed: int, steps: int) -> tuple[str, dict[str, float],
         channels=CHANNELS,
         search_channels=CHANNELS,
         max_params=10**9,
+        steps=steps,  # no limit of measured time
         stem_stride=2,
         augment="standard",
     )
