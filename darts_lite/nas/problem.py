@@ -92,9 +92,10 @@ class SupernetProblem:
         def outer(params: Params, raw: Hyper) -> Loss:
             assert validation is not None
             values = self.plain.constrain(raw)
-            network = self.at(self._mix(values, phase, phase.draws[-1]))
-            value, report = self.plain.loss(network, params, values, validation)
-            expected = self._mix(values, phase, None)
+            weights = expected = self._mix(values, phase, phase.draws[-1])
+            if phase.draws[-1] is not None:
+                expected = self._mix(values, phase, None)
+            value, report = self.plain.loss(self.at(weights), params, values, validation)
             return value + self.regularizer(values, expected, phase), report
 
         return self.plain.bilevel(inner, outer, phase.lr_factor)

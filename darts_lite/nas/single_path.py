@@ -104,6 +104,12 @@ def _option(operation: Operation, sizes: Mapping[str, Mapping[str, Tensor]], i: 
     return Operation(operation.name, chosen)
 
 
+def _has(option: Operation | None, operation: Operation, choice: str, size: int) -> bool:
+    """Tell whether the option is the operation with this size."""
+    same = option is not None and option.name == operation.name
+    return same and option.choices[choice] == (size,)  # type: ignore[union-attr]
+
+
 class PathScores:
     """Least-squares effects of the decisions of paths on their validation losses.
 
@@ -127,6 +133,7 @@ class PathScores:
         self.products = torch.zeros(size, dtype=torch.float64)  # sum of x y
         self.square = 0.0  # sum of y^2
         self.freedom = 0  # losses minus batches
+        self._contrast = self._contrasts(torch.eye(size).double())
 
     def add(self, paths: Sequence[Weights], losses: Sequence[float]) -> None:
         """Add the losses of several paths on one batch.
@@ -146,24 +153,23 @@ class PathScores:
         self.square += float(y @ y)
         self.freedom += len(pairs) - 1
 
-    def features(self, path: Weights) -> Tensor:
+    def features(self, path_weights: Weights) -> Tensor:
         """Return the decisions of a path as zeros and ones, in the order of the logits."""
-        parts = []
-        for name, shape in self.shapes.items():
-            cell, _, rest = name.partition(".")
-            weights = path[cell]
-            assert weights.path is not None
-            on = torch.tensor([[o is not None] for o in weights.path])
-            if rest == "edge":
-                part = on[:, 0]
-            elif rest == "operation":
-                part = weights.operation.cpu() * on
-            else:
-                operation, _, choice = rest.partition(".")
-                own = [[o is not None and o.name == operation] for o in weights.path]
-                part = weights.choices[operation][choice].cpu() * torch.tensor(own)
-            parts.append(part.reshape(torch.Size(shape).numel()).double())
-        return torch.cat(parts)
+        parts: list[list[bool]] = []
+        for cell in self.space.cells:
+            path = path_weights[cell.name].path
+            assert path is not None
+            if cell.edges_compete:
+                parts.append([option is not None for option in path])
+            operations = cell.edges[0].operations
+            parts += ([option is not None and option.name == o.name for o in operations]
+                      for option in path)  # fmt: skip
+            for operation in operations:
+                for choice, sizes in operation.choices.items():
+                    if len(sizes) > 1:
+                        parts += ([_has(option, operation, choice, size) for size in sizes]
+                                  for option in path)  # fmt: skip
+        return torch.tensor([value for part in parts for value in part]).double()
 
     def logits(self) -> dict[str, Tensor]:
         """Return logits by name: minus the effects, in mean standard errors of a contrast.
@@ -174,9 +180,8 @@ class PathScores:
         inverse = torch.linalg.inv(self.moments + torch.eye(len(self.products)).double())
         effects = inverse @ self.products
         rest = max(self.square - float(effects @ self.products), 1e-12)
-        contrasts = self._contrasts(torch.eye(len(effects)).double())
-        covariance = contrasts.T @ inverse @ contrasts * (rest / max(1, self.freedom))
-        effects = effects @ contrasts
+        covariance = self._contrast.T @ inverse @ self._contrast * (rest / max(1, self.freedom))
+        effects = effects @ self._contrast
         error = max(float(covariance.diagonal().sqrt().mean()), float(effects.abs().max()) / RANGE)
         found = {n: v[0].float() for n, v in self._parts(-effects[None] / error).items()}
         for cell, column, sizes in self._sizes(found):
