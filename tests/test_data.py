@@ -22,6 +22,7 @@ from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.transforms.v2.functional import resize
 
+from darts_lite.architecture.reading import Reading
 from darts_lite.data import (
     Batches,
     Dataset,
@@ -30,12 +31,11 @@ from darts_lite.data import (
     evaluation_batches,
     first_available,
     grown,
-    known,
     load,
+    pixel_cache,
     published,
     split,
 )
-from darts_lite.data import folder as own_folder
 from darts_lite.errors import UserError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -382,7 +382,7 @@ def test_download_calls_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(
             datasets, name, lambda *a, name=name, **options: asked.append((name, *a, options))
         )
-    for name in known()[1:-1]:  # all but digits and folder:PATH
+    for name in published.SOURCES:
         with pytest.raises(UserError, match=f"{name} not found"):
             load(name, tmp_path, download=True)
     assert asked == [
@@ -403,7 +403,7 @@ def test_folder(tmp_path: Path) -> None:
     (root / "cat" / "notes.txt").write_text("not an image")
     write_image(root / "cat" / ".thumbnails" / "0.png")
     dataset = load(f"folder:{root}", tmp_path)
-    assert dataset.train.pixels.shape == (6, 3, 32, 32) and dataset.train.pixels.is_contiguous()
+    assert dataset.train.pixels.shape == (6, 3, 12, 12) and dataset.train.pixels.is_contiguous()
     assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert dataset.classes == ("cat", "dog") and dataset.test is None and dataset.flips
 
@@ -414,10 +414,13 @@ def test_folder_crops_center_and_rotates_upright(tmp_path: Path) -> None:
     pixels[:10, 10:30] = 100  # its upper half
     exif = Image.Exif()
     exif[0x0112] = 3  # stored upside down
-    (tmp_path / "pets" / "a").mkdir(parents=True)
-    Image.fromarray(pixels).save(tmp_path / "pets" / "a" / "0.png")
-    Image.fromarray(pixels).save(tmp_path / "pets" / "a" / "1.png", exif=exif)
-    plain, turned = load(f"folder:{tmp_path / 'pets'}", tmp_path, image_size=20).train.pixels
+    for name in ("a", "b"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "pets" / name / "0.png")
+        Image.fromarray(pixels).save(tmp_path / "pets" / name / "1.png", exif=exif)
+    crop = Reading(fit="crop")
+    read = load(f"folder:{tmp_path / 'pets'}", tmp_path, image_size=20, how=crop).train.pixels
+    plain, turned = read[:2]
     assert plain[:, :10].eq(100).all() and plain[:, 10:].eq(200).all()
     assert torch.equal(turned, plain.flip(1, 2))
 
@@ -438,8 +441,8 @@ def test_folder_of_gray_images_has_one_channel(tmp_path: Path) -> None:
     [
         (("train",), 6, None),
         (("train", "test"), 6, 6),
-        (("train", "val"), 6, 6),
-        (("train", "val", "test"), 12, 6),
+        (("train", "val"), 6, None),
+        (("train", "val", "test"), 6, 6),
         (("", "test"), 6, 6),
     ],
 )
@@ -455,8 +458,8 @@ def test_folder_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"folder:{write_folder(tmp_path / 'pets')}"
     first = load(name, tmp_path / "new" / "data")
     decoded: list[object] = []
-    decode = own_folder._decoded
-    monkeypatch.setattr(own_folder, "_decoded", lambda *a: decoded.append(a) or decode(*a))  # type: ignore
+    fill = pixel_cache._fill
+    monkeypatch.setattr(pixel_cache, "_fill", lambda *a: decoded.append(a) or fill(*a))  # type: ignore
     again = load(name, tmp_path / "new" / "data")
     assert not decoded and again.fingerprint == first.fingerprint
     write_image(tmp_path / "pets" / "dog" / "new.png")
@@ -464,7 +467,9 @@ def test_folder_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(name, tmp_path / "new" / "data", image_size=16)
     assert len(decoded) == 2
     files = sorted((tmp_path / "new" / "data" / "cache").iterdir())
-    assert len(files) == 3 and all(file.suffix == ".npy" for file in files)
+    assert {file.suffix for file in files} == {".npy", ".json"}
+    files = [file for file in files if file.suffix == ".npy"]
+    assert len(files) == 3
     for file in files:
         file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"cannot read .*cache.folder-.*\.npy"):
@@ -589,10 +594,6 @@ def empty_folder(root: Path, rng: np.random.Generator) -> None:
     (root / "pets").mkdir()
 
 
-def empty_class(root: Path, rng: np.random.Generator) -> None:
-    (write_folder(root / "pets") / "emu").mkdir()
-
-
 def new_class(root: Path, rng: np.random.Generator) -> None:
     write_folder(root / "pets" / "train")
     write_image(write_folder(root / "pets" / "test") / "emu" / "0.png")
@@ -609,7 +610,7 @@ Damage = Callable[[Path, np.random.Generator], None]
 @pytest.mark.parametrize(
     "name, damage, message",
     [
-        ("cifar11", nothing, "must be one of digits, .*svhn, folder:PATH, got 'cifar11'"),
+        ("cifar11", nothing, "must be one of digits, .*svhn, folder:PATH, csv:PATH, got 'cifar11'"),
         ("mnist", nothing, r"mnist not found in .*MNIST.raw \(lacks train-.*--download.*--data-d"),
         ("fashion-mnist", nothing, "not found .*Debian package dataset-fashion-mnist"),
         ("cifar10", nothing, "cifar10 not found .*data_batch_1"),
@@ -636,12 +637,19 @@ Damage = Callable[[Path, np.random.Generator], None]
         ("svhn", floating_svhn, "cannot read .*train_32x32.mat .*float64"),
         ("folder:", nothing, "folder:PATH must name a folder, got folder:; give one"),
         ("folder:{}", nothing, "must name a folder, got folder:.*pets"),
-        ("folder:{}", empty_folder, "pets must have one sub-folder of images per class"),
-        ("folder:{}", empty_class, "every class must have images, got none of 'emu' in .*pets"),
+        (
+            "folder:{}",
+            empty_folder,
+            "pets must have one sub-folder of images per class",
+        ),
         ("folder:{}", new_class, "every class in .*test must be in .*train too, got 'emu'"),
-        ("folder:{}", corrupt_folder, "cannot read .*dog.bad.png"),
-        ("folder:{}", truncated_folder, "cannot read .*dog.bad.jpg .*truncated"),
-        ("folder:{}", ghostscript_folder, "cannot read .*dog.bad.png"),
+        (
+            "folder:{}",
+            corrupt_folder,
+            "1 of 7 images .*dog.bad.png .*--skip-broken",
+        ),
+        ("folder:{}", truncated_folder, "1 of 7 images cannot be read: .*dog.bad.jpg .*truncated"),
+        ("folder:{}", ghostscript_folder, "1 of 7 images cannot be read: .*dog.bad.png"),
         ("folder:{}", tiny_folder, "must have at least 8x8 pixels, got 7x20 in .*cat.tiny.png"),
         ("folder:{}", blocked_cache, "cannot write .*cache.*; choose another --data-dir"),
     ],
@@ -663,13 +671,16 @@ def test_load_rejects_small_image_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "dataset, arguments, message",
     [
-        (toy([9, 2]), {}, "at least 3 images for training, .*, got 2 of 'class1' in toy"),
+        (
+            toy([9, 2]),
+            {},
+            "at least 3 images for training and validation and test, got 2 of 'class1' in toy",
+        ),
         (toy([9, 0]), {}, "got 0 of 'class1' in toy"),
         (toy([9, 1], [1, 1]), {}, "2 images for training and validation, got 1 of 'class1'"),
-        (toy([9, 9], [1, 0]), {}, "at least 1 images for test, got 0 of 'class1' in toy"),
         (toy([10, 10]), {"subset": 17}, "subset must be 1 to 16, the images of toy .*, got 17"),
         (toy([10, 10]), {"subset": 0}, "subset must be 1 to 16, .*, got 0"),
-        (toy([10, 10]), {"subset": 3}, "2 images, .* got 1 of 'class1' with subset 3"),
+        (toy([10, 10]), {"subset": 3}, "2 images outside .*, got 1 of 'class1' with subset 3"),
         (
             toy([10, 10]),
             {"validation": 1.0},

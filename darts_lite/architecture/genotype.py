@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from darts_lite.architecture.operations import check
+from darts_lite.architecture.reading import Reading
 from darts_lite.architecture.recipe import Recipe
 from darts_lite.architecture.space import STRICT, SearchSpace
 from darts_lite.errors import UserError
@@ -27,6 +28,7 @@ class Source:
         data_dir: Folder with the published data sets.
         image_size: Pixels per side after resizing; None for no resizing.
         subset: Total number of training and validation images; None for all.
+        reading: How image files become images.
     """
 
     __pydantic_config__ = STRICT
@@ -34,6 +36,7 @@ class Source:
     data_dir: str = "data"
     image_size: int | None = None
     subset: int | None = None
+    reading: Reading = field(default_factory=Reading)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,7 +100,8 @@ class Augmentation:
     def plain(self) -> Augmentation:
         """The same flips and shifts, without operations and mixing."""
         own = self.policy
-        return Augmentation(Policy(channels=own.channels, flips=own.flips, crop=own.crop))
+        same = ("channels", "flips", "crop", "vertical_flips")
+        return Augmentation(Policy(**{name: getattr(own, name) for name in same}))
 
     def replayed(self, schedules: Mapping[str, Schedule]) -> Augmentation:
         """Return the augmentation that follows the learned schedules instead of learning."""

@@ -22,10 +22,19 @@ POLICIES: dict[str, type[Policy]] = {
 }
 TYPED = tuple(name for name in POLICIES if name != Scheduled.name)
 FORMAT = "darts_lite.augmentation"
-DATA = {"channels", "flips", "crop", "kinds", "operations"}  # settings not to be typed
+DATA = {
+    "channels",
+    "flips",
+    "crop",
+    "vertical_flips",
+    "kinds",
+    "operations",
+}  # settings not to be typed
 
 
-def augmentation(text: str, channels: int, flips: bool = True, crop: int = 0) -> Augmentation:
+def augmentation(
+    text: str, channels: int, flips: bool = True, crop: int = 0, vertical_flips: bool = False
+) -> Augmentation:
     """Read an augmentation as a person types it.
 
     For example "learned", "randaugment:n=2,m=15", "trivialaugment+cutmix", "mixup:alpha=0.2", or
@@ -37,6 +46,7 @@ def augmentation(text: str, channels: int, flips: bool = True, crop: int = 0) ->
         channels: channels of the images, 1 or 3.
         flips: whether the policy may mirror images left-right.
         crop: the policy's largest random shift, in whole pixels.
+        vertical_flips: whether the policy may mirror images upside down.
     Raises: UserError that names what is wrong.
 
     >>> augmentation("randaugment:m=15+cutmix", channels=3).policy.m
@@ -46,6 +56,7 @@ def augmentation(text: str, channels: int, flips: bool = True, crop: int = 0) ->
     mixing: Mixing | None = None
     kinds: list[str] = []
     settings: dict[str, str] = {}
+    moves: dict[str, Any] = {"flips": flips, "crop": crop, "vertical_flips": vertical_flips}
     if text.endswith(".json"):
         return load(Path(text), channels)
     for part in text.split("+"):
@@ -55,11 +66,7 @@ def augmentation(text: str, channels: int, flips: bool = True, crop: int = 0) ->
             kinds.append(name)
             settings |= own
         elif name in TYPED and policy is None:
-            data: dict[str, Any] = {"channels": channels, "crop": crop}
-            if name != Nothing.name:
-                data["flips"] = flips
-            else:
-                data["crop"] = 0
+            data = {"channels": channels} | ({} if name == Nothing.name else moves)
             policy = _make(POLICIES[name], {**own, **data}, f"--augment {part}", strict=False)
         elif name in TYPED:
             raise UserError(
@@ -75,7 +82,7 @@ def augmentation(text: str, channels: int, flips: bool = True, crop: int = 0) ->
         if isinstance(policy, Learned):  # `Augmentation` refuses probabilities with mixing
             policy = replace(policy, probabilities=False)
         mixing = _make(Mixing, {**settings, "kinds": tuple(kinds)}, f"--augment {text}", False)
-    return Augmentation(policy or Policy(channels=channels, flips=flips, crop=crop), mixing)
+    return Augmentation(policy or Policy(channels=channels, **moves), mixing)
 
 
 def _settings(part: str, text: str) -> dict[str, str]:

@@ -22,7 +22,12 @@ from darts_lite.hpo.options import CorrelateOptions, TuneOptions
 from darts_lite.nas.options import SearchOptions
 from darts_lite.training.budget import PROCESS_START
 from darts_lite.training.memory import keep_freed_memory
-from darts_lite.training.options import AugmentOptions, DeriveOptions, SelfTrainOptions
+from darts_lite.training.options import (
+    AugmentOptions,
+    CheckOptions,
+    DeriveOptions,
+    SelfTrainOptions,
+)
 
 _resume = click.option(
     "--resume", is_flag=True, default=False, help="Continue the run with its own settings."
@@ -112,6 +117,16 @@ def report(folders: tuple[str, ...], out: str) -> None:
         from darts_lite.reporting.comparison import write_report
 
         write_report([Path(folder) for folder in folders], Path(out), say=click.echo)
+
+
+@main.command()
+@options_of(CheckOptions)
+def check(**flags: Any) -> None:
+    """Say what a search would see of the data: classes, counts, shapes, problems."""
+    with _clear_errors():
+        from darts_lite.commands.check import check
+
+        check(CheckOptions(**flags), say=click.echo)
 
 
 @main.command()

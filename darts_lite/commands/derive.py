@@ -17,14 +17,13 @@ from darts_lite.architecture.genotype import Genotype
 from darts_lite.commands.teachers import labels_of, start_of, teacher_of, that_saw
 from darts_lite.data import Dataset
 from darts_lite.data.splits import fold_of
-from darts_lite.errors import UserError
 from darts_lite.files import read_json, write_json
 from darts_lite.nas.loading import load_genotype
 from darts_lite.reporting import pictures
 from darts_lite.training import checkpoint, loop
 from darts_lite.training.budget import Budget
 from darts_lite.training.metrics import Evaluation, evaluate, picture_of
-from darts_lite.training.options import MAY_CHANGE, DataOptions, DeriveOptions
+from darts_lite.training.options import MAY_CHANGE, DeriveOptions
 from darts_lite.training.run import (
     Run,
     Say,
@@ -33,6 +32,7 @@ from darts_lite.training.run import (
     make_folder,
 )
 from darts_lite.training.self_training import PseudoLabels
+from darts_lite.training.source import data_of, require_data_of
 from darts_lite.training.task import TrainTask
 from darts_lite.training.tta import probabilities, require_views
 
@@ -66,11 +66,7 @@ def derive(
     path, limit = (kept, None) if run.saved else (Path(options.genotype), options.max_params)
     genotype = load_genotype(path, limit, options.data_dir, say)
     run.load(data_of(genotype, options), genotype.seed)
-    if dict(run.dataset.fingerprint) != genotype.dataset:
-        raise UserError(
-            f"the data set {run.dataset.name} must be the data set of {options.genotype}, got "
-            "other data; give the --data-dir of the search"
-        )
+    require_data_of(genotype, run.dataset, options.genotype)
     require_views(options.tta, run.dataset.flips)
     if options.folds is not None:
         run.splits = fold_of(run.splits, options.fold or 0, options.folds, genotype.seed)
@@ -188,18 +184,6 @@ def _with_budget(options: DeriveOptions, dataset: Dataset) -> DeriveOptions:
     if options.budget_hours is None and options.epochs is None:
         return replace(options, budget_hours=0.035 if is_small(dataset) else 1.0)
     return options
-
-
-def data_of(genotype: Genotype, options: DeriveOptions) -> DataOptions:
-    """Return the options that load the data of the search of a genotype."""
-    source = genotype.source
-    return DataOptions(
-        dataset=source.dataset,
-        data_dir=options.data_dir or source.data_dir,
-        download=options.download,
-        image_size=source.image_size,
-        subset=source.subset,
-    )
 
 
 def _metrics(validation: Evaluation, test: Evaluation, budget: Budget) -> dict[str, float]:

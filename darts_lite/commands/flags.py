@@ -36,8 +36,8 @@ def _flag(each: Field[Any], hint: Any, required: bool) -> Callable[[Command], Co
     about, name = each.metadata, each.name
     flag = flag_of(each)
     common: dict[str, Any] = {"help": _help(each, required)}
-    if hint is bool:
-        both = f"{flag}/--no-{flag[2:]}" if each.default else flag
+    if hint is bool or hint == bool | None:
+        both = flag if each.default is False else f"{flag}/--no-{flag[2:]}"
         return click.option(both, name, default=each.default, is_flag=True, help=common["help"])
     if get_origin(hint) is tuple:
         return click.option(

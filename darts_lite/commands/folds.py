@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darts_lite.commands.derive import data_of, folder_of
+from darts_lite.commands.derive import folder_of
 from darts_lite.commands.several import Several, train_each
 from darts_lite.data import Splits
 from darts_lite.data.splits import fold_of
@@ -30,6 +30,7 @@ from darts_lite.training.metrics import probabilities_of
 from darts_lite.training.options import DeriveOptions
 from darts_lite.training.predictor import load
 from darts_lite.training.run import Say, device_named, on, read_data
+from darts_lite.training.source import data_of
 
 
 def derive_folds(

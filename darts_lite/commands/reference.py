@@ -11,7 +11,13 @@ from typing import Any
 from darts_lite.commands.flags import default_text
 from darts_lite.hpo.options import CorrelateOptions, TuneOptions
 from darts_lite.nas.options import SearchOptions
-from darts_lite.training.options import AugmentOptions, DeriveOptions, SelfTrainOptions, flag_of
+from darts_lite.training.options import (
+    AugmentOptions,
+    CheckOptions,
+    DeriveOptions,
+    SelfTrainOptions,
+    flag_of,
+)
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "search": (SearchOptions, "Learn architecture and hyperparameters; write `OUT/g.json`."),
@@ -19,6 +25,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "selftrain": (SelfTrainOptions, "Let a teacher label images; its students become teachers."),
     "tune": (TuneOptions, "Run a study of our method or another method; write `OUT/g.json`."),
     "correlate": (CorrelateOptions, "Measure how well cheap trainings rank configurations."),
+    "check": (CheckOptions, "Say what a search would see of the data, without training."),
     "augment": (AugmentOptions, "Draw the effect of an augmentation."),
 }
 RESUMED = ("search", "derive", "selftrain", "tune", "correlate")

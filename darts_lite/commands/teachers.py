@@ -12,7 +12,7 @@ from torch import Tensor
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network, calibrate
 from darts_lite.architecture.weights import CellWeights
-from darts_lite.data import Dataset, Splits, evaluation_batches
+from darts_lite.data import Dataset, Splits, changed, evaluation_batches
 from darts_lite.data.unlabelled import load_unlabelled
 from darts_lite.errors import UserError
 from darts_lite.files import read_json, whole_lines
@@ -120,7 +120,7 @@ def _saw(folder: Path, options: DeriveOptions, genotype: Genotype) -> bool:
     if (folder / "folds.json").exists():
         folder = folder / "fold0"
     earlier, metrics = Genotype.load(folder / "genotype.json"), folder / "metrics.json"
-    if earlier.dataset != genotype.dataset:
+    if changed(earlier.dataset, genotype.dataset) is not None:
         return False
     alike = (earlier.seed, earlier.source.subset) == (genotype.seed, genotype.source.subset)
     held_out = not metrics.exists() or read_json(metrics)["validation_held_out"]  # or a trial

@@ -3,6 +3,7 @@
 Data are checked here, once. All later code trusts the checked data.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,11 @@ from darts_lite.data.images import MIN_SIZE, Images
 from darts_lite.errors import UserError
 
 
+def shown(path: Path) -> str:
+    """Return a path as text that can be written as UTF-8, whatever its bytes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn any exception that a decoder raises inside the block into a `UserError` with `path`."""
@@ -23,7 +29,9 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # pickle, zlib, scipy and PIL raise anything on broken bytes
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"cannot read {path} ({reason}); replace or delete the file") from error
+        raise UserError(
+            f"cannot read {shown(path)} ({reason}); replace or delete the file"
+        ) from error
 
 
 def checked_images(pixels: np.ndarray, labels: np.ndarray, classes: int, source: object) -> Images:
@@ -57,8 +65,8 @@ def checked_images(pixels: np.ndarray, labels: np.ndarray, classes: int, source:
             f"labels must be 0 to {classes - 1},"
             f" got {labels.min()} to {labels.max()} in {source}; download the data again"
         )
-    # np.array copies, because the arrays of the readers may be read-only or strided.
+    # copies what is read-only or strided, but not what is mapped from a cache
     return Images(
-        torch.from_numpy(np.array(pixels, order="C")),
+        torch.from_numpy(np.require(pixels, requirements=("C", "W"))),
         torch.from_numpy(np.array(labels, dtype=np.int64)),
     )

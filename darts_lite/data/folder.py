@@ -1,33 +1,44 @@
-"""Reader of `folder:PATH`, a user's own images with one sub-folder per class.
+"""Reader of a user's own images: `folder:PATH` with a sub-folder per class, and `csv:PATH`.
 
-The decoded pixels are cached as a plain NumPy array. Reading this array cannot run code.
+`layout` or `csv_labels` say which files there are, `decoding` reads one, `pixel_cache` reads all,
+`surveys` says what may be wrong with them.
 """
 
-import hashlib
-import os
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from darts_lite.architecture.reading import Reading
+from darts_lite.data import pixel_cache, surveys
 from darts_lite.data.checks import checked_images, reading
-from darts_lite.data.images import MIN_SIZE, Dataset, Images
+from darts_lite.data.csv_labels import csv_beside, read_csv
+from darts_lite.data.decoding import Look, decode, require_color
+from darts_lite.data.images import Dataset, Found, Images
+from darts_lite.data.layout import Layout, display, listed, read_layout
+from darts_lite.data.shapes import chosen_fit, chosen_size
 from darts_lite.errors import UserError
 
+PARTS = ("train", "validation", "test")
 
-def load_folder(name: str, data_dir: Path, size: int) -> Dataset:
-    """Read a folder of images, or its cached pixels.
+
+def load_own(
+    name: str, data_dir: Path, size: int | None, how: Reading, seconds: float | None
+) -> Dataset:
+    """Read a user's own images, or their cached pixels.
 
     Arguments:
-        name: "folder:PATH"; see `darts_lite.data.load` for the layout of PATH.
-        data_dir: Folder whose sub-folder `cache` keeps the decoded pixels.
-        size: Height and width of the images, in pixels.
+        name: "folder:PATH" or "csv:PATH"; see `darts_lite.data.load`.
+        data_dir: folder whose sub-folder `cache` keeps the decoded pixels.
+        size: height and width of the images in pixels; None: as images and budget suggest.
+        how: the way from files to images.
+        seconds: budget of the training, for the size; None if there is no budget in time.
 
     Returns:
         The data set on the CPU; pixels uint8 [N, C, size, size], C 1 (all images gray) or 3.
@@ -35,168 +46,130 @@ def load_folder(name: str, data_dir: Path, size: int) -> Dataset:
     Raises:
         UserError: The layout is wrong, a file is broken, or the cache cannot be written.
     """
-    folder = Path(name.removeprefix("folder:")).expanduser()
-    if name == "folder:" or not folder.is_dir():
+    require_color(how.background)
+    layout = _layout(name)
+    files, cache = layout.files, data_dir / "cache"
+    headers = pixel_cache.looks(files, layout.root, cache)
+    seen = [each for each in headers if isinstance(each, Look)]
+    if not seen:
+        raise UserError(_broken([h for h in headers if isinstance(h, str)], len(files)))
+    notes = []
+    if how.fit is None:
+        fit, why = chosen_fit(seen)
+        how = replace(how, fit=fit)
+        notes += [] if why is None else [why]
+    if size is None:
+        size, why = chosen_size(seen, len(files), seconds)
+        notes.append(why)
+    ranges = [each.range for each in seen if each.range is not None]
+    if ranges:
+        low, high = _range(ranges, alone=len(ranges) == len(seen))
+        how = replace(how, low=low, high=high)
+        notes.append(
+            f"{len(ranges)} images have more than 8 bits; their values {low:g} to {high:g} "
+            "become 0 to 255"
+        )
+    mode = "L" if all(each.gray for each in seen) else "RGB"
+    pixels = pixel_cache.decoded(files, layout.root, cache, mode, (size, size), how)
+    broken = pixels.broken | {i: why for i, why in enumerate(headers) if isinstance(why, str)}
+    reasons = [broken[i] for i in sorted(broken)]
+    if broken and not how.skip_broken:
+        raise UserError(_broken(reasons, len(files)))
+    parts = dict(_parts(layout, pixels.rows, broken))
+    found = Found(dict(layout.passed_over), list(layout.problems), notes)
+    if broken:
+        found.passed_over["a file that cannot be read"] = len(broken)
+        found.problems.append(_broken(reasons, len(files), skipped=True))
+    dataset = Dataset(
+        display(name),
+        parts["train"],
+        parts.get("test"),
+        layout.classes,
+        flips=bool(how.flips),
+        validation=parts.get("validation"),
+        reading=how,
+        found=found,
+    )
+    return surveys.surveyed(dataset, seen)
+
+
+def _layout(name: str) -> Layout:
+    """Return the files and classes that a name stands for."""
+    kind, _, rest = name.partition(":")
+    path = Path(rest).expanduser()
+    if kind == "csv":
+        if not rest or not path.is_file():
+            raise UserError(
+                f"csv:PATH must name a CSV file, got {name}; give one with the columns file and "
+                "label"
+            )
+        return read_csv(path)
+    if not rest or not path.is_dir():
         raise UserError(
             f"folder:PATH must name a folder, got {name}; give one with one sub-folder per class"
         )
-    with reading(folder):
-        parts = {part: folder / part for part in ("train", "val", "test")}
-        parts = {part: path for part, path in parts.items() if _subfolders(path)}
-        root = parts.pop("train", folder)
-        classes = tuple(p.name for p in _subfolders(root) if p not in parts.values())
-        if not classes:
-            raise UserError(
-                f"{root} must have one sub-folder of images per class, got none; add sub-folders"
-            )
-        for path in parts.values():
-            if extra := sorted({p.name for p in _subfolders(path)} - set(classes)):
-                raise UserError(
-                    f"every class in {path} must be in {root} too, got {extra[0]!r};"
-                    " add this class there or remove its folder"
-                )
-        test_root = parts.pop("test", None) or parts.pop("val", None)
-        train = [pair for path in (root, *parts.values()) for pair in _labeled(path, classes)]
-        test = _labeled(test_root, classes) if test_root is not None else []
-    pixels = _cached([path for path, _ in train + test], folder, data_dir / "cache", size)
-    labels = np.array([label for _, label in train + test])
-    images = checked_images(pixels, labels, len(classes), folder)
-    cut = len(train)
-    return Dataset(
-        name,
-        Images(images.pixels[:cut], images.labels[:cut]),
-        Images(images.pixels[cut:], images.labels[cut:]) if test else None,
-        classes,
-        flips=True,
+    with reading(path):
+        table = csv_beside(path)
+        return read_layout(path) if table is None else read_csv(table, path)
+
+
+def _parts(
+    layout: Layout, pixels: np.ndarray, broken: Collection[int]
+) -> Iterator[tuple[str, Images]]:
+    """Yield the images of every split without the broken ones."""
+    start = 0
+    for part, files in layout.splits.items():
+        index = range(start, start + len(files))
+        kept = [i for i in index if i not in broken]
+        labels = np.array([files[i - start].label for i in kept], np.int64)
+        rows = pixels[start : start + len(files)] if len(kept) == len(files) else pixels[kept]
+        yield part, checked_images(rows, labels, len(layout.classes), layout.root)
+        start += len(files)
+
+
+def _range(ranges: Sequence[tuple[float, float]], alone: bool) -> tuple[float, float]:
+    """Return the values that become 0 and 255: those that all images use.
+
+    Beside images of 8 bits, they are those of the type, so that a gray stays the same gray.
+
+    Arguments:
+        ranges: smallest and largest value of every image of more than 8 bits.
+        alone: whether there are no images of 8 bits.
+    """
+    low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+    if alone:
+        return low, high
+    return min(0.0, low), max(1.0 if high <= 1 else 65535.0, high)
+
+
+def _broken(reasons: Sequence[str], total: int, skipped: bool = False) -> str:
+    """Return one line about all files that cannot be read."""
+    short = [reason.partition(";")[0].removeprefix("cannot read ") for reason in reasons]
+    what = f"{len(reasons)} of {total} images cannot be read: {listed(short)}"
+    return (
+        f"{what}; they are left out" if skipped else f"{what}; replace them, or use --skip-broken"
     )
 
 
-def _subfolders(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return []
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _labeled(root: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
-    """Return every image below `root` with its label."""
-    pairs: list[tuple[Path, int]] = []
-    for label, name in enumerate(classes):
-        files = image_files(root / name)
-        if not files:
-            raise UserError(
-                f"every class must have images, got none of {name!r} in {root};"
-                " add images or remove the class"
-            )
-        pairs += [(path, label) for path in files]
-    return pairs
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Return the images below a folder, sorted; skip hidden files and files without a decoder."""
-    formats = _formats()
-    extensions = {e for e, kind in Image.registered_extensions().items() if kind in formats}
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in extensions
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-
-
-def _formats() -> tuple[str, ...]:
-    """Return the formats that PIL decodes itself. EPS would run Ghostscript and the file's code."""
-    Image.init()
-    return tuple(kind for kind in Image.OPEN if kind != "EPS")
-
-
-def _cached(files: Sequence[Path], folder: Path, cache: Path, size: int) -> np.ndarray:
-    """Return pixels uint8 [N, C, size, size]; decode only if `files` or `size` have changed."""
-    key = hashlib.sha256(repr((str(folder.resolve()), size)).encode())
-    for path in files:
-        stat = path.stat()
-        row = (str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns)
-        key.update(repr(row).encode())
-    target = cache / f"folder-{key.hexdigest()[:32]}.npy"
-    if target.is_file():
-        with reading(target):
-            pixels: np.ndarray = np.load(target, allow_pickle=False)
-            if pixels.dtype != np.uint8 or pixels.shape[::2] != (len(files), size):
-                raise ValueError(f"holds {pixels.dtype} {pixels.shape}")
-            return pixels
-    mode = "L" if all(map(_is_gray, files)) else "RGB"
-    pixels = _decoded(files, mode, (size, size))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            np.save(file, pixels, allow_pickle=False)
-        temporary.replace(target)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(
-            f"cannot write {target} ({error.strerror}); choose another --data-dir"
-        ) from error
-    return pixels
-
-
-def _decoded(files: Sequence[Path], mode: str, size: tuple[int, int]) -> np.ndarray:
-    """Decode to pixels uint8 [N, C, H, W]; C is 1 in mode "L", 3 in mode "RGB"."""
-    with ThreadPoolExecutor() as pool:  # PIL releases the interpreter lock while it decodes
-        rows = list(pool.map(partial(decode, mode=mode, size=size), files))
-    pixels = np.stack(rows)
-    return pixels[:, None] if mode == "L" else pixels.transpose(0, 3, 1, 2)
-
-
-def _is_gray(path: Path) -> bool:
-    """Tell whether the file's header declares a gray image."""
-    with reading(path), Image.open(path, formats=_formats()) as image:
-        return Image.getmodebase(image.mode) == "L"
-
-
-def read_images(paths: Sequence[Path], image: tuple[int, int, int]) -> Tensor:
+def read_images(
+    paths: Sequence[Path], image: tuple[int, int, int], how: Reading | None = None
+) -> Tensor:
     """Decode images to one shape, as training images are decoded.
 
     Arguments:
-        paths: Image files.
-        image: Channels (1 for gray, 3 for color), height and width.
+        paths: image files.
+        image: channels (1 for gray, 3 for color), height and width.
+        how: the way of the training images; None for the usual one.
 
     Returns: uint8 [N, C, H, W].
 
-    Raises: UserError: A file cannot be read, or an image is too small.
+    Raises: `UserError` if a file cannot be read, or an image is too small.
     """
     channels, height, width = image
-    mode = "L" if channels == 1 else "RGB"
+    mode, how = "L" if channels == 1 else "RGB", how or Reading()
     if not paths:
         return torch.zeros(0, *image, dtype=torch.uint8)
-    pixels = _decoded(paths, mode, (height, width))
+    with ThreadPoolExecutor() as pool:  # PIL releases the interpreter lock while it decodes
+        rows = np.stack(list(pool.map(lambda p: decode(p, mode, (height, width), how), paths)))
+    pixels = rows[:, None] if mode == "L" else rows.transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(pixels))
-
-
-def decode(path: Path, mode: str, size: tuple[int, int]) -> np.ndarray:
-    """Decode one image: rotate it upright, crop its center to the shape, resize it.
-
-    Arguments:
-        path: Image file.
-        mode: "L" for gray, "RGB" for color.
-        size: Height and width in pixels, H and W.
-
-    Returns: uint8 [H, W] in mode "L", uint8 [H, W, 3] in mode "RGB".
-
-    Raises: UserError: The file cannot be read, or the image is too small.
-    """
-    wide = (size[1], size[0])  # as PIL says it
-    with reading(path), Image.open(path, formats=_formats()) as image:
-        width, height = image.size
-        if min(image.size) < MIN_SIZE:
-            raise UserError(
-                f"images must have at least {MIN_SIZE}x{MIN_SIZE} pixels,"
-                f" got {height}x{width} in {path}; replace or delete the file"
-            )
-        image.draft(None, (2 * wide[0], 2 * wide[1]))  # a large JPEG is decoded at reduced scale
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits, which `convert` would clip
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        square = ImageOps.fit(upright.convert(mode), wide, Image.Resampling.BICUBIC)
-        return np.asarray(square)

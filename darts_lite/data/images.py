@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from darts_lite.architecture.reading import Reading
 
 MIN_SIZE = 8  # pixels per side; the network halves an image twice
 
@@ -38,16 +40,33 @@ class Images(NamedTuple):
         return Images(self.pixels[index], self.labels[index])
 
 
+class Found(NamedTuple):
+    """What was found while a user's own images were read.
+
+    Attributes:
+        passed_over: number of entries that are not used, by reason.
+        problems: sentences about what may be wrong.
+        notes: sentences about what was chosen from the images.
+    """
+
+    passed_over: dict[str, int]
+    problems: list[str]
+    notes: list[str]
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set as it was published; `split` cuts it into training, validation and test.
 
     Attributes:
         name: Name as given to `load`.
-        train: All images outside the official test set.
+        train: All images outside the official validation and test sets.
         test: The official test set; None if there is no official test set.
         classes: Class names; `classes[label]`.
         flips: Whether a horizontal flip keeps the label.
+        validation: The official validation set; None if there is none.
+        reading: How image files became these images, for prediction.
+        found: What was found while a user's own images were read.
     """
 
     name: str
@@ -55,6 +74,15 @@ class Dataset:
     test: Images | None
     classes: tuple[str, ...]
     flips: bool
+    validation: Images | None = None
+    reading: Reading = field(default_factory=Reading)
+    found: Found = field(default_factory=lambda: Found({}, [], []))
+
+    @property
+    def parts(self) -> dict[str, Images]:
+        """The official splits by name: train, and validation and test if there are any."""
+        every = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: images for name, images in every.items() if images is not None}
 
     @property
     def channels(self) -> int:
@@ -75,7 +103,7 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> dict[str, object]:
         """Identity of the data, for JSON: counts, shape, and a hash of every byte."""
-        parts = [self.train] if self.test is None else [self.train, self.test]
+        parts = list(self.parts.values())
         digest = hashlib.sha256(repr(([part.count for part in parts], self.classes)).encode())
         for tensor in (tensor for part in parts for tensor in part):
             digest.update(tensor.cpu().contiguous().numpy().data)

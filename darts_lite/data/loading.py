@@ -1,34 +1,43 @@
 """Load any data set by its name: built in, published, or a folder of images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from darts_lite.data.folder import load_folder
+from darts_lite.architecture.reading import Reading
+from darts_lite.data.folder import load_own
 from darts_lite.data.images import MIN_SIZE, Dataset, Images
 from darts_lite.data.published import SOURCES, find, load_digits, load_published
 from darts_lite.errors import UserError
 
-FOLDER_SIZE = 32  # pixels per side; default size of the images of `folder:PATH`
 PREFERRED = ("cifar10", "fashion-mnist", "digits")  # order of the search if no name is given
 
 
 def load(
-    name: str | None, data_dir: Path, *, download: bool = False, image_size: int | None = None
+    name: str | None,
+    data_dir: Path,
+    *,
+    download: bool = False,
+    image_size: int | None = None,
+    how: Reading = Reading(),  # noqa: B008  # frozen
+    seconds: float | None = None,
 ) -> Dataset:
     """Read a data set into memory.
 
     Arguments:
         name: One of `known()`; None means `first_available`. "folder:PATH" reads images in one
-            sub-folder per class. The classes are in PATH, or in PATH/train with PATH/test. If
-            there is no PATH/test, PATH/val is the test set; else PATH/val joins the training
-            images.
-        data_dir: Folder of data sets, of downloads and of the cache of "folder:PATH".
+            sub-folder per class, in PATH or in folders of splits such as PATH/train, PATH/val and
+            PATH/test (`layout.SPLITS`). "csv:PATH" reads the columns file, label and perhaps
+            split.
+        data_dir: Folder of data sets, of downloads and of the cache of a user's own images.
         download: Download the data set if it is not found.
         image_size: New height and width of the images, in pixels. None keeps the size of the data
-            set, and means 32 for "folder:PATH".
+            set; of a user's own images, it is chosen from their sizes and the budget.
+        how: How image files become images, and which flips keep the labels.
+        seconds: Budget of the training, for the choice of the size.
 
     Returns:
         The data set, on the CPU.
@@ -41,8 +50,8 @@ def load(
             f"image size must be at least {MIN_SIZE} pixels, got {image_size}; use a larger size"
         )
     name = first_available(data_dir) if name is None else name
-    if name.startswith("folder:"):
-        return load_folder(name, data_dir, image_size or FOLDER_SIZE)
+    if is_own(name):
+        return load_own(name, data_dir, image_size, how, seconds)
     if name == "digits":
         dataset = load_digits()
     elif name in SOURCES:
@@ -51,12 +60,19 @@ def load(
         raise UserError(
             f"data set must be one of {', '.join(known())}, got {name!r}; choose a known name"
         )
+    flips = dataset.flips if how.flips is None else how.flips
+    dataset = replace(dataset, flips=flips, reading=replace(how, flips=flips))
     return dataset if image_size is None else _resized(dataset, image_size)
+
+
+def is_own(name: str) -> bool:
+    """Tell whether the name of a data set stands for a user's own images."""
+    return name.startswith(("folder:", "csv:"))
 
 
 def known() -> tuple[str, ...]:
     """Return the names that `load` accepts."""
-    return ("digits", *SOURCES, "folder:PATH")
+    return ("digits", *SOURCES, "folder:PATH", "csv:PATH")
 
 
 def first_available(data_dir: Path) -> str:
@@ -66,8 +82,7 @@ def first_available(data_dir: Path) -> str:
 
 def _resized(dataset: Dataset, size: int) -> Dataset:
     test = None if dataset.test is None else resized(dataset.test, size)
-    train = resized(dataset.train, size)
-    return Dataset(dataset.name, train, test, dataset.classes, dataset.flips)
+    return replace(dataset, train=resized(dataset.train, size), test=test)
 
 
 def resized(images: Images, size: int) -> Images:

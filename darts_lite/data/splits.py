@@ -63,6 +63,12 @@ def split(
             )
     labels = dataset.train.labels.cpu()
     test_images, rest, _, generator = _cut(dataset, subset, test, seed)
+    official = dataset.validation
+    if official is not None:
+        if subset is not None:
+            whole = subset / (_available(dataset, test) + official.count)
+            official = stratified(official, whole, seed)
+        return Splits(dataset.train.select(rest), official, test_images)
     counts = torch.bincount(labels[rest], minlength=len(dataset.classes))
     share = _shares(counts, round(validation * len(rest))).clamp(min=1).minimum(counts - 1)
     chosen, rest = _draw(rest, labels, share, generator)
@@ -76,33 +82,39 @@ def _cut(
     labels = dataset.train.labels.cpu()
     counts = torch.bincount(labels, minlength=len(dataset.classes))
     rest = torch.arange(len(labels))
+    drawn = [s for s in ("validation", "test") if s not in dataset.parts]
+    _require(counts, 1 + len(drawn), dataset, " and ".join(["training", *drawn]))
     if dataset.test is None:
-        _require(counts, 3, dataset, "training, validation and test")
-        share = _shares(counts, round(test * len(rest))).clamp(min=1).minimum(counts - 2)
+        share = _shares(counts, round(test * len(rest))).clamp(min=1).minimum(counts - len(drawn))
         held_out, rest = _draw(rest, labels, share, torch.Generator().manual_seed(_TEST_SEED))
         test_images = dataset.train.select(held_out)
     else:
         test_images = dataset.test
-        test_counts = torch.bincount(test_images.labels.cpu(), minlength=len(dataset.classes))
-        _require(test_counts, 1, dataset, "test")
-        _require(counts, 2, dataset, "training and validation")
 
     generator, left = torch.Generator().manual_seed(seed), rest[:0]
     if subset is not None:
-        if not 0 < subset <= len(rest):
+        official = 0 if dataset.validation is None else dataset.validation.count
+        if not 0 < subset <= len(rest) + official:
             raise UserError(
-                f"subset must be 1 to {len(rest)}, the images of {dataset.name} outside the test"
-                f" set, got {subset}; change it"
+                f"subset must be 1 to {len(rest) + official}, the images of {dataset.name} outside"
+                f" the test set, got {subset}; change it"
             )
+        subset = round(subset * len(rest) / (len(rest) + official))
         share = _shares(torch.bincount(labels[rest], minlength=len(counts)), subset)
-        if share.min() < 2:
+        least = 1 if official else 2
+        if share.min() < least:
             raise UserError(
-                "subset must give every class 2 images, for training and validation, got"
+                f"subset must give every class {least} images outside the test set, got"
                 f" {int(share.min())} of {dataset.classes[int(share.argmin())]!r} with subset"
                 f" {subset}; use a larger subset"
             )
         rest, left = _draw(rest, labels, share, generator)
     return test_images, rest, left, generator
+
+
+def _available(dataset: Dataset, test: float) -> int:
+    """Return the number of images of `dataset.train` that are not drawn for the test."""
+    return len(_cut(dataset, None, test, 0)[1])
 
 
 def left_over(dataset: Dataset, subset: int, seed: int, test: float = 0.2) -> Images:
@@ -156,6 +168,7 @@ def stratified(images: Images, fraction: float, seed: int) -> Images:
 
 
 def _require(counts: Tensor, least: int, dataset: Dataset, purpose: str) -> None:
+    """Raise `UserError` unless every class has images for every split that is drawn."""
     if counts.min() < least:
         worst = int(counts.argmin())
         raise UserError(

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from darts_lite.data.folder import image_files, read_images
+from darts_lite.data.folder import read_images
 from darts_lite.data.images import Dataset
+from darts_lite.data.layout import image_files
 from darts_lite.data.splits import left_over, stratified
 from darts_lite.errors import UserError
 
@@ -55,10 +56,10 @@ def load_unlabelled(text: str, dataset: Dataset, subset: int | None, seed: int) 
             rest = stratified(rest, wanted / rest.count, seed)
         return Unlabelled(rest.pixels, rest.labels)
     folder = Path(text).expanduser()
-    files = image_files(folder) if folder.is_dir() else []
+    files = list(image_files(folder)) if folder.is_dir() else []
     if not files:
         raise UserError(
             f"--unlabelled must be a folder with images, or rest:N, got {text!r} without images; "
             "give another folder"
         )
-    return Unlabelled(read_images(files, dataset.image), None)
+    return Unlabelled(read_images(files, dataset.image, dataset.reading), None)

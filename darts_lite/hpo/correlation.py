@@ -22,7 +22,14 @@ from darts_lite.hpo.setup import Setup, assemble, completed
 from darts_lite.hpo.space import Random
 from darts_lite.reporting import pictures
 from darts_lite.training.options import MAY_CHANGE
-from darts_lite.training.run import Say, make_folder, read_data, remembered, require_free
+from darts_lite.training.run import (
+    Say,
+    make_folder,
+    read_data,
+    remembered,
+    require_free,
+    require_same_data,
+)
 
 BOOTSTRAP = 1000  # resamples of the bootstrap interval
 DRAWS = 200  # configurations to draw until one has few enough parameters
@@ -85,11 +92,8 @@ def correlate(
         "data": dict(dataset.fingerprint),
         "threads": torch.get_num_threads(),
     }
-    if before and before["data"] != said["data"]:
-        raise UserError(
-            f"the data of {dataset.name} must be the data of {settings}, got other data; restore "
-            "the data or choose another --out"
-        )
+    if before:
+        require_same_data(before["data"], dataset, settings)
     make_folder(out)
     write_json(settings, said)
     setup = assemble(study, dataset, splits)

@@ -33,7 +33,14 @@ from darts_lite.hpo.worker import Worker, orphans_stop
 from darts_lite.reporting import comparison as report
 from darts_lite.training import checkpoint
 from darts_lite.training.options import MAY_CHANGE
-from darts_lite.training.run import Say, make_folder, read_data, require_free, stored_options
+from darts_lite.training.run import (
+    Say,
+    make_folder,
+    read_data,
+    require_free,
+    require_same_data,
+    stored_options,
+)
 
 JOURNAL = "study.journal"
 CLOSING = 3.0  # seconds of the budget that are kept for writing the results
@@ -80,12 +87,8 @@ def tune(
         study, options = _continue(options, resume)
         dataset, splits = read_data(options, options.seed, say)
         setup = assemble(options, dataset, splits)
+    require_same_data(study.settings["data"], dataset, study.where)
     data = dict(dataset.fingerprint)
-    if study.settings["data"] != data:
-        raise UserError(
-            f"the data of {options.dataset} must be the data of {study.where}, got other data; "
-            "restore the data, or start a new study with --warm-start"
-        )
     make_folder(out)
     _write_settings(out, options, data)
     say(

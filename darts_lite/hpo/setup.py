@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from darts_lite.architecture.genotype import Genotype, Source
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
 from darts_lite.hpo.evaluator import Bench
@@ -26,6 +26,7 @@ from darts_lite.training.metrics import METRICS
 from darts_lite.training.problem import augmentation_for
 from darts_lite.training.replay import DEFAULTS
 from darts_lite.training.run import device_named, is_small, on
+from darts_lite.training.source import source_of
 
 METHODS = ("random", "tpe", "asha", "bohb", "pbt", "pba", "gradient")
 WITH_PARETO = ("random", "tpe", "asha", "gradient")
@@ -105,12 +106,7 @@ def assemble(options: TuneOptions, dataset: Dataset, splits: Splits) -> Setup:
         fidelity=options.fidelity,
         seed=options.seed,
         folder=Path(options.out),
-        source=Source(
-            dataset=options.dataset or dataset.name,
-            data_dir=options.data_dir,
-            image_size=options.image_size,
-            subset=options.subset,
-        ),
+        source=source_of(options, dataset),
         record={"method": options.method},
         checkpoint_seconds=options.checkpoint_seconds,
         select_by=options.select_by,

@@ -10,6 +10,7 @@ import torch
 from darts_lite.architecture.cost import default_channels
 from darts_lite.architecture.presets import PRESETS
 from darts_lite.data import Dataset
+from darts_lite.data.loading import is_own
 from darts_lite.nas.options import SearchOptions, SpaceOptions
 from darts_lite.training.run import is_small
 
@@ -41,7 +42,7 @@ def resolved(options: SearchOptions, dataset: Dataset, device: torch.device) -> 
 
 
 def shaped(options: Shaped, dataset: Dataset, device: torch.device) -> Shaped:
-    """Return the options with parameter limit, width and stride of the stem.
+    """Return the options with parameter limit, width, stride of the stem and image size.
 
     A strided stem takes a quarter of the time per image. On Fashion-MNIST and a CPU, the many more
     epochs of the same time are worth more than the resolution (docs/results.md).
@@ -60,7 +61,10 @@ def shaped(options: Shaped, dataset: Dataset, device: torch.device) -> Shaped:
         channels = default_channels(
             lambda c: preset(c, options.cells, stride), image, classes, limit
         )
-    return replace(options, max_params=limit, channels=channels, stem_stride=stride)
+    size = dataset.image_size[0] if is_own(dataset.name) else options.image_size
+    return replace(
+        options, max_params=limit, channels=channels, stem_stride=stride, image_size=size
+    )
 
 
 def search_width(method: str, channels: int, device: torch.device) -> int:

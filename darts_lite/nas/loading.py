@@ -79,7 +79,7 @@ def restored_search(
     options = replace(options, data_dir=data_dir or options.data_dir)
     device = torch.device("cpu")
     dataset, splits = read_data(options, options.seed, say)
-    require_same_data(content, dataset, saved)
+    require_same_data(content["config"]["data"], dataset, saved)
     options = resolved(options, dataset, device)
     if limit is not None:
         options = replace(options, max_params=min(limit, options.limit))

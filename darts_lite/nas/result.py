@@ -11,7 +11,7 @@ import torch
 
 import darts_lite
 from darts_lite.architecture.cost import genotype_with_cost
-from darts_lite.architecture.genotype import Genotype, Source
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.recipe import Recipe
 from darts_lite.architecture.space import SearchSpace
 from darts_lite.data import Dataset
@@ -20,6 +20,7 @@ from darts_lite.schedules import Schedule
 from darts_lite.training.build import recipe_with
 from darts_lite.training.options import MAY_CHANGE
 from darts_lite.training.problem import OPTIMIZERS
+from darts_lite.training.source import source_of
 
 
 def recipe_of(options: SearchOptions) -> Recipe:
@@ -52,12 +53,7 @@ def result(
         dataset.image,
         dataset.classes,
         recipe=replace(recipe_of(options), schedules=dict(schedules)),
-        source=Source(
-            dataset=options.dataset or dataset.name,
-            data_dir=options.data_dir,
-            image_size=options.image_size,
-            subset=options.subset,
-        ),
+        source=source_of(options, dataset),
         dataset=dict(dataset.fingerprint),  # type: ignore[arg-type]
         search=record,
         finished=finished,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from darts_lite.architecture.reading import Fit
 from darts_lite.architecture.recipe import ClassWeights, Sampling, ScheduleName
 from darts_lite.errors import UserError
 
@@ -32,7 +33,9 @@ MetricName = Literal[
     "log_loss",
 ]
 MAY_CHANGE = frozenset({"out", "data_dir", "download", "device", "checkpoint_seconds"})
-"""Options that a resumed run may change."""
+"""Options that a resumed run may change, and that say nothing about its result."""
+MAY_MOVE = MAY_CHANGE | {"dataset"}
+"""Options that a resumed run may change: the data may lie elsewhere, but are compared."""
 
 
 def option(
@@ -118,7 +121,8 @@ class DataOptions(Options):
 
     dataset: str | None = option(
         None,
-        "Data set: digits, fashion-mnist, mnist, cifar10, cifar100, svhn or folder:PATH.",
+        "Data set: digits, fashion-mnist, mnist, cifar10, cifar100, svhn, folder:PATH (a folder "
+        "per class, perhaps in train, val and test) or csv:PATH (columns file, label, split).",
         shown="the first of cifar10, fashion-mnist and digits that is on this machine",
     )
     data_dir: str = option("data", "Folder with the published data sets.")
@@ -127,8 +131,35 @@ class DataOptions(Options):
         None, "Total number of training and validation images.", low=1, shown="all"
     )
     image_size: int | None = option(
-        None, "Pixels per side after resizing of the images.", low=1, shown="no resizing"
+        None,
+        "Pixels per side after resizing of the images.",
+        low=1,
+        shown="no resizing; of your own images, as they and the budget suggest",
     )
+    fit: Fit | None = option(
+        None,
+        "How your own images become square: crop the center, pad with the background, or stretch.",
+        shown="as the shapes of the images suggest",
+    )
+    background: str = option(
+        "white", "Color behind transparent pixels and around padded images, such as #00ff00."
+    )
+    skip_broken: bool = option(False, "Leave out files that cannot be read.")
+    flips: bool | None = option(
+        None,
+        "Mirror training images left to right, or not, because that changes labels.",
+        shown="as the data set needs; of your own images, measured",
+    )
+    vertical_flips: bool = option(False, "Mirror training images upside down too.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(DataOptions):
+    """Options of a look at the data without training."""
+
+    seed: int = option(0, "Random seed of the splits.")
+    as_json: bool = option(False, "Print one JSON object for scripts.", flag="--json")
+    out: str | None = option(None, "Picture file of a contact sheet.", shown="no picture")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +176,9 @@ class SourceOptions(MachineOptions):
     """Options of the genotype, and of the data of its search."""
 
     genotype: str = option("out/g.json", "Genotype file of a search.")
+    dataset: str | None = option(
+        None, "Data set, if it lies elsewhere than in the search.", shown="that of the search"
+    )
     data_dir: str | None = option(
         None, "Folder with the published data sets.", shown="the folder of the search"
     )

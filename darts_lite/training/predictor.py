@@ -64,7 +64,7 @@ class Predictor:
         Arguments:
             images: `[B, C, H, W]`, uint8 or floating in [0, 1], with the channels, height and
                 width of the training images; or paths of image files. Files are read like training
-                images: turned upright, cropped to the center, resized.
+                images (`Source.reading`).
             batch_size: images per forward pass.
         Raises: `UserError` if a file cannot be read, or the shape does not fit.
         """
@@ -85,7 +85,9 @@ class Predictor:
     def _read(self, paths: Sequence[str | Path] | str | Path) -> Tensor:
         """Return the pixels of image files, uint8 `[B, C, H, W]`."""
         listed = [paths] if isinstance(paths, str | Path) else list(paths)
-        return read_images([Path(p) for p in listed], self.genotype.image)
+        return read_images(
+            [Path(p) for p in listed], self.genotype.image, self.genotype.source.reading
+        )
 
 
 def _floating(pixels: Tensor) -> Tensor:

@@ -139,7 +139,8 @@ def augmentation_for(dataset: Dataset, text: str) -> Augmentation:
     """
     height, width = dataset.image_size
     crop = max(1, min(height, width) // 14)
-    found = augmentation(text, dataset.channels, dataset.flips, crop)
+    vertical = dataset.reading.vertical_flips
+    found = augmentation(text, dataset.channels, dataset.flips, crop, vertical)
     if type(found.policy) is Learned and height * width < LEVELS:  # "equalize" has no effect then
         rest = tuple(n for n in found.policy.operations if n != "equalize")
         return replace(found, policy=replace(found.policy, operations=rest))

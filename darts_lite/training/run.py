@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
-from darts_lite.data import Dataset, Splits, load, split
+from darts_lite.data import Dataset, Splits, changed, load, split
+from darts_lite.data.loading import is_own
+from darts_lite.data.surveys import description
 from darts_lite.errors import UserError
 from darts_lite.files import read_json, write_json
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import checkpoint, loop
 from darts_lite.training.budget import Budget
-from darts_lite.training.options import MAY_CHANGE, DataOptions
+from darts_lite.training.options import MAY_MOVE, DataOptions
+from darts_lite.training.source import reading_of
 
+USUAL_HOURS = 1.0  # of a search, for the size of images
 SMALL = 16  # pixels per side; smaller images have the defaults of a small problem
 Say = Callable[[str], None]
 
@@ -84,7 +88,7 @@ class Run(Generic[Options]):
         content = checkpoint.load(path, kind)
         stored = stored_options(type(options), content["config"], path)
         given = {n: v for n, v in asdict(options).items() if n in resume}  # type: ignore[call-overload]
-        return cls(kind, folder, merged(path, stored, given, MAY_CHANGE), say, content)
+        return cls(kind, folder, merged(path, stored, given, MAY_MOVE), say, content)
 
     def load(self, data: DataOptions, seed: int) -> None:
         """Read the data, split them, and move the splits to the device.
@@ -97,7 +101,8 @@ class Run(Generic[Options]):
         self.device = device_named(self.options.device)
         self.dataset, splits = read_data(data, seed, self.say)
         if self.saved is not None:
-            require_same_data(self.saved, self.dataset, self.folder / "checkpoint.pt")
+            before = self.saved["config"]["data"]
+            require_same_data(before, self.dataset, self.folder / "checkpoint.pt")
         self.splits = on(self.device, splits)
 
     def prepare(self, task: loop.Task, budget: Budget) -> None:
@@ -130,7 +135,7 @@ class Run(Generic[Options]):
 
 
 def read_data(options: DataOptions, seed: int, say: Say) -> tuple[Dataset, Splits]:
-    """Return the data set and its splits; print the data set if the user named none.
+    """Return the data set and its splits; print what was found in a user's own images.
 
     Arguments:
         options: options of the data.
@@ -142,10 +147,15 @@ def read_data(options: DataOptions, seed: int, say: Say) -> tuple[Dataset, Split
         Path(options.data_dir),
         download=options.download,
         image_size=options.image_size,
+        how=reading_of(options),
+        seconds=3600 * (getattr(options, "budget_hours", None) or USUAL_HOURS),
     )
     if options.dataset is None:
         say(f"no --dataset given: using {dataset.name}, the first data set on this machine")
-    return dataset, split(dataset, subset=options.subset, seed=seed)
+    splits = split(dataset, subset=options.subset, seed=seed)
+    for line in description(dataset, splits) if is_own(dataset.name) else ():
+        say(line)
+    return dataset, splits
 
 
 def on(device: torch.device, splits: Splits) -> Splits:
@@ -226,18 +236,19 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
-def require_same_data(content: dict[str, Any], dataset: Dataset, path: Path) -> None:
-    """Raise `UserError` if the checkpoint of a run was made with other data.
+def require_same_data(data: Mapping[str, Any], dataset: Dataset, path: Path | str) -> None:
+    """Raise `UserError` if a run was made with other data; equal bytes are equal data.
 
     Arguments:
-        content: content of the checkpoint.
+        data: fingerprint of the data of the run.
         dataset: data set of the resumed run.
-        path: file of the checkpoint, for the error.
+        path: file of the run, for the error.
     """
-    if content["config"]["data"] != dict(dataset.fingerprint):
+    difference = changed(data, dataset.fingerprint)
+    if difference is not None:
         raise UserError(
-            f"the data of {dataset.name} must be the data of {path}, got other data; restore the "
-            "data or choose another --out"
+            f"the data of {dataset.name} must be the data of {path}, got {difference}; restore the "
+            "data, say where they lie by --dataset, or choose another --out"
         )
 
 

@@ -167,6 +167,7 @@ class Learned(Policy):
             channels=self.channels,
             flips=self.flips,
             crop=self.crop,
+            vertical_flips=self.vertical_flips,
             operations=self.operations,
             probabilities=False,
             knots=knots,
@@ -212,7 +213,9 @@ class Scheduled(Learned):
                 )
 
     def __hash__(self) -> int:
-        return hash((self.channels, self.flips, self.crop, tuple(self.knots.items())))
+        return hash(
+            (self.channels, self.flips, self.crop, self.vertical_flips, tuple(self.knots.items()))
+        )
 
     @cached_property
     def active(self) -> tuple[str, ...]:

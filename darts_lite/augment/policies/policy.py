@@ -66,7 +66,8 @@ class Draws(NamedTuple):
     an operation does not act. selections: which images each stage touches. center: `[stages, B, 2]`
     of cutout's squares, (x, y) as fractions. start: `[stages, B]`, where the noise begins in its
     bank. flip: `[B]` bool. shift: `[B, 2]` whole pixels, (right, down). turned, turned_selections:
-    the choices with a coin of each image turned, if `sample` was asked for them.
+    the choices with a coin of each image turned, if `sample` was asked for them. upside: `[B]`
+    bool, with vertical flips.
     """
 
     units: Tensor
@@ -77,6 +78,7 @@ class Draws(NamedTuple):
     shift: Tensor
     turned: Turned | None = None
     turned_selections: tuple[Selection, ...] = ()
+    upside: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,7 @@ class Policy:
         channels: channels of the images, 1 or 3.
         flips: whether to mirror left-right with probability 1/2.
         crop: largest random shift along each axis, in whole pixels; zeros come in.
+        vertical_flips: whether to mirror upside down with probability 1/2.
     Raises: UserError if a knob is out of its range.
 
     >>> policy = Policy(channels=1, flips=False, crop=1)
@@ -100,6 +103,7 @@ class Policy:
     channels: int
     flips: bool = True
     crop: int = 0
+    vertical_flips: bool = False
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -216,6 +220,7 @@ class Policy:
             else (self.units(batch, size, generator, local, fraction), None)
         )
         selections = chained(tuple(select(active) for active in units != 0))
+        upside = torch.rand(batch, generator=generator) < 0.5 if self.vertical_flips else None
         others = tuple(select(active) for active in turned.units != 0) if turned else ()
         draws = Draws(
             units,
@@ -226,6 +231,7 @@ class Policy:
             shift.long(),
             turned,
             others,
+            upside,
         )
         return draws if torch.device(device).type == "cpu" else moved(draws, device)
 
@@ -254,12 +260,14 @@ class Policy:
                 )
             units, selections = draws.turned.units, draws.turned_selections
         out, flip, shift = images, None, None
+        if draws.upside is not None:
+            out = torch.where(draws.upside.view(-1, 1, 1, 1), images.flip(2), images)
         if self.flips or self.crop:
             first = selections[0].families if selections else {}
             if first.get("geometric", images) is None:  # the whole batch is warped anyway
                 flip, shift = draws.flip, draws.shift
             else:
-                out = flip_and_shift(images, draws.flip, draws.shift)
+                out = flip_and_shift(out, draws.flip, draws.shift)
         scaled = units.to(images.dtype)
         reach = self.reach(values) if values else None
         if reach is not None:

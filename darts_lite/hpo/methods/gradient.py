@@ -18,6 +18,7 @@ from typing import Any
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.recipe import Recipe
+from darts_lite.data import changed
 from darts_lite.hpo.evaluator import Bench
 from darts_lite.hpo.records import Job, Record
 from darts_lite.nas.options import SearchOptions
@@ -180,7 +181,7 @@ def _warm(
     same = (
         all(genotype.search.get(name) == getattr(config, name) for name in SHAPING)
         and same_split(genotype, replace(config, seed=bench.seed, subset=bench.source.subset))
-        and genotype.dataset == dict(bench.dataset.fingerprint)
+        and changed(genotype.dataset, bench.dataset.fingerprint) is None
     )
     begin = starts([genotype], config.optimizer)
     params = None
