@@ -392,7 +392,7 @@ def _edited(**changes: object) -> object:
             .replace('"skip"', '"transformer"'),
             "operation must be one of",
         ),
-        (_edited(dataset={"name": "digits", "sha256": "0"}), "must have the images of the search of"),
+        (_edited(dataset={"name": "digits", "sha256": "0"}), "must have the images of the search"),
         (_edited(recipe={"schedules": {"lr": [[0.0, 0.1]]}}), "weight_decay"),
         (_edited(recipe={"optimizer": {"name": "rmsprop"}}), "recipe.optimizer"),
         (_edited(source={}), "source.dataset"),

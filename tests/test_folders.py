@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+import darts_lite as dl
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.reading import Reading
+from darts_lite.augment import to_json
 from darts_lite.commands.check import facts
 from darts_lite.commands.cli import main
 from darts_lite.data import Dataset, changed, load, pixel_cache, split
@@ -26,6 +30,7 @@ from darts_lite.data.layout import split_of
 from darts_lite.data.shapes import chosen_fit, chosen_size
 from darts_lite.data.surveys import description, flips_keep_labels
 from darts_lite.errors import UserError
+from darts_lite.training.problem import augmentation_for
 
 
 def draw(path: Path, seed: int = 0, size: tuple[int, int] = (12, 12), mode: str = "RGB") -> Path:
@@ -674,3 +679,77 @@ def test_random_folders_are_read_or_refused_in_one_line(tmp_path: Path, seed: in
     passed = sum(dataset.found.passed_over.values())
     beside = sum("is not used" in problem for problem in dataset.found.problems)
     assert used + passed == on_disk or beside  # nothing in silence
+
+
+# --- a search and a final training -------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images in `pets` and a finished search in `out`, started from that folder."""
+    place = tmp_path_factory.mktemp("place")
+    fill(place / "pets" / "train", count=12)
+    fill(place / "pets" / "valid", count=6, seed=1)
+    fill(place / "pets" / "test", count=3, seed=2)
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        dl.search(
+            dataset="folder:pets", steps=2, cells=3, channels=4, batch_size=4, out="out",
+            max_params=20_000, augment="standard", say=lambda text: None,
+        )  # fmt: skip
+    finally:
+        os.chdir(before)
+    return place
+
+
+def trained(place: Path, out: Path, **options: object) -> dict[str, object]:
+    return dl.derive(
+        genotype=str(place / "out" / "g.json"), epochs=1, out=str(out), device="cpu",
+        data_dir=str(out / "data"), say=lambda text: None, **options,
+    )  # fmt: skip
+
+
+def test_derive_finds_a_relative_folder_from_elsewhere(searched: Path, tmp_path: Path) -> None:
+    trained(searched, tmp_path / "derive")
+    predicted = dl.load(tmp_path / "derive").predict(sorted((searched / "pets/test/cat").iterdir()))
+    assert predicted.probabilities.shape == (3, 2)
+
+
+def test_derive_of_moved_images_says_how_and_does(searched: Path, tmp_path: Path) -> None:
+    place = tmp_path / "copy"
+    shutil.copytree(searched, place)
+    genotype = Genotype.load(place / "out" / "g.json")
+    gone = replace(genotype.source, dataset=f"folder:{tmp_path / 'gone'}")
+    replace(genotype, source=gone).save(place / "out" / "g.json")
+    with pytest.raises(UserError, match=r"folder:PATH must name a folder, got folder:.*gone"):
+        trained(place, tmp_path / "derive")
+    trained(place, tmp_path / "derive", dataset=f"folder:{place / 'pets'}")
+    draw(place / "pets" / "test" / "cat" / "0.png", seed=7)
+    with pytest.raises(UserError, match=r"other pixels .*--dataset or --data-dir"):
+        trained(place, tmp_path / "other", dataset=f"folder:{place / 'pets'}")
+
+
+def test_validation_folder_is_what_a_search_learns_from(searched: Path) -> None:
+    genotype = Genotype.load(searched / "out" / "g.json")
+    assert genotype.dataset["counts"] == [21, 21] and genotype.source.reading.fit == "crop"
+    said: list[str] = []
+    dl.search(
+        dataset=f"folder:{searched / 'pets'}", steps=2, cells=3, channels=4, batch_size=4,
+        out=str(searched / "again"), max_params=20_000, augment="standard", say=said.append,
+    )  # fmt: skip
+    assert "24 training and 12 validation images" in "\n".join(said)
+    assert "train 24, validation 12, test 6" in "\n".join(said)
+
+
+def test_vertical_flips_reach_the_augmentation(tmp_path: Path) -> None:
+    dataset = read(fill(tmp_path / "d"), vertical_flips=True, flips=False)
+    augment = augmentation_for(dataset, "standard")
+    assert augment.policy.vertical_flips and not augment.policy.flips
+    assert to_json(augment)["settings"]["vertical_flips"]
+    still = replace(augment.policy, crop=0)
+    images = torch.rand(64, 3, 9, 9)
+    seen = still(images, torch.Generator().manual_seed(0))
+    turned = [torch.equal(a, b.flip(1)) for a, b in zip(seen, images)]
+    kept = [torch.equal(a, b) for a, b in zip(seen, images)]
+    assert all(a or b for a, b in zip(turned, kept)) and 16 < sum(turned) < 48

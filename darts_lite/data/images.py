@@ -126,13 +126,13 @@ def floats(pixels: Tensor) -> Tensor:
 def grown(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Tell whether the new data may be the old data plus more images.
 
-    True if name, classes and shape agree, some class has more images and no class has fewer.
+    True if name (of a published data set), classes and shape agree, some class has more images and no class has fewer.
 
     Arguments:
         old: Fingerprint of the old data.
         new: Fingerprint of the new data.
     """
-    alike = all(old.get(what) == new[what] for what in ("name", "classes", "shape"))
+    alike = all(old.get(what) == new[what] for what in ("classes", "shape")) and _same(old, new)
     changes = _changes(old, new)
     return alike and max(changes, default=0) > 0 and min(changes) >= 0
 
@@ -154,7 +154,7 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
         return f"images of {_size(new)}, were {_size(old)}"
     if old.get("classes") != new["classes"]:
         return f"other classes ({new['classes']}, were {old.get('classes')})"
-    if old.get("name") != new["name"]:
+    if not _same(old, new):
         return f"other data set ({new['name']}, was {old.get('name')})"
     changes = _changes(old, new)
     if not changes:  # earlier versions did not count images per class
@@ -167,6 +167,17 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
         if some
     ]
     return " and ".join(parts) or "other pixels or labels, as many as before"
+
+
+def is_own(name: str) -> bool:
+    """Tell whether the name of a data set stands for a user's own images."""
+    return name.startswith(("folder:", "csv:"))
+
+
+def _same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Tell whether two data sets have one name; own images may lie anywhere."""
+    names = str(old.get("name")), str(new["name"])
+    return names[0] == names[1] or all(map(is_own, names))
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[int]:

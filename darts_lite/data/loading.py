@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 
 from darts_lite.architecture.reading import Reading
 from darts_lite.data.folder import load_own
-from darts_lite.data.images import MIN_SIZE, Dataset, Images
+from darts_lite.data.images import MIN_SIZE, Dataset, Images, is_own
 from darts_lite.data.published import SOURCES, find, load_digits, load_published
 from darts_lite.errors import UserError
 
@@ -63,11 +63,6 @@ def load(
     flips = dataset.flips if how.flips is None else how.flips
     dataset = replace(dataset, flips=flips, reading=replace(how, flips=flips))
     return dataset if image_size is None else _resized(dataset, image_size)
-
-
-def is_own(name: str) -> bool:
-    """Tell whether the name of a data set stands for a user's own images."""
-    return name.startswith(("folder:", "csv:"))
 
 
 def known() -> tuple[str, ...]:

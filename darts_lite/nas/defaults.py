@@ -10,7 +10,7 @@ import torch
 from darts_lite.architecture.cost import default_channels
 from darts_lite.architecture.presets import PRESETS
 from darts_lite.data import Dataset
-from darts_lite.data.loading import is_own
+from darts_lite.data.images import is_own
 from darts_lite.nas.options import SearchOptions, SpaceOptions
 from darts_lite.training.run import is_small
 

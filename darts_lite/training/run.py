@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from darts_lite.data import Dataset, Splits, changed, load, split
-from darts_lite.data.loading import is_own
+from darts_lite.data.images import is_own
 from darts_lite.data.surveys import description
 from darts_lite.errors import UserError
 from darts_lite.files import read_json, write_json

@@ -8,7 +8,7 @@ from pathlib import Path
 from darts_lite.architecture.genotype import Genotype, Source
 from darts_lite.architecture.reading import Reading
 from darts_lite.data import Dataset, changed
-from darts_lite.data.loading import is_own
+from darts_lite.data.images import is_own
 from darts_lite.errors import UserError
 from darts_lite.training.options import DataOptions, SourceOptions
 
