@@ -6,6 +6,7 @@ mistyped flag are therefore fast.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from darts_lite.training.options import (
     AugmentOptions,
     CheckOptions,
     DeriveOptions,
+    RefreshOptions,
     SelfTrainOptions,
 )
 
@@ -120,6 +122,19 @@ def report(folders: tuple[str, ...], out: str) -> None:
 
 
 @main.command()
+@click.argument("run", metavar="RUN")
+@options_of(RefreshOptions)
+def refresh(run: str, **flags: Any) -> None:
+    """Look at new data with the model of RUN; keep it (status 0) or replace it (status 10)."""
+    with _clear_errors():
+        from darts_lite.commands.refresh import refresh
+
+        account = refresh(Path(run), RefreshOptions(**flags), started=PROCESS_START, say=_aside)
+    click.echo(json.dumps(account))
+    sys.exit(account["status"])
+
+
+@main.command()
 @options_of(CheckOptions)
 def check(**flags: Any) -> None:
     """Say what a search would see of the data: classes, counts, shapes, problems."""
@@ -137,6 +152,11 @@ def augment(**flags: Any) -> None:
         from darts_lite.commands.augment import augment
 
         augment(AugmentOptions(**flags), say=click.echo)
+
+
+def _aside(text: str) -> None:
+    """Print a line beside the result, which a script reads."""
+    click.echo(text, err=True)
 
 
 def _given(context: click.Context) -> set[str]:

@@ -22,7 +22,7 @@ from darts_lite.nas.loading import load_genotype
 from darts_lite.reporting import pictures
 from darts_lite.training import checkpoint, loop
 from darts_lite.training.budget import Budget
-from darts_lite.training.metrics import Evaluation, evaluate, picture_of
+from darts_lite.training.metrics import Evaluation, evaluate, picture_of, probabilities_of
 from darts_lite.training.options import MAY_CHANGE, DeriveOptions
 from darts_lite.training.run import (
     Run,
@@ -31,6 +31,7 @@ from darts_lite.training.run import (
     is_small,
     make_folder,
 )
+from darts_lite.training.seen import seen_of
 from darts_lite.training.self_training import PseudoLabels
 from darts_lite.training.source import data_of, require_data_of
 from darts_lite.training.task import TrainTask
@@ -140,6 +141,7 @@ def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
             metrics["test_accuracy_tta"] = evaluate(network, run.splits.test, view).accuracy
         recorder.hparams(_hparams(options, genotype), metrics)
     checkpoint.write(run.folder / "model.pt", network.state_dict())
+    seen_of(run.splits, probabilities_of(network, run.splits.test)).save(run.folder)
     for number, each in enumerate(task.kept(), start=1):
         checkpoint.write(run.folder / f"best{number}.pt", each.state_dict())
     return {

@@ -15,6 +15,7 @@ from darts_lite.training.options import (
     AugmentOptions,
     CheckOptions,
     DeriveOptions,
+    RefreshOptions,
     SelfTrainOptions,
     flag_of,
 )
@@ -26,6 +27,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "tune": (TuneOptions, "Run a study of our method or another method; write `OUT/g.json`."),
     "correlate": (CorrelateOptions, "Measure how well cheap trainings rank configurations."),
     "check": (CheckOptions, "Say what a search would see of the data, without training."),
+    "refresh": (RefreshOptions, "Look at new data with the model of `RUN`; keep or replace it."),
     "augment": (AugmentOptions, "Draw the effect of an augmentation."),
 }
 RESUMED = ("search", "derive", "selftrain", "tune", "correlate")

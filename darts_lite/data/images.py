@@ -126,7 +126,8 @@ def floats(pixels: Tensor) -> Tensor:
 def grown(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Tell whether the new data may be the old data plus more images.
 
-    True if name (of a published data set), classes and shape agree, some class has more images and no class has fewer.
+    True if name (of a published data set), classes and shape agree, some class has more images
+    and no class has fewer.
 
     Arguments:
         old: Fingerprint of the old data.

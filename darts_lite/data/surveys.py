@@ -56,7 +56,7 @@ def _imbalance(dataset: Dataset) -> Iterator[str]:
 
 def _copies(dataset: Dataset) -> Iterator[str]:
     """Name equal images with different labels, and equal images in two splits."""
-    images = np.concatenate([_hashes(part) for part in dataset.parts.values()])
+    images = np.concatenate([image_hashes(part) for part in dataset.parts.values()])
     labels = np.concatenate([part.labels.numpy() for part in dataset.parts.values()])
     places = np.repeat(np.arange(len(dataset.parts)), [p.count for p in dataset.parts.values()])
     if mixed := _differing(images, labels):
@@ -73,7 +73,7 @@ def _copies(dataset: Dataset) -> Iterator[str]:
         )
 
 
-def _hashes(images: Images) -> np.ndarray:
+def image_hashes(images: Images) -> np.ndarray:
     """Return a hash of every image, uint64 [N]."""
     rows = images.pixels.numpy()
     digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)

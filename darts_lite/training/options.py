@@ -450,6 +450,20 @@ class SelfTrainOptions(PseudoOptions, SourceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefreshOptions(Options):
+    """Options of a look at new data with an old model."""
+
+    dataset: str | None = option(None, "Data set of today.", shown="that of the run")
+    data_dir: str | None = option(
+        None, "Folder with the published data sets.", shown="the folder of the run"
+    )
+    budget_hours: float = option(
+        1.0, "Wall-clock hours for a new model, if one is needed.", low=0, above=True
+    )
+    device: str = option("auto", "Device: auto, cpu, cuda, cuda:1.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class AugmentOptions(DataOptions):
     """Options of a picture of an augmentation."""
 
