@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from darts_lite.data.layout import split_of
 from darts_lite.data.shapes import chosen_fit, chosen_size
 from darts_lite.data.surveys import description, flips_keep_labels
 from darts_lite.errors import UserError
+from darts_lite.reporting import pictures
+from darts_lite.reporting.pictures.canvas import legible
 from darts_lite.training.problem import augmentation_for
 
 
@@ -753,3 +756,14 @@ def test_vertical_flips_reach_the_augmentation(tmp_path: Path) -> None:
     turned = [torch.equal(a, b.flip(1)) for a, b in zip(seen, images)]
     kept = [torch.equal(a, b) for a, b in zip(seen, images)]
     assert all(a or b for a, b in zip(turned, kept)) and 16 < sum(turned) < 48
+
+
+def test_pictures_of_odd_names_are_readable() -> None:
+    names = ["고양이", "🐈 tom", "$x$", "x" * 300, *(f"class {i}" for i in range(146))]
+    counts = np.eye(len(names), dtype=int)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        picture = pictures.confusion_matrix(counts, names, "test")
+        small = pictures.confusion_matrix(counts[:4, :4], names[:4], "test")
+    assert picture.shape[1] < 2400 and small.shape[1] < 1200
+    assert legible(names[:4]) == ["0", "1: tom", "$x$", "x" * 14 + "…" + "x" * 13]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont
+from matplotlib.ft2font import FT2Font
 from PIL import ImageDraw, ImageFont
 
 from darts_lite.files import replacing
@@ -28,6 +30,7 @@ from darts_lite.files import replacing
 Image = npt.NDArray[np.uint8]
 
 DPI = 120
+LONGEST = 28  # characters of the name of a class in a picture
 INK, PALE, BAND = "#222222", "#8a8a8a", "#f3f3f0"
 
 
@@ -41,6 +44,33 @@ def font(size: float, bold: bool = False) -> ImageFont.FreeTypeFont:
     """
     path = findfont(FontProperties(weight="bold" if bold else "normal"))
     return ImageFont.truetype(str(path), size * DPI / 72, layout_engine=ImageFont.Layout.BASIC)
+
+
+@lru_cache(maxsize=1)
+def _drawable() -> frozenset[int]:
+    """Return the characters that matplotlib's default font has."""
+    return frozenset(FT2Font(str(findfont(FontProperties()))).get_charmap())
+
+
+def legible(names: Sequence[str]) -> list[str]:
+    """Return names of classes as a picture can show them.
+
+    A long name loses its middle. Where the font lacks a character, the number of the class stands
+    in front of what is left.
+
+    Arguments:
+        names: names of all classes, in their order.
+
+    >>> legible(["cat", "\U0001f408 tom", "a" * 99])
+    ['cat', '1: tom', 'aaaaaaaaaaaaaa…aaaaaaaaaaaaa']
+    """
+    found = []
+    for number, name in enumerate(names):
+        text = "".join(c for c in name if ord(c) in _drawable())
+        text = name if text == name else f"{number}: {text.strip()}".rstrip(": ")
+        half = LONGEST // 2
+        found.append(f"{text[:half]}…{text[1 - half :]}" if len(text) > LONGEST else text)
+    return found
 
 
 @lru_cache(maxsize=4096)

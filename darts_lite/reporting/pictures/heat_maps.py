@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 
-from darts_lite.reporting.pictures.canvas import INK, Image, Sheet, text_pixels
+from darts_lite.reporting.pictures.canvas import INK, Image, Sheet, legible, text_pixels
 
 MAX_NUMBERS = 200  # cells of a heat map that still show their number
 MAX_CLASSES = 20  # classes of a confusion matrix whose cells still show their count
@@ -47,7 +47,7 @@ def confusion_matrix(matrix: npt.ArrayLike, classes: Sequence[str], title: str) 
         classes: names of the K classes.
         title: one line above the matrix.
     """
-    counts = np.asarray(matrix)
+    counts, classes = np.asarray(matrix), legible(classes)
     rates = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     texts = [[str(n) if n else "" for n in row] for row in counts]
     numbers = texts if len(classes) <= MAX_CLASSES else None
