@@ -50,22 +50,28 @@ def derive_random(
     assert options.random is not None
     out = folder_of(options)
     command = f"derive --random {options.random}"
-    run = Several.open(command, out / "random.json", options, resume, {"random"})
-    count = run.options.random
+    with Several.open(command, out / "random.json", options, resume, say, {"random"}) as run:
+        return _each(run, started, say)
+
+
+def _each(run: Several[DeriveOptions], started: float | None, say: Say) -> dict[str, Any]:
+    out, count = run.result.parent, run.options.random
     assert count is not None
     options = replace(run.options, out=str(out))
     like = load_genotype(Path(options.genotype), options.max_params, options.data_dir, say)
+    drawn = random_genotypes(like, count, options.max_params)
+    run.take()
     folders = [out / f"random{i}" for i in range(count)]
-    for folder, drawn in zip(folders, random_genotypes(like, count, options.max_params)):
-        _keep(drawn, folder / "genotype.json", options.genotype)
+    for folder, each in zip(folders, drawn):
+        _keep(each, folder / "genotype.json", options.genotype)
     run = replace(run, options=options)
-    run.write(like)
+    run.write(like.dataset)
     own = {
         f: replace(options, out=str(f), genotype=str(f / "genotype.json"), random=None)
         for f in folders
     }
     trained = train_each(own, resume=run.resume, started=started, say=say)
-    account = run.write(like, **_compared(trained, _searched(like, options)))
+    account = run.write(like.dataset, **_compared(trained, _searched(like, options)))
     say(_table(account))
     say(_verdict(account, options))
     return account
