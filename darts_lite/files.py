@@ -1,10 +1,11 @@
-"""Files that are whole or absent: atomic writes, JSON, JSON lines, and the first fault of a JSON.
+"""Files that are whole or absent: atomic writes, full disks, JSON, JSON lines, faults of a JSON.
 
 Imports no torch.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,30 @@ from pydantic import ValidationError
 
 from darts_lite.errors import UserError
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, quota, largest size of a file
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failed write inside the block into a `UserError` that names the file.
+
+    `torch.save` reports a failed write as a `RuntimeError` that follows the `OSError`.
+
+    Arguments:
+        path: the file that is written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        remedy = "free some space" if reason.errno in FULL else "choose another place"
+        raise UserError(
+            f"cannot write {path}: {reason.strerror or reason}; earlier files are kept: {remedy}, "
+            "then repeat the command (a run with --resume)"
+        ) from None
+
 
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
@@ -26,17 +51,19 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     Arguments:
         path: the final name; the temporary file lies beside it.
         mode: "w" for UTF-8 text, "wb" for bytes.
+    Raises: `UserError` if the disk is full or not writable.
     """
     temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        try:
+            with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, value: object) -> None:
@@ -64,6 +91,12 @@ def write_lines(path: Path, lines: list[str]) -> None:
     """Write whole lines, atomically."""
     with replacing(path) as file:
         file.writelines(lines)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one whole line to a file, which is created if it is missing."""
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(line)
 
 
 def whole_lines(path: Path) -> list[str]:

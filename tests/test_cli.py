@@ -353,7 +353,6 @@ def corrupt(folder: Path) -> Path:
         (["--dataset", "digits", "--device", "abacus"], "abacus"),
         (["--dataset", "digits", "--steps", "3", "--budget-hours", "1"], "not both"),
         (["--dataset", "digits", "--out", "file/out"], "file/out"),
-        (["--dataset", "digits", "--resume"], "no out/search/checkpoint.pt"),
         (["--dataset", "digits", "--budget-hours", "-1"], "budget-hours"),
         (["--space", "maze"], "maze"),
         (["--dataset", "digits", "--estimator", "guess"], "one_step, unrolled"),

@@ -25,6 +25,9 @@ class Counter:
         self.count, self.at, self.what, self.evaluations = 0, at, what, 0
         self.loss = self.weight = 1.0
 
+    def doing(self, fraction: float) -> str:
+        return ""
+
     def step(self, fraction: float) -> int:
         self.count += 1
         if self.count == self.at:
@@ -60,6 +63,14 @@ def test_the_loop_spends_its_budget_evaluates_and_saves(tmp_path: Path) -> None:
     assert task.count == 30
     assert task.evaluations == loop.EVALUATIONS - 1
     assert checkpoint.load(tmp_path / "c.pt", "count")["state"]["task"]["count"] == 30
+
+
+def test_the_first_checkpoint_is_written_before_the_first_step(tmp_path: Path) -> None:
+    def look(task: Counter) -> None:
+        saved = checkpoint.load(tmp_path / "c.pt", "count")["state"]
+        assert (saved["step"], saved["task"]["count"]) == (0, 0)
+
+    assert run(Counter(1, look), tmp_path) == 30
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -273,7 +273,7 @@ def test_the_default_width_is_the_widest_that_fits_on_average() -> None:
     assert average(width) <= 100_000 < average(width + 2)
 
 
-def test_a_nan_loss_stops_the_search_with_a_remedy(
+def test_nan_weights_stop_the_search_with_a_remedy(
     digits: tuple[Dataset, Splits], tmp_path: Path
 ) -> None:
     from darts_lite.training.budget import Budget
@@ -283,7 +283,7 @@ def test_a_nan_loss_stops_the_search_with_a_remedy(
     store = loop.Store(tmp_path / "c.pt", "search", {})
     with (
         Recorder(tmp_path) as recorder,
-        pytest.raises(UserError, match="loss/train must be finite"),
+        pytest.raises(UserError, match="a weight must be finite"),
     ):
         loop.run(search, Budget(steps=20), recorder, store)
     assert not (tmp_path / "c.pt").exists()

@@ -596,8 +596,6 @@ BAD = [
     (["--method", "pba", "--genotype", "nowhere.json"], "nowhere.json"),
     (["--method", "random", "--storage", "nonsense://x"], "--storage nonsense://x"),
     (["--method", "random", "--storage", "torn"], "--storage torn"),
-    (["--method", "random", "--resume"], "there is no out/study.journal to resume"),
-    (["--method", "random", "--resume", "--storage", "no.journal"], "there is no no.journal"),
     (["--method", "random", "--trials", 0], "--trials"),
     (["--method", "pbt", "--population", 1], "--population"),
     (["--method", "random", "--dataset", "imagenet"], "got 'imagenet'"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,7 +168,18 @@ def _given(context: click.Context) -> set[str]:
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
-    """Print errors of the user or the disk as one line, and exit: 2, or 128 + signal."""
+    """Print errors of the user or the disk as one line, and exit: 2, or 128 + signal.
+
+    TensorBoard writes in a thread. Its writer raises the thread's error again, so the traceback
+    that Python prints for the thread is left out.
+    """
+    hook = threading.excepthook
+
+    def quiet(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, OSError):
+            hook(args)
+
+    threading.excepthook = quiet
     try:
         yield
     except UserError as error:
@@ -180,3 +192,5 @@ def _clear_errors() -> Iterator[None]:
     except Interrupted as stop:
         click.echo(f"{stop}; continue it with --resume", err=True)
         sys.exit(128 + stop.signum)
+    finally:
+        threading.excepthook = hook

@@ -20,17 +20,12 @@ from darts_lite.data.splits import fold_of
 from darts_lite.files import read_json, write_json
 from darts_lite.nas.loading import load_genotype
 from darts_lite.reporting import pictures
-from darts_lite.training import checkpoint, loop
+from darts_lite.training import checkpoint
 from darts_lite.training.budget import Budget
 from darts_lite.training.metrics import Evaluation, evaluate, picture_of, probabilities_of
 from darts_lite.training.options import MAY_CHANGE, DeriveOptions
-from darts_lite.training.run import (
-    Run,
-    Say,
-    budget_of,
-    is_small,
-    make_folder,
-)
+from darts_lite.training.progress import Progress, warn
+from darts_lite.training.run import Run, Say, budget_of, is_small
 from darts_lite.training.seen import seen_of
 from darts_lite.training.self_training import PseudoLabels
 from darts_lite.training.source import data_of, require_data_of
@@ -44,6 +39,8 @@ def derive(
     resume: Collection[str] | None = None,
     started: float | None = None,
     say: Say = print,
+    dataset: Dataset | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a genotype, test it once, and write `metrics.json`; return its content.
 
@@ -55,18 +52,28 @@ def derive(
             from the checkpoint. None starts a new run.
         started: start of the budget, on the clock of `time.monotonic` (default: now).
         say: prints a line for the user.
+        dataset: data set of the search; None to read it.
+        progress: progress bar of a command of several runs; None for one of its own.
     Raises: `UserError` for bad input; `darts_lite.errors.Interrupted` after a signal.
     """
     folder = folder_of(options)
-    result, kept = folder / "metrics.json", folder / "genotype.json"
-    run = Run.open("derive", folder, options, resume, say, results=(result,))
-    options = run.options
-    if run.saved and result.exists():
-        say(f"{result} is finished")
-        return read_json(result)
+    result = folder / "metrics.json"
+    with Run.open("derive", folder, options, resume, say, (result,), progress) as run:
+        if run.saved and result.exists():
+            run.say(f"{result} is finished")
+            return read_json(result)
+        return _derived(run, started, dataset)
+
+
+def _derived(
+    run: Run[DeriveOptions], started: float | None, dataset: Dataset | None
+) -> dict[str, Any]:
+    """Train and test the network of a run; write its files and return the metrics."""
+    options, folder, say = run.options, run.folder, run.say
+    kept = folder / "genotype.json"
     path, limit = (kept, None) if run.saved else (Path(options.genotype), options.max_params)
     genotype = load_genotype(path, limit, options.data_dir, say)
-    run.load(data_of(genotype, options), genotype.seed)
+    run.load(data_of(genotype, options), genotype.seed, dataset)
     require_data_of(genotype, run.dataset, options.genotype)
     require_views(options.tta, run.dataset.flips)
     if options.folds is not None:
@@ -74,24 +81,23 @@ def derive(
     task = _task(run, genotype)
     run.options = options = _with_budget(options, run.dataset)
     steps = None if options.epochs is None else options.epochs * _epoch(task)
-    make_folder(folder)
-    genotype.save(kept)
     run.prepare(task, budget_of(options.budget_hours, steps, started))
+    genotype.save(kept)
     say(
         f"training {genotype.parameters} parameters, {genotype.macs} MACs on {task.images.count} "
         f"images of {run.dataset.name} with {options.hyperparameters} hyperparameters, on "
         f"{run.device}"
     )
     for text in task.hyper.caveats():
-        loop.warn(text)
+        warn(text)
     saw = that_saw(options, genotype) if task.held_out else []
     for other in saw:
-        loop.warn(
+        warn(
             f"{other} was trained on validation images of this run, so validation figures come out "
             "too high; test figures are not concerned"
         )
     account = _trained(run, task) | {"validation_held_out": task.held_out and not saw}
-    write_json(result, account)
+    write_json(folder / "metrics.json", account)
     trained_on = "" if task.held_out else " (trained on)"
     tta = account.get("test_accuracy_tta")
     say(
@@ -126,12 +132,14 @@ def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
         recorder.picture(run.start.step, "genotype", pictures.draw_genotype(genotype.space))
         recorder.scalars(run.start.step, size)
         step = run.train(task, recorder)
+        run.progress.doing("recalibrating BatchNorm")
         network = task.finish(step, recorder)
         if task.online:
             learned = task.hyper.schedules()
             recorder.picture(step, "learned", pictures.parameter_plot(learned, "learned schedules"))
             recipe = replace(task.plain.recipe, schedules=learned)
             replace(genotype, recipe=recipe).save(run.folder / "learned.json")
+        run.progress.doing("testing and drawing pictures")
         validation, test = (evaluate(network, s.to(run.device)) for s in run.splits[1:])
         recorder.picture(step, "confusion", picture_of(test, genotype.classes, "test"))
         metrics = size | _metrics(validation, test, run.budget)

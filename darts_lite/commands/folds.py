@@ -55,8 +55,12 @@ def derive_folds(
     out = folder_of(options)
     name = "folds" if options.folds else "repeats"
     command = f"derive --{name} {options.folds or options.repeats}"
-    run = Several.open(command, out / f"{name}.json", options, resume)
-    options = run.options
+    with Several.open(command, out / f"{name}.json", options, resume, say) as run:
+        return _each(run, started, say)
+
+
+def _each(run: Several[DeriveOptions], started: float | None, say: Say) -> dict[str, Any]:
+    options, out = run.options, run.result.parent
     each = replace(options, repeats=None)
     if options.folds:
         own = {out / f"fold{i}": replace(each, fold=i) for i in range(options.folds)}
@@ -64,7 +68,8 @@ def derive_folds(
         seeds = range(options.seed, options.seed + (options.repeats or 0))
         own = {out / f"seed{s}": replace(each, seed=s) for s in seeds}
     genotype = load_genotype(Path(options.genotype), options.max_params, options.data_dir, say)
-    run.write(genotype)
+    run.take()
+    run.write(genotype.dataset)
     placed = {folder: replace(o, out=str(folder)) for folder, o in own.items()}
     trained = train_each(placed, resume=run.resume, started=started, say=say)
     results: dict[str, Any] = {
@@ -77,7 +82,7 @@ def derive_folds(
         cut = [fold_of(splits, i, options.folds, genotype.seed) for i in range(options.folds)]
         device = device_named(options.device)
         results |= _out_of_fold(list(trained), cut, dataset.classes, out, device)
-    account = run.write(genotype, **results)
+    account = run.write(genotype.dataset, **results)
     say(_said(account))
     return account
 

@@ -19,7 +19,7 @@ from darts_lite.commands.several import Several, train_each
 from darts_lite.errors import UserError
 from darts_lite.nas.loading import load_genotype
 from darts_lite.nas.random_networks import random_genotypes
-from darts_lite.training.options import MAY_CHANGE, DeriveOptions
+from darts_lite.training.options import MAY_MOVE, DeriveOptions
 from darts_lite.training.run import Say, make_folder
 
 SHOWN = ("parameters", "macs", "epochs", "test_accuracy")  # metrics of a training in the table
@@ -50,22 +50,28 @@ def derive_random(
     assert options.random is not None
     out = folder_of(options)
     command = f"derive --random {options.random}"
-    run = Several.open(command, out / "random.json", options, resume, {"random"})
-    count = run.options.random
+    with Several.open(command, out / "random.json", options, resume, say, {"random"}) as run:
+        return _each(run, started, say)
+
+
+def _each(run: Several[DeriveOptions], started: float | None, say: Say) -> dict[str, Any]:
+    out, count = run.result.parent, run.options.random
     assert count is not None
     options = replace(run.options, out=str(out))
     like = load_genotype(Path(options.genotype), options.max_params, options.data_dir, say)
+    drawn = random_genotypes(like, count, options.max_params)
+    run.take()
     folders = [out / f"random{i}" for i in range(count)]
-    for folder, drawn in zip(folders, random_genotypes(like, count, options.max_params)):
-        _keep(drawn, folder / "genotype.json", options.genotype)
+    for folder, each in zip(folders, drawn):
+        _keep(each, folder / "genotype.json", options.genotype)
     run = replace(run, options=options)
-    run.write(like)
+    run.write(like.dataset)
     own = {
         f: replace(options, out=str(f), genotype=str(f / "genotype.json"), random=None)
         for f in folders
     }
     trained = train_each(own, resume=run.resume, started=started, say=say)
-    account = run.write(like, **_compared(trained, _searched(like, options)))
+    account = run.write(like.dataset, **_compared(trained, _searched(like, options)))
     say(_table(account))
     say(_verdict(account, options))
     return account
@@ -104,7 +110,7 @@ def _recipe(folder: Path) -> dict[str, Any] | None:
     """Return all settings that the result of a training depends on, without the genotype."""
     try:
         options = json.loads((folder / "config.json").read_text())["options"]
-        free = MAY_CHANGE | {"genotype", "max_params", "random"}
+        free = MAY_MOVE | {"genotype", "max_params", "random"}
         return {name: value for name, value in options.items() if name not in free}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # not a folder of a training

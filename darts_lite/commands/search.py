@@ -12,6 +12,7 @@ from pathlib import Path
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.augment import to_json
+from darts_lite.data import Dataset
 from darts_lite.files import write_json
 from darts_lite.nas import warm_start
 from darts_lite.nas.defaults import resolved
@@ -19,7 +20,7 @@ from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.task import SearchTask, space_of
 from darts_lite.reporting import augmentation_report, pictures
 from darts_lite.reporting.recorder import Recorder
-from darts_lite.training import loop
+from darts_lite.training.progress import Progress, warn
 from darts_lite.training.run import Run, Say, budget_of, make_folder
 
 
@@ -29,6 +30,8 @@ def search(
     resume: Collection[str] | None = None,
     started: float | None = None,
     say: Say = print,
+    dataset: Dataset | None = None,
+    progress: Progress | None = None,
 ) -> Genotype:
     """Run a search, write `g.json`, and return the genotype.
 
@@ -38,15 +41,24 @@ def search(
             from the checkpoint. None starts a new run.
         started: start of the budget, on the clock of `time.monotonic` (default: now).
         say: prints a line for the user.
+        dataset: data set of the options; None to read it.
+        progress: progress bar of a command of several runs; None for one of its own.
     Raises: `UserError` for bad input; `darts_lite.errors.Interrupted` after a signal.
     """
     out = Path(options.out)
     result = out / "g.json"
-    run = Run.open("search", out / "search", options, resume, say, results=(result,))
-    if run.saved and result.exists() and (done := Genotype.load(result)).finished:
-        say(f"{result} is finished")
-        return done
-    run.load(run.options, run.options.seed)
+    with Run.open("search", out / "search", options, resume, say, (result,), progress) as run:
+        if run.saved and result.exists() and (done := Genotype.load(result)).finished:
+            run.say(f"{result} is finished")
+            return done
+        run.load(run.options, run.options.seed, dataset)
+        return _searched(run, out, started)
+
+
+def _searched(run: Run[SearchOptions], out: Path, started: float | None) -> Genotype:
+    """Search on the data of a run, write the results, and return the genotype."""
+    say, result = run.say, out / "g.json"
+    run.progress.doing("building the supernet")
     run.options = options = resolved(run.options, run.dataset, run.device)
     budget = budget_of(options.budget_hours, options.steps, started)
     begin = warm_start.COLD
@@ -63,9 +75,10 @@ def search(
         f"{run.device}"
     )
     for text in task.hyper.caveats():
-        loop.warn(text)
+        warn(text)
     with run.recorder() as recorder:
         step = run.train(task, recorder)
+        run.progress.doing("selecting the network and drawing pictures")
         found = task.evaluate(step, recorder, last=True)
         recorder.scalars(step, {**found, "seconds": budget.elapsed})
         genotype = task.genotype()

@@ -46,15 +46,20 @@ def selftrain(
     Raises: `UserError` for bad input; `darts_lite.errors.Interrupted` after a signal.
     """
     out = Path(options.out) if options.out else Path(options.genotype).parent / "selftrain"
-    run = Several.open("selftrain", out / "selftrain.json", options, resume)
-    options = run.options
+    with Several.open("selftrain", out / "selftrain.json", options, resume, say) as run:
+        return _rounds(run, started, say)
+
+
+def _rounds(run: Several[SelfTrainOptions], started: float | None, say: Say) -> dict[str, Any]:
+    options, out = run.options, run.result.parent
     if not options.unlabelled:
         raise UserError("--unlabelled must name a folder of images, or rest:N, got nothing")
     genotype = load_genotype(Path(options.genotype), None, options.data_dir, say)
-    run.write(genotype)
+    run.take()
+    run.write(genotype.dataset)
     trainings = _trainings(options, genotype, out)
     trained = train_each(trainings, resume=run.resume, started=started, say=say)
-    account = run.write(genotype, rounds=[_row(folder, m) for folder, m in trained.items()])
+    account = run.write(genotype.dataset, rounds=[_row(folder, m) for folder, m in trained.items()])
     say(_table(account["rounds"]))
     return account
 

@@ -15,20 +15,21 @@ import torch
 from scipy.stats import kendalltau
 
 from darts_lite.errors import Diverged, UserError
-from darts_lite.files import json_line, whole_lines, write_json, write_lines
+from darts_lite.files import append_line, json_line, read_json, whole_lines, write_json, write_lines
 from darts_lite.hpo.methods.sampled import rungs
 from darts_lite.hpo.options import CorrelateOptions
 from darts_lite.hpo.setup import Setup, assemble, completed
 from darts_lite.hpo.space import Random
 from darts_lite.reporting import pictures
-from darts_lite.training.options import MAY_CHANGE
+from darts_lite.training.lock import Lock
+from darts_lite.training.options import MAY_MOVE
 from darts_lite.training.run import (
     Say,
+    goes_on,
     make_folder,
     read_data,
-    remembered,
-    require_free,
     require_same_data,
+    resumed,
 )
 
 BOOTSTRAP = 1000  # resamples of the bootstrap interval
@@ -77,13 +78,20 @@ def correlate(
         UserError: An option or the data are wrong.
         Interrupted: A signal stopped the run.
     """
+    with Lock(Path(options.out)) as lock:
+        return _correlated(options, resume, say, lock)
+
+
+def _correlated(
+    options: CorrelateOptions, resume: Collection[str] | None, say: Say, lock: Lock
+) -> list[Correlation]:
     out = Path(options.out)
     path, settings = out / "correlation.jsonl", out / "correlation.json"
     before: dict[str, Any] = {}
-    if resume is None:
-        require_free([path], "correlate")
-    else:
-        before, options = remembered(settings, options, resume, MAY_CHANGE | {"configurations"})
+    if goes_on(settings, resume, "correlate", say, [path]):
+        before = read_json(settings)
+        free = MAY_MOVE | {"configurations"}
+        options = resumed(options, before, resume or (), settings, free)
     dataset, splits = read_data(options, options.seed, say)
     options = replace(options, dataset=dataset.name)
     study = completed(options.study, dataset)
@@ -95,6 +103,7 @@ def correlate(
     if before:
         require_same_data(before["data"], dataset, settings)
     make_folder(out)
+    lock.take()
     write_json(settings, said)
     setup = assemble(study, dataset, splits)
     assert study.max_params is not None
@@ -102,8 +111,7 @@ def correlate(
     rows = _known(path)[: options.configurations]
     for number in range(len(rows), options.configurations):
         rows.append(_measured(setup, number, study.max_params, options.seed, fidelities))
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json_line(rows[-1]))
+        append_line(path, json_line(rows[-1]))
         shown = ", ".join(f"{a:.1%}" for a in rows[-1]["accuracies"])
         say(f"{number + 1} of {options.configurations}: {shown}")
     found = compare(fidelities, rows)

@@ -32,7 +32,7 @@ from darts_lite.hpo.storage import HEARTBEAT, Study, reachable
 from darts_lite.hpo.worker import Worker, orphans_stop
 from darts_lite.reporting import comparison as report
 from darts_lite.training import checkpoint
-from darts_lite.training.options import MAY_CHANGE
+from darts_lite.training.options import MAY_MOVE
 from darts_lite.training.run import (
     Say,
     make_folder,
@@ -45,7 +45,7 @@ from darts_lite.training.run import (
 JOURNAL = "study.journal"
 CLOSING = 3.0  # seconds of the budget that are kept for writing the results
 RESTARTS = 3  # restarts per worker after it was killed
-FREE = MAY_CHANGE | {"budget_hours", "trials", "workers", "storage"}
+FREE = MAY_MOVE | {"budget_hours", "trials", "workers", "storage"}
 
 
 def tune(
@@ -73,8 +73,9 @@ def tune(
     """
     began = time.time() - (0.0 if started is None else time.monotonic() - started)
     out = Path(options.out)
-    if resume is None:
-        require_free([out / n for n in ("study.json", JOURNAL, "g.json")], "tune")
+    if resume is None or not _begun(options, say):
+        if resume is None:
+            require_free([out / n for n in ("study.json", JOURNAL, "g.json")], "tune")
         dataset, splits = read_data(options, options.seed, say)
         options = completed(options, dataset)
         setup = assemble(options, dataset, splits)
@@ -137,10 +138,21 @@ def _remembered(options: TuneOptions) -> str:
     return said or str(out / JOURNAL)
 
 
+def _begun(options: TuneOptions, say: Say) -> bool:
+    """Tell whether there is a study to resume; without one, --resume starts it anew."""
+    where, result = _remembered(options), Path(options.out) / "g.json"
+    if ("://" in where or Path(where).exists()) and Study(where).exists():
+        return True
+    if result.exists():
+        raise UserError(
+            f"{where} must hold a study, because {result} exists, got none; choose another --out"
+        )
+    say(f"there is no study in {where} to resume: starting anew")
+    return False
+
+
 def _continue(options: TuneOptions, given: Collection[str]) -> tuple[Study, TuneOptions]:
     where = _remembered(options)
-    if "://" not in where and not Path(where).exists():
-        raise UserError(f"there is no {where} to resume; start the study without --resume")
     study = Study(where)
     settings = study.settings
     stored = asdict(stored_options(TuneOptions, settings, Path(where)))
@@ -319,6 +331,6 @@ def _work(
             worker.run(index)
     except Interrupted as stop:
         sys.exit(128 + stop.signum)
-    except UserError as error:
+    except (UserError, OSError) as error:  # such as a full disk under the journal
         errors.put(str(error))
         sys.exit(2)

@@ -20,8 +20,8 @@ from darts_lite.hypergradient import InnerState
 from darts_lite.nas.relaxation import entropy
 from darts_lite.reporting import augmentation_report, pictures
 from darts_lite.reporting.recorder import Recorder
-from darts_lite.training import loop
 from darts_lite.training.metrics import accuracy, sample
+from darts_lite.training.progress import warn
 
 EVALUATED = 1024  # validation images per evaluation during the search
 CALIBRATED = 512  # training images for BatchNorm statistics
@@ -142,7 +142,7 @@ class Monitor:
         for name, (true, message) in found.items():
             if true and name not in self._warned:
                 self._warned.add(name)
-                loop.warn(message)
+                warn(message)
                 recorder.text(step, "warning", message)
 
 

@@ -147,8 +147,18 @@ class SearchTask(JointTask):
     def lr_factor(self, fraction: float) -> float:
         return super().lr_factor(fraction if self.scores is None else min(1.0, fraction / SCORING))
 
+    def doing(self, fraction: float) -> str:
+        if self._unmeasured:
+            return "measuring the speed of every option"
+        return super().doing(fraction)
+
+    @property
+    def _unmeasured(self) -> bool:
+        """Whether the selection needs the speed of every option, which is not yet known."""
+        return self.method.timed and self.seconds is None and self.options.steps is None
+
     def step(self, fraction: float) -> int:
-        if self.method.timed and self.seconds is None and self.options.steps is None:
+        if self._unmeasured:
             self.seconds = training_seconds(self.space, self.dataset.image_size, self.device)
         if self.scores is not None and fraction >= SCORING:
             self._score(self.scores, fraction)

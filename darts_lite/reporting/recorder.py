@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from darts_lite.errors import UserError
-from darts_lite.files import json_line, whole_lines, write_lines
+from darts_lite.files import json_line, whole_lines, write_lines, writing
 from darts_lite.reporting import pictures
 
 FLUSH_SECONDS = 30
@@ -31,18 +31,21 @@ class Recorder(AbstractContextManager["Recorder"]):
         folder: of the run; created if it does not exist.
         resume_step: step of the checkpoint from which the run continues; later records in the
             folder are dropped. Without it all earlier records are dropped.
+    Raises: `UserError` from every method, if the disk is full or not writable. TensorBoard writes
+        in a thread of its own, so the error may come with a later call.
     """
 
     def __init__(self, folder: Path, resume_step: int | None = None) -> None:
         self.folder = folder
         self._step = -1 if resume_step is None else resume_step
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / "metrics.jsonl"
-        _truncate(path, self._step)
-        self._lines = path.open("a", encoding="utf-8", buffering=1)
-        self._writer = SummaryWriter(
-            str(folder), purge_step=self._step + 1, flush_secs=FLUSH_SECONDS
-        )
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            _truncate(path, self._step)
+            self._lines = path.open("a", encoding="utf-8", buffering=1)
+            self._writer = SummaryWriter(
+                str(folder), purge_step=self._step + 1, flush_secs=FLUSH_SECONDS
+            )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Record the numbers of one step.
@@ -58,10 +61,11 @@ class Recorder(AbstractContextManager["Recorder"]):
         if not values:
             return
         numbers = {name: float(value) for name, value in values.items()}
-        for name, number in numbers.items():
-            self._writer.add_scalar(name, number, step)
         finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
-        self._lines.write(json_line({"step": step, **finite}))
+        with writing(self.folder):
+            for name, number in numbers.items():
+                self._writer.add_scalar(name, number, step)
+            self._lines.write(json_line({"step": step, **finite}))
 
     def picture(self, step: int, name: str, image: npt.NDArray[np.uint8]) -> None:
         """Record a picture; the latest one of each name is also a PNG file in `pictures`.
@@ -71,9 +75,10 @@ class Recorder(AbstractContextManager["Recorder"]):
             name: may contain slashes, which group pictures in TensorBoard.
             image: [H, W, 3].
         """
-        self._writer.add_image(name, image, step, dataformats="HWC")
         path = self.folder / "pictures" / f"{name.replace('/', '_')}.png"
-        path.parent.mkdir(exist_ok=True)
+        with writing(self.folder):
+            self._writer.add_image(name, image, step, dataformats="HWC")
+            path.parent.mkdir(exist_ok=True)
         pictures.save(path, image)
 
     def hparams(self, settings: Mapping[str, object], metrics: Mapping[str, float]) -> None:
@@ -91,25 +96,30 @@ class Recorder(AbstractContextManager["Recorder"]):
         """
         plain = {name: _plain(value) for name, value in settings.items()}
         _, start, end = hparams(plain, {name: float(value) for name, value in metrics.items()})
-        writer = self._writer._get_file_writer()
-        writer.add_summary(start)
-        writer.add_summary(end)
+        with writing(self.folder):
+            for summary in (start, end):
+                self._writer._get_file_writer().add_summary(summary)
         if metrics:
             self.scalars(max(self._step, 0), metrics)
 
     def text(self, step: int, name: str, text: str) -> None:
         """Record a text in Markdown."""
-        self._writer.add_text(name, text, step)
+        with writing(self.folder):
+            self._writer.add_text(name, text, step)
 
     def flush(self) -> None:
         """Write all buffered records to disk."""
-        self._lines.flush()
-        self._writer.flush()
+        with writing(self.folder):
+            self._lines.flush()
+            self._writer.flush()
 
     def close(self) -> None:
         """Write all buffered records to disk and close the files."""
-        self._lines.close()
-        self._writer.close()
+        with writing(self.folder):
+            try:
+                self._lines.close()
+            finally:
+                self._writer.close()
 
     def __exit__(
         self,

@@ -202,11 +202,15 @@ class HyperLearner:
             window: returns the batches of a window, from (steps, whether coins are turned).
             bind: returns the bilevel problem of a window, without the learning-rate schedule.
         """
-        if self.plan.annealed and self.finder.due(fraction) and self._affordable(fraction):
+        if self.looks(fraction):
             estimator = self.finder.estimator
             problem = bind(*window(estimator.steps, False))
             ahead = estimator(problem, inner, self.variables.leaves(), self.finder.kinds)
             self.finder.update(self.variables, ahead.hypergradient)
+
+    def looks(self, fraction: float) -> bool:
+        """Tell whether the learning-rate finder takes a look-ahead at a fraction of the budget."""
+        return self.plan.annealed and self.finder.due(fraction) and self._affordable(fraction)
 
     def _affordable(self, fraction: float) -> bool:
         """Tell whether one more look-ahead keeps all of them within their share of all steps."""

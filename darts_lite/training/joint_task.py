@@ -64,6 +64,10 @@ class JointTask:
         """Return the factor of the learning rate at a fraction of the budget."""
         return self.plain.lr_factor(fraction)
 
+    def doing(self, fraction: float) -> str:
+        """Return what makes the next step slow; "" for a usual step."""
+        return "finding the learning rate" if self.hyper.looks(fraction) else ""
+
     def step(self, fraction: float) -> int:
         """Train the weights and learn the hyperparameters that are due; return the weight steps.
 

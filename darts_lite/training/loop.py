@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,15 +14,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
-from tqdm import tqdm
-
 from darts_lite.errors import Diverged, Interrupted, UserError
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import checkpoint
 from darts_lite.training.budget import Budget
+from darts_lite.training.progress import Progress
 
 CLOSING = 6.0  # seconds of the budget that are kept for pictures and files
 LOG_EVERY = 10  # steps between two synchronizations with the device
+SLOW = 1.0  # seconds after which the progress moves, also between these steps
 EVALUATIONS = 10  # evaluations per run, or fewer if they take more than the share LOOKING
 LOOKING = 0.05  # largest share of the time for evaluations
 
@@ -38,6 +37,9 @@ class Task(Protocol):
     @property
     def finished(self) -> bool:
         """Whether the run ends before its budget."""
+
+    def doing(self, fraction: float) -> str:
+        """Return what makes the next step slow, such as a look-ahead; "" for a usual step."""
 
     def step(self, fraction: float) -> int:
         """Update at the given fraction of the budget; return the number of weight steps."""
@@ -133,10 +135,12 @@ def run(
     store: Store,
     *,
     start: Start = BEGINNING,
-    name: str | None = None,
+    progress: Progress | None = None,
     closes: bool = True,
 ) -> int:
     """Run the steps of a task until the budget is exhausted; return the number of steps.
+
+    The first checkpoint of a new run is written before its first step.
 
     Arguments:
         task: task to run.
@@ -144,14 +148,15 @@ def run(
         recorder: takes the scalars and pictures.
         store: file and configuration of the checkpoint.
         start: where the run continues.
-        name: text of the progress bar; None for no bar.
+        progress: progress bar; None for no bar.
         closes: whether the run has evaluations, and work after the loop for which time is kept.
     Raises: `Interrupted` at Ctrl-C or SIGTERM, after a checkpoint; `Diverged` if a loss or a weight
         is not finite; the checkpoint then keeps the last good state.
     """
-    began = saved = time.monotonic()
     step, evaluations = start
-    looking, reported = 0.0, step
+    progress = progress or Progress(None)
+    began = saved = shown = time.monotonic()
+    looking, reported, status = 0.0, step, "first steps"
     pace = math.inf  # seconds of the fastest step: some steps do more than the work of one step
 
     def record(values: dict[str, float]) -> None:
@@ -168,7 +173,9 @@ def run(
         record(values)
         return values
 
-    with _Signals() as signals, _Progress(name, budget, step) as progress:
+    with _Signals() as signals:
+        if not store.path.exists():
+            store.save(task, step, evaluations, budget)
         while not (budget.exhausted(step) or task.finished):
             fraction, now = budget.fraction(step), time.monotonic()
             # In a budget by the clock, evaluations take a bounded share of the time; in a budget
@@ -176,16 +183,22 @@ def run(
             affordable = closes and (budget.steps is not None or looking <= LOOKING * (now - began))
             if fraction * EVALUATIONS >= evaluations + 1 and affordable:
                 evaluations = int(fraction * EVALUATIONS)
+                progress.doing("evaluating and drawing pictures")
                 record(task.evaluate(step, recorder))
                 looking += time.monotonic() - now
+            if slow := task.doing(fraction):
+                progress.doing(slow)
             before, before_step = step, time.monotonic()
             step += task.step(fraction)
             pace = min(pace, (time.monotonic() - before_step) / (step - before))
             late = time.monotonic() - saved > store.every
             if step // LOG_EVERY > before // LOG_EVERY or late or signals.received:
-                progress.show(step, task.status(report()))
+                status, shown = task.status(report()), 0.0
                 if closes and before > start.step:  # the first step may take unusually long
                     budget.reserve = CLOSING + task.closing_steps * pace
+            if time.monotonic() - shown > SLOW:
+                progress.show(budget.fraction(step), status)
+                shown = time.monotonic()
             if late or signals.received:
                 store.save(task, step, evaluations, budget)
                 saved = time.monotonic()
@@ -193,7 +206,7 @@ def run(
                 raise Interrupted(signals.received, store.path)
         if step > reported:
             report()
-        if step > start.step or not store.path.exists():
+        if step > start.step:
             store.save(task, step, evaluations, budget)
         if signals.received:
             raise Interrupted(signals.received, store.path)
@@ -224,37 +237,3 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number, old in self._old.items():
             signal.signal(number, old)
-
-
-class _Progress:
-    """Progress bar in percent of the budget; in a file or pipe, one line per 15 seconds."""
-
-    def __init__(self, name: str | None, budget: Budget, start: int):
-        self._budget = budget
-        self._began = (time.monotonic(), budget.fraction(start))
-        self._bar = tqdm(
-            total=100,
-            desc=name,
-            disable=name is None,
-            mininterval=0.2 if sys.stderr.isatty() else 15,
-            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {postfix}",
-        )
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def show(self, step: int, status: str) -> None:
-        fraction = self._budget.fraction(step)
-        began, first = self._began
-        left = (time.monotonic() - began) * (1 - fraction) / max(fraction - first, 1e-6)
-        clock = f"{int(left // 3600)}:{int(left % 3600 // 60):02}:{int(left % 60):02} left"
-        self._bar.set_postfix_str(f"{clock}, {status}", refresh=False)
-        self._bar.update(100 * fraction - self._bar.n)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-
-def warn(message: str) -> None:
-    """Print a warning on stderr without breaking the progress bar."""
-    tqdm.write(f"warning: {message}", file=sys.stderr)

@@ -77,6 +77,10 @@ class Replay:
     def find_rate(self, *_: object) -> None:
         """Do nothing: the learning rate has a schedule."""
 
+    def looks(self, fraction: float) -> bool:
+        """Return False, as no learning rate is looked for."""
+        return False
+
     def due(self, fraction: float) -> dict[str, Kind]:
         """Return no variables: nothing is learned."""
         return {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -13,11 +14,13 @@ from darts_lite.data import Dataset, Splits, changed, load, split
 from darts_lite.data.images import is_own
 from darts_lite.data.surveys import description
 from darts_lite.errors import UserError
-from darts_lite.files import read_json, write_json
+from darts_lite.files import write_json
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import checkpoint, loop
 from darts_lite.training.budget import Budget
+from darts_lite.training.lock import Lock
 from darts_lite.training.options import MAY_MOVE, DataOptions
+from darts_lite.training.progress import Progress
 from darts_lite.training.source import reading_of
 
 USUAL_HOURS = 1.0  # of a search, for the size of images
@@ -48,16 +51,23 @@ class Run(Generic[Options]):
         folder: folder of the checkpoint, config.json, events and pictures.
         options: options of the run; for a resumed run, the options in its checkpoint.
         say: prints a line for the user.
+        results: files of a finished run.
         saved: content of the checkpoint of a resumed run; None for a new run.
+        progress: progress bar.
+        lock: lock of the folder.
     """
 
     kind: str
     folder: Path
     options: Options
     say: Say
-    saved: dict[str, Any] | None = None
+    results: tuple[Path, ...]
+    saved: dict[str, Any] | None
+    progress: Progress
+    lock: Lock
 
     @classmethod
+    @contextmanager
     def open(
         cls,
         kind: str,
@@ -66,8 +76,12 @@ class Run(Generic[Options]):
         resume: Collection[str] | None,
         say: Say,
         results: tuple[Path, ...] = (),
-    ) -> Run[Options]:
+        progress: Progress | None = None,
+    ) -> Iterator[Run[Options]]:
         """Start a run in a folder without a run, or resume the run in the folder.
+
+        A run that was killed before its first checkpoint starts anew. In the context, the folder is
+        locked and the progress bar is open.
 
         Arguments:
             kind: name of the command.
@@ -76,39 +90,51 @@ class Run(Generic[Options]):
             resume: names of the options that the user gave beside --resume; None starts a new run.
             say: prints a line for the user.
             results: files of a finished run; a new run needs a folder without them.
-        Raises: `UserError` if the folder of a new run holds a run, or there is no run to resume, or
-            an option differs from the option of the resumed run.
+            progress: progress bar of a command of several runs; None for one of its own.
+        Raises: `UserError` if the folder of a new run holds a run, or another process runs there,
+            or an option differs from the option of the resumed run.
         """
         path = folder / "checkpoint.pt"
-        if resume is None:
-            require_free((*results, path), kind)
-            return cls(kind, folder, options, say)
-        if not path.exists():
-            raise UserError(f"there is no {path} to resume; start without --resume")
-        content = checkpoint.load(path, kind)
-        stored = stored_options(type(options), content["config"], path)
-        given = {n: v for n, v in asdict(options).items() if n in resume}  # type: ignore[call-overload]
-        return cls(kind, folder, merged(path, stored, given, MAY_MOVE), say, content)
+        bar = Progress(kind) if progress is None else nullcontext(progress)
+        with Lock(folder) as lock, bar as shown:
+            said, saved = shown.above(say), None
+            if goes_on(path, resume, kind, said, results):
+                saved = checkpoint.load(path, kind)
+                options = resumed(options, saved["config"], resume or (), path)
+            yield cls(kind, folder, options, said, results, saved, shown, lock)
 
-    def load(self, data: DataOptions, seed: int) -> None:
+    def load(self, data: DataOptions, seed: int, dataset: Dataset | None = None) -> None:
         """Read the data, split them, and move the splits to the device.
 
         Arguments:
             data: options of the data.
             seed: random seed of the splits.
+            dataset: data set of the options; None to read it.
         Raises: `UserError` if the data differ from the data of the resumed run.
         """
+        self.progress.doing("reading the data")
         self.device = device_named(self.options.device)
-        self.dataset, splits = read_data(data, seed, self.say)
+        if dataset is None:
+            self.dataset, splits = read_data(data, seed, self.say)
+        else:
+            self.dataset, splits = dataset, split(dataset, subset=data.subset, seed=seed)
         if self.saved is not None:
             before = self.saved["config"]["data"]
             require_same_data(before, self.dataset, self.folder / "checkpoint.pt")
         self.splits = on(self.device, splits)
 
     def prepare(self, task: loop.Task, budget: Budget) -> None:
-        """Create the folder, write config.json, and load the checkpoint into task and budget."""
+        """Create and lock the folder, write config.json, and load the checkpoint.
+
+        Arguments:
+            task: new task, which takes the state of the checkpoint.
+            budget: budget of the run, which takes the spent time.
+        """
         path = self.folder / "checkpoint.pt"
         make_folder(self.folder)
+        self.lock.take()
+        if self.saved is None:  # another process may have begun since `open`
+            require_free((*self.results, path), self.kind)
         if self.saved is not None:
             # another number of threads adds in another order, so results would not be bit-identical
             torch.set_num_threads(self.saved["config"]["threads"])
@@ -128,7 +154,9 @@ class Run(Generic[Options]):
 
     def train(self, task: loop.Task, recorder: Recorder) -> int:
         """Run the task until the budget is spent; return the number of steps."""
-        return loop.run(task, self.budget, recorder, self.store, start=self.start, name=self.kind)
+        return loop.run(
+            task, self.budget, recorder, self.store, start=self.start, progress=self.progress
+        )
 
 
 # --- pieces ------------------------------------------------------------------------------------
@@ -223,6 +251,33 @@ def require_free(paths: Collection[Path], command: str) -> None:
         )
 
 
+def goes_on(
+    path: Path, resume: Collection[str] | None, command: str, say: Say, results: Collection[Path]
+) -> bool:
+    """Tell whether a run goes on from its file; without one, --resume starts the run anew.
+
+    Arguments:
+        path: file of the run that --resume reads.
+        resume: names of the options that the user gave beside --resume; None starts a new run.
+        command: command to resume the run, for errors.
+        say: prints a line for the user.
+        results: files of a finished run.
+    Raises: `UserError` if a new run would write over a run or its results.
+    """
+    if resume is None:
+        require_free((*results, path), command)
+        return False
+    if path.exists():
+        return True
+    for result in results:
+        if result.exists():
+            raise UserError(
+                f"{path} must exist, because {result} does, got no such file; choose another --out"
+            )
+    say(f"there is no {path} to resume: starting anew")
+    return False
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder; raise `UserError` if it is not writable."""
     try:
@@ -275,35 +330,25 @@ def stored_options(cls: type[Settings], config: Any, path: Path) -> Settings:
     return cls(**{**found, **lists})
 
 
-def merged(path: Path, stored: Settings, given: dict[str, Any], free: Collection[str]) -> Settings:
+def resumed(
+    options: Settings,
+    config: Any,
+    resume: Collection[str],
+    path: Path,
+    free: Collection[str] = MAY_MOVE,
+) -> Settings:
     """Return the stored options of a run, with the given values of the options in `free`.
 
     Arguments:
-        path: file of the stored options, for the error.
-        stored: options of the run.
-        given: options that the user gave, by name.
+        options: options that the user gave.
+        config: configuration of the run, with its options.
+        resume: names of the options that the user gave beside --resume.
+        path: file of the configuration, for the error.
         free: names of the options that may differ from the run.
     Raises: `UserError` if a given option that is not in `free` differs from the stored option.
     """
+    stored = stored_options(type(options), config, path)
+    given = {n: v for n, v in asdict(options).items() if n in resume}  # type: ignore[call-overload]
     before = asdict(stored)  # type: ignore[call-overload]
     checkpoint.check_config(path, before, {**before, **given}, set(free))
     return replace(stored, **{n: v for n, v in given.items() if n in free})  # type: ignore[type-var]
-
-
-def remembered(
-    path: Path, options: Settings, resume: Collection[str], free: Collection[str]
-) -> tuple[dict[str, Any], Settings]:
-    """Return the stored JSON of a resumed run, and its options as `merged` returns them.
-
-    Arguments:
-        path: JSON file of the run.
-        options: options that the user gave.
-        resume: names of the options that the user gave beside --resume.
-        free: names of the options that may differ from the run.
-    Raises: `UserError` if there is no file, or an option differs that is not in `free`.
-    """
-    if not path.exists():
-        raise UserError(f"there is no {path} to resume; start without --resume")
-    content = read_json(path)
-    given = {n: v for n, v in asdict(options).items() if n in resume}  # type: ignore[call-overload]
-    return content, merged(path, stored_options(type(options), content, path), given, free)
