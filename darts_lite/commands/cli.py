@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,12 @@ from darts_lite.hpo.options import CorrelateOptions, TuneOptions
 from darts_lite.nas.options import SearchOptions
 from darts_lite.training.budget import PROCESS_START
 from darts_lite.training.memory import keep_freed_memory
-from darts_lite.training.options import AugmentOptions, DeriveOptions, SelfTrainOptions
+from darts_lite.training.options import (
+    AugmentOptions,
+    DeriveOptions,
+    PredictOptions,
+    SelfTrainOptions,
+)
 
 _resume = click.option(
     "--resume", is_flag=True, default=False, help="Continue the run with its own settings."
@@ -101,6 +107,20 @@ def correlate(context: click.Context, /, resume: bool, **flags: Any) -> None:
 
         given = _given(context) if resume else None
         correlate(CorrelateOptions(**flags), resume=given, say=click.echo)
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.argument("paths", metavar="PATHS...", nargs=-1, required=True)
+@options_of(PredictOptions)
+def predict(run: str, paths: tuple[str, ...], **flags: Any) -> None:
+    """Print the classes of images (files, folders, a CSV) by the network of a derive run."""
+    with _clear_errors():
+        from darts_lite.commands.predict import predict
+
+        files = [Path(path) for path in paths]
+        warn = partial(click.echo, err=True)
+        predict(Path(run), files, PredictOptions(**flags), say=click.echo, warn=warn)
 
 
 @main.command()

@@ -11,12 +11,22 @@ from typing import Any
 from darts_lite.commands.flags import default_text
 from darts_lite.hpo.options import CorrelateOptions, TuneOptions
 from darts_lite.nas.options import SearchOptions
-from darts_lite.training.options import AugmentOptions, DeriveOptions, SelfTrainOptions, flag_of
+from darts_lite.training.options import (
+    AugmentOptions,
+    DeriveOptions,
+    PredictOptions,
+    SelfTrainOptions,
+    flag_of,
+)
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "search": (SearchOptions, "Learn architecture and hyperparameters; write `OUT/g.json`."),
     "derive": (DeriveOptions, "Train the network of a genotype and test it once."),
     "selftrain": (SelfTrainOptions, "Let a teacher label images; its students become teachers."),
+    "predict": (
+        PredictOptions,
+        "`predict RUN PATHS...`: classes of image files, folders or a CSV with a column `file`.",
+    ),
     "tune": (TuneOptions, "Run a study of our method or another method; write `OUT/g.json`."),
     "correlate": (CorrelateOptions, "Measure how well cheap trainings rank configurations."),
     "augment": (AugmentOptions, "Draw the effect of an augmentation."),
