@@ -19,6 +19,7 @@ from click.core import ParameterSource
 import darts_lite
 from darts_lite.commands.flags import options_of
 from darts_lite.errors import Interrupted, UserError
+from darts_lite.export.options import ExportOptions
 from darts_lite.hpo.options import CorrelateOptions, TuneOptions
 from darts_lite.nas.options import SearchOptions
 from darts_lite.training.budget import PROCESS_START
@@ -121,6 +122,17 @@ def predict(run: str, paths: tuple[str, ...], **flags: Any) -> None:
         files = [Path(path) for path in paths]
         warn = partial(click.echo, err=True)
         predict(Path(run), files, PredictOptions(**flags), say=click.echo, warn=warn)
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@options_of(ExportOptions)
+def export(run: str, **flags: Any) -> None:
+    """Write the network of a derive run, with all that its use needs, as one file."""
+    with _clear_errors():
+        from darts_lite.export.write import export
+
+        export(Path(run), ExportOptions(**flags), say=click.echo)
 
 
 @main.command()

@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from darts_lite.commands.flags import default_text
+from darts_lite.export.options import ExportOptions
 from darts_lite.hpo.options import CorrelateOptions, TuneOptions
 from darts_lite.nas.options import SearchOptions
 from darts_lite.training.options import (
@@ -26,6 +27,10 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "predict": (
         PredictOptions,
         "`predict RUN PATHS...`: classes of image files, folders or a CSV with a column `file`.",
+    ),
+    "export": (
+        ExportOptions,
+        "`export RUN`: one file with the network, its preprocessing and its class names.",
     ),
     "tune": (TuneOptions, "Run a study of our method or another method; write `OUT/g.json`."),
     "correlate": (CorrelateOptions, "Measure how well cheap trainings rank configurations."),
