@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+import darts_lite as dl
 from darts_lite.data import Dataset, Splits, load, split
 
 
@@ -60,3 +62,20 @@ def digits() -> Iterator[tuple[Dataset, Splits]]:
     dataset = load("digits", Path("data"))
     yield dataset, split(dataset, subset=600)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a derive run on `data/train` and `data/test` beside it, PNG files."""
+    top = tmp_path_factory.mktemp("trained")
+    train, _, test = split(load("digits", Path("data")))
+    for name, images in (("train", train), ("test", test)):
+        for i, (pixels, label) in enumerate(zip(images.pixels, images.labels.tolist())):
+            path = top / "data" / name / f"digit {label}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[0].numpy()).save(path)
+    dl.search(dataset=f"folder:{top / 'data'}", image_size=8, space="blocks", cells=3, channels=4,
+              max_params=4000, batch_size=32, steps=4, out=str(top), data_dir=str(top),
+              say=str)  # fmt: skip
+    dl.derive(genotype=str(top / "g.json"), epochs=4, say=str)
+    return top / "derive"

@@ -24,6 +24,7 @@ ORDER = (  # a room may import from itself and from the rooms before it
     "data",
     "reporting",
     "training",
+    "export",
     "nas",
     "hpo",
     "commands",
@@ -51,6 +52,8 @@ IMPORTERS = {  # library -> the modules that may import it
     ),
     "higher": ("darts_lite.hypergradient.torch_optimizers",),
     "click": ("darts_lite.commands.cli", "darts_lite.commands.flags"),
+    "onnx": ("darts_lite.export.onnx_file",),
+    "onnxruntime": ("darts_lite.export.onnx_file",),
     "optuna": ("darts_lite.hpo.storage", "darts_lite.hpo.optuna_adapters"),
 }
 WITHOUT_TORCH = (
@@ -60,6 +63,7 @@ WITHOUT_TORCH = (
     "architecture.space",
     "architecture.recipe",
     "training.options",
+    "export.options",
     "nas.options",
     "hpo.options",
     "training.budget",

@@ -114,7 +114,7 @@ def masked_conv(
     """Return the output of a convolution with a masked or sliced weight.
 
     Arguments:
-        layer: Convolution; one with groups is depthwise.
+        layer: Convolution; one with groups is depthwise. Only a folded one has a bias.
         x: Features [B, C, H, W].
         kernel: Mask [k, k] of the kernel, or the size of a central slice; None for all of it.
         inputs: Mask [C] of the input channels, or the number of the first ones; None for all.
@@ -139,7 +139,7 @@ def masked_conv(
     elif inputs is not None:
         weight = weight * inputs[:, None, None]
     groups = len(weight) if depthwise else 1
-    return F.conv2d(x, weight, None, layer.stride, weight.shape[2] // 2, 1, groups)
+    return F.conv2d(x, weight, layer.bias, layer.stride, weight.shape[2] // 2, 1, groups)
 
 
 def conv_layer(

@@ -5,7 +5,8 @@ per choice, the operation is concrete and has no masks.
 
 Each operation reads an *activated* input [B, C_in, H, W] and returns a branch
 [B, C_out, H/stride, W/stride]. It ends in a BatchNorm whose affine map absorbs the mixing weight:
-p * BN(h) costs nothing and saves no activation of its own.
+p * BN(h) costs nothing and saves no activation of its own. A convolution that feeds a BatchNorm is
+assigned directly before it; `folding` relies on this order.
 
 To add an operation, write a class below and decorate it with `candidate`. The presets then contain
 the operation, and the tables of tests/test_operations.py test it.

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from click.core import ParameterSource
 import darts_lite
 from darts_lite.commands.flags import options_of
 from darts_lite.errors import Interrupted, UserError
+from darts_lite.export.options import ExportOptions
 from darts_lite.hpo.options import CorrelateOptions, TuneOptions
 from darts_lite.nas.options import SearchOptions
 from darts_lite.training.budget import PROCESS_START
@@ -28,6 +30,7 @@ from darts_lite.training.options import (
     AugmentOptions,
     CheckOptions,
     DeriveOptions,
+    PredictOptions,
     RefreshOptions,
     SelfTrainOptions,
 )
@@ -109,6 +112,31 @@ def correlate(context: click.Context, /, resume: bool, **flags: Any) -> None:
 
         given = _given(context) if resume else None
         correlate(CorrelateOptions(**flags), resume=given, say=click.echo)
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@click.argument("paths", metavar="PATHS...", nargs=-1, required=True)
+@options_of(PredictOptions)
+def predict(run: str, paths: tuple[str, ...], **flags: Any) -> None:
+    """Print the classes of images (files, folders, a CSV) by the network of a derive run."""
+    with _clear_errors():
+        from darts_lite.commands.predict import predict
+
+        files = [Path(path) for path in paths]
+        warn = partial(click.echo, err=True)
+        predict(Path(run), files, PredictOptions(**flags), say=click.echo, warn=warn)
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@options_of(ExportOptions)
+def export(run: str, **flags: Any) -> None:
+    """Write the network of a derive run, with all that its use needs, as one file."""
+    with _clear_errors():
+        from darts_lite.export.write import export
+
+        export(Path(run), ExportOptions(**flags), say=click.echo)
 
 
 @main.command()

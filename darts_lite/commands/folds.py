@@ -26,10 +26,11 @@ from darts_lite.data.splits import fold_of
 from darts_lite.errors import UserError
 from darts_lite.files import replacing
 from darts_lite.nas.loading import load_genotype
+from darts_lite.training.device import device_named
 from darts_lite.training.metrics import probabilities_of
 from darts_lite.training.options import DeriveOptions
 from darts_lite.training.predictor import load
-from darts_lite.training.run import Say, device_named, on, read_data
+from darts_lite.training.run import Say, on, read_data
 from darts_lite.training.source import data_of
 
 

@@ -9,12 +9,14 @@ from dataclasses import fields
 from typing import Any
 
 from darts_lite.commands.flags import default_text
+from darts_lite.export.options import ExportOptions
 from darts_lite.hpo.options import CorrelateOptions, TuneOptions
 from darts_lite.nas.options import SearchOptions
 from darts_lite.training.options import (
     AugmentOptions,
     CheckOptions,
     DeriveOptions,
+    PredictOptions,
     RefreshOptions,
     SelfTrainOptions,
     flag_of,
@@ -24,6 +26,14 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "search": (SearchOptions, "Learn architecture and hyperparameters; write `OUT/g.json`."),
     "derive": (DeriveOptions, "Train the network of a genotype and test it once."),
     "selftrain": (SelfTrainOptions, "Let a teacher label images; its students become teachers."),
+    "predict": (
+        PredictOptions,
+        "`predict RUN PATHS...`: classes of image files, folders or a CSV with a column `file`.",
+    ),
+    "export": (
+        ExportOptions,
+        "`export RUN`: one file with the network, its preprocessing and its class names.",
+    ),
     "tune": (TuneOptions, "Run a study of our method or another method; write `OUT/g.json`."),
     "correlate": (CorrelateOptions, "Measure how well cheap trainings rank configurations."),
     "check": (CheckOptions, "Say what a search would see of the data, without training."),

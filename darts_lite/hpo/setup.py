@@ -22,10 +22,11 @@ from darts_lite.nas.loading import load_genotype
 from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.random_networks import uniform_random
 from darts_lite.nas.task import space_of
+from darts_lite.training.device import device_named
 from darts_lite.training.metrics import METRICS
 from darts_lite.training.problem import augmentation_for
 from darts_lite.training.replay import DEFAULTS
-from darts_lite.training.run import device_named, is_small, on
+from darts_lite.training.run import is_small, on
 from darts_lite.training.source import source_of
 
 METHODS = ("random", "tpe", "asha", "bohb", "pbt", "pba", "gradient")

@@ -163,10 +163,16 @@ class CheckOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MachineOptions(Options):
-    """Options of the device and of the run."""
+class DeviceOptions(Options):
+    """Options of the device."""
 
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions(DeviceOptions):
+    """Options of the device and of the run."""
+
     seed: int = option(0, "Random seed.")
     checkpoint_seconds: float = option(50.0, "Seconds between two checkpoints.", low=0)
 
@@ -477,3 +483,15 @@ class AugmentOptions(DataOptions):
         high=1,
     )
     seed: int = option(0, "Random seed of the sample of images.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(DeviceOptions):
+    """Options of the predictions of a trained network."""
+
+    top: int = option(1, "Number of classes per image, the most probable first.", low=1)
+    csv: str | None = option(
+        None,
+        "CSV file to write, with the columns file, class and probability.",
+        shown="print one line per image",
+    )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network
-from darts_lite.data.folder import read_images
+from darts_lite.data.decoding import decode
 from darts_lite.data.images import floats
 from darts_lite.errors import UserError
 from darts_lite.files import read_json
@@ -30,6 +34,23 @@ class Prediction(NamedTuple):
 
     classes: list[str]
     probabilities: Tensor
+
+
+class Part(NamedTuple):
+    """Predictions for one batch of files.
+
+    Attributes:
+        files: the B files that could be read, in order.
+        probabilities: `[B, K]`, in the order of `Predictor.classes`.
+        unreadable: one line for each file that could not be read.
+    """
+
+    files: list[Path]
+    probabilities: Tensor
+    unreadable: list[str]
+
+
+BATCH = 256  # images per forward pass, as in the evaluation of a training
 
 
 @dataclass(frozen=True)
@@ -55,9 +76,8 @@ class Predictor:
         """The device of the network."""
         return next(self.network.parameters()).device
 
-    @torch.no_grad()
     def predict(
-        self, images: Tensor | Sequence[str | Path] | str | Path, batch_size: int = 256
+        self, images: Tensor | Sequence[str | Path] | str | Path, batch_size: int = BATCH
     ) -> Prediction:
         """Return class names and probabilities.
 
@@ -68,26 +88,70 @@ class Predictor:
             batch_size: images per forward pass.
         Raises: `UserError` if a file cannot be read, or the shape does not fit.
         """
-        pixels = images if isinstance(images, Tensor) else self._read(images)
-        if tuple(pixels.shape[1:]) != self.genotype.image:
-            raise UserError(
-                f"images must be [B, C, H, W] with [C, H, W] = {list(self.genotype.image)}, got "
-                f"{list(pixels.shape)}; resize them, or give the paths of files"
-            )
-        parts = [
-            self.network(_floating(part.to(self.device))).softmax(1).cpu()
-            for part in pixels.split(batch_size)
-        ]
+        parts = list(self._parts(images, batch_size))
         probabilities = torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
         names = [self.classes[i] for i in probabilities.argmax(1).tolist()]
         return Prediction(names, probabilities)
 
-    def _read(self, paths: Sequence[str | Path] | str | Path) -> Tensor:
-        """Return the pixels of image files, uint8 `[B, C, H, W]`."""
-        listed = [paths] if isinstance(paths, str | Path) else list(paths)
-        return read_images(
-            [Path(p) for p in listed], self.genotype.image, self.genotype.source.reading
-        )
+    def stream(self, files: Iterable[Path], batch_size: int = BATCH) -> Iterator[Part]:
+        """Yield the predictions for image files, batch by batch, in order.
+
+        Two batches of pixels are in memory at a time: the next one is decoded while the network
+        has the current one. A file that cannot be read is reported in its part.
+
+        Arguments:
+            files: image files, read like training images.
+            batch_size: images per forward pass.
+        """
+        rest, decoding = iter(files), deque[tuple[list[Path], Iterator[np.ndarray | UserError]]]()
+        with ThreadPoolExecutor() as pool:  # PIL releases the interpreter lock while it decodes
+            while batch := list(islice(rest, batch_size)):
+                decoding.append((batch, pool.map(self._read, batch)))
+                if len(decoding) > 1:
+                    yield self._part(*decoding.popleft())
+            if decoding:
+                yield self._part(*decoding.popleft())
+
+    def _parts(
+        self, images: Tensor | Sequence[str | Path] | str | Path, batch_size: int
+    ) -> Iterator[Tensor]:
+        if isinstance(images, Tensor):
+            if tuple(images.shape[1:]) != self.genotype.image:
+                raise UserError(
+                    f"images must be [B, C, H, W] with [C, H, W] = {list(self.genotype.image)}, "
+                    f"got {list(images.shape)}; resize them, or give the paths of files"
+                )
+            yield from map(self._probabilities, images.split(batch_size))
+            return
+        paths = [images] if isinstance(images, str | Path) else images
+        for part in self.stream(map(Path, paths), batch_size):
+            for line in part.unreadable:
+                raise UserError(line)
+            yield part.probabilities
+
+    @torch.no_grad()
+    def _probabilities(self, pixels: Tensor) -> Tensor:
+        return self.network(_floating(pixels.to(self.device))).softmax(1).cpu()
+
+    def _part(self, files: list[Path], decoded: Iterator[np.ndarray | UserError]) -> Part:
+        pairs = list(zip(files, decoded))
+        unreadable = [str(found) for _, found in pairs if isinstance(found, UserError)]
+        read = [(file, found) for file, found in pairs if not isinstance(found, UserError)]
+        if not read:
+            return Part([], torch.zeros(0, len(self.classes)), unreadable)
+        pixels = np.stack([found for _, found in read])
+        pixels = pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)
+        probabilities = self._probabilities(torch.from_numpy(np.ascontiguousarray(pixels)))
+        return Part([file for file, _ in read], probabilities, unreadable)
+
+    def _read(self, path: Path) -> np.ndarray | UserError:
+        """Return the pixels of a file, uint8 `[H, W]` or `[H, W, 3]`, or why it has none."""
+        channels, height, width = self.genotype.image
+        try:
+            mode = "L" if channels == 1 else "RGB"
+            return decode(path, mode, (height, width), self.genotype.source.reading)
+        except UserError as error:
+            return error
 
 
 def _floating(pixels: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from darts_lite.files import write_json
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import checkpoint, loop
 from darts_lite.training.budget import Budget
+from darts_lite.training.device import device_named
 from darts_lite.training.lock import Lock
 from darts_lite.training.options import MAY_MOVE, DataOptions
 from darts_lite.training.progress import Progress
@@ -194,24 +195,6 @@ def on(device: torch.device, splits: Splits) -> Splits:
 def is_small(dataset: Dataset) -> bool:
     """Tell whether the images are so small that a run takes minutes only."""
     return min(dataset.image_size) < SMALL
-
-
-def device_named(name: str) -> torch.device:
-    """Return the device of a name; "auto" is a GPU if there is one.
-
-    Raises: `UserError` if this machine has no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0][:80]
-        raise UserError(
-            f"device must be a device of this machine, got {name!r} ({reason}); use --device cpu"
-        ) from None
-    return device
 
 
 def budget_of(hours: float | None, steps: int | None, started: float | None) -> Budget:

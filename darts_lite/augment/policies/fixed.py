@@ -15,7 +15,6 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torchvision.transforms import autoaugment
 
 from darts_lite.augment.fused import NAMES, OPERATIONS
 from darts_lite.augment.operations.geometry import Size
@@ -273,6 +272,8 @@ def _strengths(reach: Mapping[str, float], share: float, stages: int) -> dict[st
 @cache
 def _pairs(dataset: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return indices into `AUTOAUGMENT`, probabilities and magnitudes in [0, 1], `[25, 2]` each."""
+    from torchvision.transforms import autoaugment  # the import takes two seconds
+
     table = autoaugment.AutoAugment(autoaugment.AutoAugmentPolicy(dataset)).policies
     names = list(AUTOAUGMENT)
     index = [[names.index(TORCHVISION[name]) for name, _, _ in pair] for pair in table]

@@ -1,0 +1,1 @@
+"""One file that holds a trained network with all that its use needs."""

@@ -1,0 +1,65 @@
+"""A network in use as one module, and its description as text."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import Tensor, nn
+
+import darts_lite
+from darts_lite.architecture.folding import folded
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.training.predictor import Predictor
+
+
+class Deployed(nn.Module):
+    """Preprocessing, the network without BatchNorm, and softmax.
+
+    Arguments:
+        network: network in evaluation mode; maps images `[B, C, H, W]` in [0, 1] to logits.
+        uint8: whether the images are uint8; otherwise float32 in [0, 1].
+    """
+
+    def __init__(self, network: nn.Module, uint8: bool):
+        super().__init__()
+        self.network = folded(network)
+        self.uint8 = uint8
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the class probabilities `[B, K]` of images `[B, C, H, W]`."""
+        pixels = images.float() / 255 if self.uint8 else images
+        return self.network(pixels).softmax(1)
+
+
+def program_of(predictor: Predictor, uint8: bool) -> torch.export.ExportedProgram:
+    """Return the graph of a network in use, for any number of images."""
+    module = Deployed(predictor.network, uint8).eval()
+    example = torch.zeros(2, *predictor.genotype.image, dtype=_dtype(uint8))
+    batch = torch.export.Dim("batch", min=1)
+    return torch.export.export(module, (example,), dynamic_shapes={"images": {0: batch}})
+
+
+def _dtype(uint8: bool) -> torch.dtype:
+    return torch.uint8 if uint8 else torch.float32
+
+
+def description(genotype: Genotype, uint8: bool) -> dict[str, str]:
+    """Return what a user of the file must know; every value but the first two is JSON.
+
+    Arguments:
+        genotype: genotype of the network.
+        uint8: whether the images are uint8; otherwise float32 in [0, 1].
+    """
+    channels, height, width = genotype.image
+    mode = "L" if channels == 1 else "RGB"
+    values = "uint8, 0 to 255" if uint8 else "float32, 0 to 1"
+    return {
+        "producer": f"darts_lite {darts_lite.__version__}",
+        "preprocessing": f"turn the image upright, convert it to {mode}, crop its center and "
+        f"resize it (bicubic) to {width}x{height}; images are [B, {channels}, {height}, {width}], "
+        f"{values}",
+        "classes": json.dumps(genotype.classes, ensure_ascii=False),
+        "image": json.dumps(genotype.image),
+        "data": json.dumps(genotype.dataset, ensure_ascii=False),
+    }
