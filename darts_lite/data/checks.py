@@ -15,7 +15,7 @@ from darts_lite.data.images import MIN_SIZE, Images
 from darts_lite.errors import UserError
 
 
-def shown(path: Path) -> str:
+def shown(path: Path | str) -> str:
     """Return a path as text that can be written as UTF-8, whatever its bytes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
