@@ -436,6 +436,12 @@ def test_fit_follows_the_shapes(sizes: list[tuple[int, int]], fit: str) -> None:
     assert chosen_fit(looks(*sizes))[0] == fit
 
 
+def test_what_the_files_are_is_said(tmp_path: Path) -> None:
+    root = fill(tmp_path / "d")
+    draw(root / "cat" / "gray.png", size=(20, 30), mode="L")
+    assert "9 files of 12x12 to 20x30 pixels (width x height), 1 of them gray" in text(read(root))
+
+
 def test_strips_are_seen_whole(tmp_path: Path) -> None:
     for name, left in (("bright", 255), ("dark", 0)):
         for i in range(4):
@@ -714,7 +720,7 @@ def trained(place: Path, out: Path, **options: object) -> dict[str, object]:
 
 
 def test_derive_finds_a_relative_folder_from_elsewhere(searched: Path, tmp_path: Path) -> None:
-    trained(searched, tmp_path / "derive")
+    assert trained(searched, tmp_path / "derive")["passed_over"] == {}
     predicted = dl.load(tmp_path / "derive").predict(sorted((searched / "pets/test/cat").iterdir()))
     assert predicted.probabilities.shape == (3, 2)
 

@@ -156,6 +156,7 @@ def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
         **metrics,
         "test_classes": _classes(test, genotype.classes),
         "pseudo_labels": _counted(task),
+        "passed_over": run.dataset.found.passed_over,
         "steps": step,
         "epochs": round(step / _epoch(task), 2),
         "hyperparameters": options.hyperparameters,

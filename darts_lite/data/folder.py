@@ -53,7 +53,7 @@ def load_own(
     seen = [each for each in headers if isinstance(each, Look)]
     if not seen:
         raise UserError(_broken([h for h in headers if isinstance(h, str)], len(files)))
-    notes = []
+    notes = [_sizes(seen)]
     if how.fit is None:
         fit, why = chosen_fit(seen)
         how = replace(how, fit=fit)
@@ -125,6 +125,20 @@ def _parts(
         rows = pixels[start : start + len(files)] if len(kept) == len(files) else pixels[kept]
         yield part, checked_images(rows, labels, len(layout.classes), layout.root)
         start += len(files)
+
+
+def _sizes(seen: Sequence[Look]) -> str:
+    """Return a line about the files: how many, how large, gray or color."""
+    small, large = (
+        "x".join(
+            str(side(values)) for values in ((h.width for h in seen), (h.height for h in seen))
+        )
+        for side in (min, max)
+    )
+    gray = sum(each.gray for each in seen)
+    colors = "gray" if gray == len(seen) else "color" if not gray else f"{gray} of them gray"
+    sizes = small if small == large else f"{small} to {large}"
+    return f"{len(seen)} files of {sizes} pixels (width x height), {colors}"
 
 
 def _range(ranges: Sequence[tuple[float, float]], alone: bool) -> tuple[float, float]:
