@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from darts_lite.architecture.cost import default_channels
+from darts_lite.architecture.cost import default_channels, network_cost
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import cells
 from darts_lite.augment.operations.record import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
+from darts_lite.nas.defaults import resolved
 from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.task import WARM_UP, SearchTask
 from darts_lite.reporting.recorder import Recorder
@@ -271,6 +272,31 @@ def test_the_default_width_is_the_widest_that_fits_on_average() -> None:
 
     width = default_channels(cells, (1, 8, 8), 10, 100_000)
     assert average(width) <= 100_000 < average(width + 2)
+
+
+def test_fill_widens_the_result_to_the_limit(digits: tuple[Dataset, Splits]) -> None:
+    plain = task(digits, fill=False, max_params=20_000).genotype()
+    wide = task(digits, fill=True, max_params=20_000).genotype()
+    more = wide.space.with_channels(wide.space.channels + 1)
+    assert plain.space.channels == 4 < wide.space.channels
+    assert wide.space.with_channels(4) == plain.space
+    assert wide.parameters <= 20_000 < network_cost(more, wide.image, 10).parameters
+
+
+@pytest.mark.parametrize(
+    "given, fill",
+    [
+        ({"channels": None}, True),
+        ({"channels": 4}, False),
+        ({"channels": None, "method": "single_path"}, False),
+        ({"channels": 4, "fill": True}, True),
+        ({"channels": None, "fill": False}, False),
+    ],
+)
+def test_the_result_is_filled_unless_the_width_was_given(
+    digits: tuple[Dataset, Splits], given: dict[str, object], fill: bool
+) -> None:
+    assert resolved(small(**given), digits[0], torch.device("cpu")).fill is fill
 
 
 def test_nan_weights_stop_the_search_with_a_remedy(

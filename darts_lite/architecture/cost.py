@@ -226,3 +226,26 @@ def default_channels(
         middle = (low + high) // 4 * 2
         low, high = (middle, high) if average(middle) <= cap else (low, middle)
     return low
+
+
+def filled(space: SearchSpace, image: tuple[int, int, int], classes: int, cap: int) -> SearchSpace:
+    """Return a discrete space at the largest width, at least its own, within a parameter limit.
+
+    Arguments:
+        space: Discrete space.
+        image: Channels, height and width of an input image.
+        classes: Number of classes.
+        cap: Parameter limit.
+
+    >>> from darts_lite.architecture.presets import blocks
+    >>> from darts_lite.nas.random_networks import uniform_random
+    >>> space = uniform_random(blocks(4, 3), torch.Generator().manual_seed(0))
+    >>> wide = filled(space, (1, 28, 28), 10, 20_000)
+    >>> network_cost(wide, (1, 28, 28), 10).parameters <= 20_000 and wide.channels > 4
+    True
+    """
+    while True:
+        wider = space.with_channels(space.channels + 1)
+        if network_cost(wider, image, classes).parameters > cap:
+            return space
+        space = wider

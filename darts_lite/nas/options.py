@@ -69,6 +69,11 @@ class SearchOptions(RecipeOptions, MachineOptions, SpaceOptions):
         "train one sampled path per step, which costs no more than the resulting network, then "
         "score the options on validation images.",
     )
+    fill: bool | None = option(
+        None,
+        "Widen the network that was found until it has the most parameters within --max-params.",
+        shown="--fill with --method darts, unless --channels are given",
+    )
     optimizer: Literal["sgd", "adamw"] = option(
         "sgd", "Optimizer of the weights, in the search and in the final training."
     )

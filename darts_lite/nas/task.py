@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from darts_lite.architecture.cost import CostTable
+from darts_lite.architecture.cost import CostTable, filled
 from darts_lite.architecture.flat_network import FlatNetwork
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network
@@ -258,8 +258,11 @@ class SearchTask(JointTask):
         Arguments:
             finished: whether the search spent its whole budget.
         """
-        schedules = self.hyper.schedules()
-        return result(self.options, self.dataset, self.discrete(), schedules, finished)
+        schedules, space = self.hyper.schedules(), self.discrete()
+        if self.options.fill:
+            image, classes = self.dataset.image, len(self.dataset.classes)
+            space = filled(space, image, classes, self.options.limit)
+        return result(self.options, self.dataset, space, schedules, finished)
 
 
 def _require_no_architecture(estimator: str) -> None:
