@@ -56,7 +56,7 @@ class Derivative:
     >>> cubic = Derivative(lambda w, h: (h["h"] * w[0].pow(3).sum(), None), w, h, of=("h",))
     >>> along = (torch.tensor([1.0, 0.0]),)
     >>> cubic.along(along, method="jvp", radius=0.01)  # 6 h w . along, 3 w^2 . along
-    Gradient(weights=(tensor([18.,  0.]),), hyper={'h': tensor(3.)})
+    Gradient(weights=(tensor([18.,  0.]),), hyper={'h': tensor(3.)}, unused=frozenset())
     """
 
     loss: Callable[[Params, Hyper], Loss]
@@ -116,7 +116,7 @@ class Derivative:
             values = constant(self.hyper)
             values |= {n: values[n] + side * step * a for n, a in along_hyper.items()}
             found.append(self.gradient_at(params, values))
-        (w1, h1), (w0, h0) = found
+        (w1, h1, _), (w0, h0, _) = found
         width = (1 - other) * step
         return Gradient(
             tuple((a - b) / width for a, b in zip(w1, w0)) if self.weights else (),
@@ -138,8 +138,9 @@ class Derivative:
     def _double_backward(self, along: Params) -> Gradient:
         params, values = leaves(self.params), self._targets(self.hyper)
         loss, _ = self.loss(params, values)
-        gradient = torch.autograd.grad(loss, params, create_graph=True)
-        pairs = [(g, a) for g, a in zip(gradient, along) if g.requires_grad]
+        gradient = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
+        moving = ((g, a) for g, a in zip(gradient, along) if g is not None)
+        pairs = [(g, a) for g, a in moving if g.requires_grad]
         sources = self._sources(params, values)
         found: tuple[Tensor | None, ...] = (None,) * len(sources)
         if pairs:  # otherwise the gradient is a constant
@@ -171,7 +172,7 @@ class Derivative:
         found: Partial = {n: moved[-1][n] for n in self.of}
         # torch.func returns zero if there is no dependence; autograd returns None.
         if any(not bool(moved[-1][n].any()) for n in self.of):
-            _, real = self.gradient_at(self.params, self.hyper)
+            real = self.gradient_at(self.params, self.hyper).hyper
             found = {n: None if real[n] is None else found[n] for n in self.of}
         return Gradient(moved[0] if self.weights else (), found)
 

@@ -29,6 +29,7 @@ from darts_lite.hypergradient.hyperparameters import (
 )
 from darts_lite.hypergradient.lr_finder import LearningRateFinder
 from darts_lite.hypergradient.problem import Params
+from darts_lite.hypergradient.random_sources import Generator
 from darts_lite.hypergradient.torch_optimizers import SETTINGS
 
 
@@ -43,20 +44,24 @@ class Learner:
     - Every other learned value is passed to the loss.
 
     Arguments:
-        model: a module in which no submodule occurs twice, and whose loss depends on every
-            parameter of the optimizer; the caller chooses `train()` or `eval()`.
+        model: the module that is trained; an `nn.ModuleDict` for several modules. The caller
+            chooses `train()` or `eval()`, and may freeze or add parameters between two steps
+            (tangents of an estimator that carries them then begin again).
         optimizer: SGD, Adam, AdamW, or another optimizer that `higher` supports.
-        loss: `loss(model, batch, learned) -> scalar`, with the learned values by name. It must
-            call the model that it is given.
+        loss: `loss(model, batch, learned) -> scalar`, with the learned values by name. As in torch,
+            a parameter that it does not use takes no step.
         learn: names of optimizer settings, or a `HyperSpec` for any other value.
         steps: number of training steps in the whole training. A raw value can move by at most its
             `HyperSpec.travel` in that time.
         estimator: hypergradient estimator; default `OneStep()`.
         outer_loss: loss on validation data, with the same signature; default `loss`.
+        generators: generators of torch, numpy or Python that the losses draw from. The global ones
+            need not be named. A hypergradient leaves them as they are, a step advances them once.
     Raises:
         UnsupportedHyperparameter: the estimator does not support the kind of a hyperparameter.
         UnsupportedOptimizer: the optimizer, or one of its options, has no derivative here.
-        ValueError: a setting is unknown, or its start is outside its range.
+        ValueError: a setting is unknown, or its start is outside its range; or parameters of the
+            model and of the optimizer are not the same.
 
     >>> from darts_lite.hypergradient import HyperSpec, Identity, Learner
     >>> model = nn.Linear(3, 1)
@@ -82,6 +87,7 @@ class Learner:
         steps: int,
         estimator: Estimator | None = None,
         outer_loss: TrainingLoss | None = None,
+        generators: Sequence[Generator] = (),
     ):
         self.estimator: Estimator = estimator or OneStep()
         if isinstance(self.estimator, Unrolled) and self.estimator.anneal:
@@ -91,7 +97,8 @@ class Learner:
                 "another estimator here"
             )
         self.loss, self.outer_loss, self.steps = loss, outer_loss or loss, steps
-        self.functional = FunctionalModel(model, optimizer)
+        self.functional = FunctionalModel(model, optimizer, generators)
+        self._checked = False  # whether both losses are functions
         specs = [s if isinstance(s, HyperSpec) else self._spec(s) for s in learn]
         self.variables = HyperParameters(tuple(specs))
         self.variables.to(self.functional.params[0].device)
@@ -204,6 +211,7 @@ class Learner:
             estimators: estimators by label.
         """
         window = self._window(batches, held_out)
+        self._verify(window)
         leaves, kinds = self.variables.leaves(), self.variables.kinds
         state = self.functional.inner_state({})  # the central differences begin without tangents
         return check_hypergradient(
@@ -228,12 +236,30 @@ class Learner:
     @staticmethod
     def _batches(batch: Batch | list[Batch], estimator: Estimator) -> list[Batch]:
         """The window. Torch's loaders yield lists, so for one step a list is a single batch."""
-        return batch if isinstance(batch, list) and estimator.steps > 1 else [batch]
+        if not isinstance(batch, list) or estimator.steps == 1:
+            return [batch]
+        if len({(b.dtype, b.shape[1:]) if isinstance(b, Tensor) else None for b in batch}) > 1:
+            raise ValueError(
+                f"batch must be a list of {estimator.steps} batches for "
+                f"{type(estimator).__name__}, got a list of tensors that differ, which is one "
+                "batch of a loader; collect a window of such batches first (a batch of one tensor "
+                "as a tuple)"
+            )
+        return batch
 
     def _window(self, batches: list[Batch], held_out: Batch | None) -> Window:
+        if self.functional.follow():
+            self._carried = {}
+        self._check_settings(self.variables.kinds)
         return Window(
             self.functional, batches, held_out, self.loss, self.outer_loss, self.variables.constrain
         )
+
+    def _verify(self, window: Window) -> None:
+        """Check at the first hypergradient that the losses are functions."""
+        if not self._checked:
+            window.check(self.variables.raw)
+            self._checked = True
 
     def _estimate(
         self,
@@ -247,6 +273,7 @@ class Learner:
                 f"batch must be a list of {estimator.steps} batches for "
                 f"{type(estimator).__name__}, got {len(window.batches)}; collect a window first"
             )
+        self._verify(window)
         kinds = kinds or self.variables.kinds
         # Tangents belong to the estimator that made them.
         carried = self._carried if estimator == self.estimator else {}

@@ -25,10 +25,16 @@ class OptimizerState(NamedTuple):
     Arguments:
         step: number of updates so far.
         moments: `moments[k]` is the k-th moment, one tensor per parameter tensor.
+        missed: number of updates that left each parameter tensor out; empty if all took all.
     """
 
     step: int
     moments: tuple[tuple[Tensor, ...], ...]
+    missed: tuple[int, ...] = ()
+
+    def taken(self, count: int) -> tuple[int, ...]:
+        """Return the number of updates of each of `count` parameter tensors."""
+        return tuple(self.step - m for m in self.missed or (0,) * count)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class SGD:
             v = m * v + g
             new.append(p - rate * (g + m * v if self.nesterov else v))
             velocity.append(v)
-        return tuple(new), OptimizerState(state.step + 1, (tuple(velocity),))
+        return tuple(new), state._replace(step=state.step + 1, moments=(tuple(velocity),))
 
 
 @dataclass(frozen=True)
@@ -137,10 +143,12 @@ class Adam:
             self.betas[0] if beta1 is None else beta1,
             self.betas[1] if beta2 is None else beta2,
         )
-        settings = zip(*(per_tensor(s, len(params)) for s in (lr, weight_decay, *betas)))
-        step = state.step + 1
+        settings = zip(
+            *(per_tensor(s, len(params)) for s in (lr, weight_decay, *betas)),
+            (taken + 1 for taken in state.taken(len(params))),
+        )
         new, first, second = [], [], []
-        for p, g, m, v, (rate, decay, b1, b2) in zip(params, grads, *state.moments, settings):
+        for p, g, m, v, (rate, decay, b1, b2, step) in zip(params, grads, *state.moments, settings):
             if self.decoupled:
                 p = p if _is_zero(decay) else p * (1 - rate * decay)
             else:
@@ -152,7 +160,8 @@ class Adam:
             new.append(p - rate * (m / (1 - b1**step)) / (root + self.eps))
             first.append(m)
             second.append(v)
-        return tuple(new), OptimizerState(step, (tuple(first), tuple(second)))
+        moments = tuple(first), tuple(second)
+        return tuple(new), state._replace(step=state.step + 1, moments=moments)
 
 
 class Optimizer(Protocol):

@@ -79,20 +79,22 @@ class Implicit(ABC):
         check_supported(self, kinds)  # type: ignore[arg-type]
         names, first = tuple(kinds), None
         for t in range(self.steps):
-            state, _, loss = problem.advance(state, hyper, t)
+            state, gradient, loss = problem.advance(state, hyper, t)
             first = first or loss
         assert first is not None
         v, direct, outer = problem.outer_gradient(state.params, hyper, names)
+        # Training does not move an unused parameter, so no hyperparameter moves it.
+        v = tuple(torch.zeros_like(p) if i in gradient.unused else p for i, p in enumerate(v))
         decayed = _with_decay(problem, self.steps - 1)
 
         def curved(x: Params) -> Params:
             derivative = Derivative(decayed, state.params, hyper)
-            hx, _ = derivative.along(x, method=self.product, radius=self.radius)
+            hx = derivative.along(x, method=self.product, radius=self.radius).weights
             return tuple(h + self.damping * part for h, part in zip(hx, x))
 
         x, diagnostics = self.solve(curved, v)
         derivative = Derivative(decayed, state.params, hyper, of=names, weights=False)
-        _, mixed = derivative.along(x, method=self.product, radius=self.radius)
+        mixed = derivative.along(x, method=self.product, radius=self.radius).hyper
         total = {n: add(direct[n], _negative(mixed[n])) for n in names}
         return Lookahead(state, require(total), first, outer, diagnostics)
 
