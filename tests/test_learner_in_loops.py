@@ -473,3 +473,112 @@ def test_one_batch_of_a_loader_is_no_window(call: str) -> None:
     window = [[x, y], [x[:4], y[:4]]]
     assert learner.hypergradient(window, [x, y])["lr"] != 0
     learner.step(window, [x, y])
+
+
+# --- What `step` replaces: clipping, accumulation, hooks -----------------------------------------
+
+
+def clipped(model: nn.Module, clip: float | None, max_grad: float | None) -> None:
+    if max_grad is not None:
+        nn.utils.clip_grad_value_(model.parameters(), max_grad)
+    if clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+
+
+@pytest.mark.parametrize(("clip", "max_grad"), [(0.25, None), (None, 0.0625), (0.125, 0.0625)])
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("make", [Siamese, Auxiliary])
+def test_clipped_and_accumulated_steps(
+    make: Any, clip: float | None, max_grad: float | None, accumulate: int
+) -> None:
+    """With BatchNorm, dropout and unused layers: as torch, where every batch has its own draws."""
+    data, ends, loss_of = batches(8), [], with_auxiliary if make is Auxiliary else loss
+    for learning in (False, True):
+        torch.manual_seed(0)
+        model = make().double()
+        optimizer = sgd(model)
+        learner = Learner(
+            model, optimizer, loss_of, [], 9,
+            clip=clip, max_grad=max_grad, accumulate=accumulate,
+        )  # fmt: skip
+        for i in range(0, 8, accumulate):
+            group = data[i : i + accumulate]
+            if learning:
+                learner.step(group if accumulate > 1 else group[0])
+                continue
+            optimizer.zero_grad()
+            for batch in group:
+                (loss_of(model, batch, {}) / accumulate).backward()
+            clipped(model, clip, max_grad)
+            optimizer.step()
+        ends.append(everything(model, optimizer))
+    equal(ends[1], ends[0], 1e-13)
+
+
+@pytest.mark.parametrize("limits", [{"clip": 0.25}, {"max_grad": 0.0625}, {"clip": 100.0}])
+def test_derivatives_through_clipping_and_accumulation(limits: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    model = Siamese().double()
+    learner = Learner(
+        model, sgd(model), loss, LEARNED, 100, Unrolled(2), accumulate=2, **limits
+    )  # fmt: skip
+    data = batches(8)
+    learner.step(data[:4], data[0])
+    assert learner.hypergradient(data[:4], data[4]).keys() == {"lr", "scale"}
+    right(learner, data, {"unrolled": Unrolled(4), "forward": Forward()})
+
+
+def test_the_hypergradient_of_a_clipped_step_in_closed_form() -> None:
+    """Loss g w, validation loss w: w' = w - lr g c/(|g| + 1e-6), so dL/dlr = -g c/(|g| + 1e-6)."""
+    model = nn.Linear(1, 1, bias=False).double()
+    learner = Learner(
+        model, optim.SGD(model.parameters(), LR), lambda m, b, learned: b * m.weight.sum(),
+        LEARNED[:1], 10, OneStep(), clip=0.5,
+    )  # fmt: skip
+    found = learner.hypergradient(torch.tensor(3.0).double(), torch.tensor(1.0).double())["lr"]
+    raw = learner.variables.raw["lr"].requires_grad_()
+    (slope,) = torch.autograd.grad(
+        learner.variables.constrain(
+            {
+                "lr": raw,
+            }
+        )["lr"],
+        raw,
+    )
+    torch.testing.assert_close(found, -slope * 3 * 0.5 / (3 + 1e-6))
+
+
+def test_hooks_of_the_optimizer_are_called() -> None:
+    """For example an average of the weights, which is right after every step."""
+    torch.manual_seed(0)
+    model = Plain().double()
+    optimizer, seen = sgd(model), []
+    average = optim.swa_utils.AveragedModel(model, avg_fn=lambda a, new, n: 0.5 * a + 0.5 * new)
+    optimizer.register_step_pre_hook(lambda *_: seen.append(model.one.weight.clone()))
+    optimizer.register_step_post_hook(lambda *_: average.update_parameters(model))
+    learner = Learner(model, optimizer, loss, ["lr"], 100)
+    expected = None
+    for i, batch in enumerate(batches(3)):
+        before = model.one.weight.clone()
+        learner.step(batch, batch if i else None)
+        assert len(seen) == i + 1 and torch.equal(seen[-1], before)
+        new = model.one.weight.detach()
+        expected = new.clone() if expected is None else 0.5 * expected + 0.5 * new
+    torch.testing.assert_close(average.module.one.weight.detach(), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "batch", "said"),
+    [
+        ({"clip": 0.0}, None, "clip must be above 0, got 0.0; leave it out"),
+        ({"max_grad": -1.0}, None, "max_grad must be above 0, got -1.0"),
+        ({"accumulate": 0}, None, "accumulate must be above 0, got 0"),
+        ({"accumulate": 2}, batches(3), r"a multiple of accumulate \(2\), got 3; collect"),
+        ({"accumulate": 2}, batches(4), "a list of 2 batches for OneStep, got 4"),
+        ({"accumulate": 2}, list(batches(1)[0]), "a list of 2 batches for OneStep, got a list of"),
+    ],
+)
+def test_errors_of_clipping_and_accumulation(arguments: Any, batch: Any, said: str) -> None:
+    model = Plain().double()
+    with pytest.raises(ValueError, match=said):
+        Learner(model, sgd(model), loss, ["lr"], 100, **arguments).step(batch, batches(1)[0])

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from darts_lite.hypergradient.optimizers import OptimizerState, Setting
+from darts_lite.hypergradient.optimizers import Clipped, Optimizer, OptimizerState, Setting
 from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, Loss, Params
 from darts_lite.hypergradient.random_sources import Generator, RandomSources
 from darts_lite.hypergradient.torch_optimizers import SETTINGS, read_state, rule_of, write_state
@@ -40,6 +40,8 @@ class FunctionalModel:
         model: any module; only parameters with `requires_grad` are trained.
         optimizer: SGD, Adam, AdamW, or another optimizer that `higher` supports.
         generators: generators that the loss draws from, beside the global ones.
+        clip: largest norm of the gradient; None for no limit.
+        max_grad: largest absolute entry of the gradient; None for no limit.
     Raises:
         UnsupportedOptimizer: the optimizer, or one of its options, has no derivative here.
         ValueError: as `follow`, or the model is a DataParallel.
@@ -50,6 +52,8 @@ class FunctionalModel:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         generators: Sequence[Generator] = (),
+        clip: float | None = None,
+        max_grad: float | None = None,
     ):
         if isinstance(model, nn.DataParallel):
             raise ValueError(
@@ -59,6 +63,9 @@ class FunctionalModel:
         self.model, self.optimizer = model, optimizer
         self.random = RandomSources(tuple(generators))
         self.rule = rule_of(optimizer)
+        self.update: Optimizer = self.rule.optimizer
+        if clip is not None or max_grad is not None:
+            self.update = Clipped(self.rule.optimizer, clip, max_grad)
         self.names: list[str] = []
         self.group_of: list[int] = []  # index of the parameter group, per parameter tensor
         self.base_lr: list[float] = []
@@ -153,7 +160,7 @@ class Window:
 
     Arguments:
         model: the model and its optimizer.
-        batches: training batches, one per step.
+        batches: training batches of each step; a step's loss is the mean over its batches.
         held_out: validation batch; None for plain training.
         loss: training loss.
         outer_loss: validation loss.
@@ -163,7 +170,7 @@ class Window:
     def __init__(
         self,
         model: FunctionalModel,
-        batches: list[Batch],
+        batches: list[list[Batch]],
         held_out: Batch | None,
         loss: TrainingLoss,
         outer_loss: TrainingLoss,
@@ -178,15 +185,20 @@ class Window:
         self.problem = Bilevel(
             self._inner,
             self._outer,
-            model.rule.optimizer,
+            model.update,
             lambda raw: model.settings(constrain(raw)),
         )
 
     def _inner(self, params: Params, raw: Hyper, t: int) -> Loss:
-        loss, after = self._evaluate(self.loss, params, raw, self.batches[t], t)
+        loss, after = self._evaluate(self._mean, params, raw, self.batches[t], t)
         if t + 1 == len(self._starts):
             self._starts.append(after)
         return loss, None
+
+    def _mean(self, model: Any, batches: list[Batch], learned: Mapping[str, Tensor]) -> Tensor:
+        """Mean training loss of the batches, one after the other."""
+        losses = [self.loss(model, batch, learned) for batch in batches]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def _outer(self, params: Params, raw: Hyper) -> Loss:
         assert self.held_out is not None
@@ -219,7 +231,7 @@ class Window:
         """
         params = tuple(p.detach() for p in self.model.params)
         losses = (
-            ("loss", self.loss, self.batches[0]),
+            ("loss", self._mean, self.batches[0]),
             ("outer_loss", self.outer_loss, self.held_out),
         )
         for name, function, batch in losses:

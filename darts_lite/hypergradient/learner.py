@@ -30,13 +30,13 @@ from darts_lite.hypergradient.hyperparameters import (
 from darts_lite.hypergradient.lr_finder import LearningRateFinder
 from darts_lite.hypergradient.problem import Params
 from darts_lite.hypergradient.random_sources import Generator
-from darts_lite.hypergradient.torch_optimizers import SETTINGS
+from darts_lite.hypergradient.torch_optimizers import SETTINGS, call_hooks
 
 
 class Learner:
     """Train a model and learn hyperparameters of the training at the same time.
 
-    `Learner.step` replaces `zero_grad`, `backward` and `optimizer.step`.
+    `Learner.step` replaces `zero_grad`, `backward`, clipping, accumulation and `optimizer.step`.
 
     - A learned optimizer setting ("lr", "weight_decay", "momentum", "beta1", "beta2") replaces the
       value of the parameter groups. A scalar serves all groups; a vector has one value per group.
@@ -57,6 +57,10 @@ class Learner:
         outer_loss: loss on validation data, with the same signature; default `loss`.
         generators: generators of torch, numpy or Python that the losses draw from. The global ones
             need not be named. A hypergradient leaves them as they are, a step advances them once.
+        clip: largest norm of the gradient, as `clip_grad_norm_`; None for no limit.
+        max_grad: largest absolute entry of the gradient, as `clip_grad_value_`; None for no limit.
+        accumulate: batches per training step; its loss is their mean, with the graphs of all of
+            them in memory.
     Raises:
         UnsupportedHyperparameter: the estimator does not support the kind of a hyperparameter.
         UnsupportedOptimizer: the optimizer, or one of its options, has no derivative here.
@@ -88,7 +92,13 @@ class Learner:
         estimator: Estimator | None = None,
         outer_loss: TrainingLoss | None = None,
         generators: Sequence[Generator] = (),
+        clip: float | None = None,
+        max_grad: float | None = None,
+        accumulate: int = 1,
     ):
+        for name, value in (("clip", clip), ("max_grad", max_grad), ("accumulate", accumulate)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}; leave it out for none")
         self.estimator: Estimator = estimator or OneStep()
         if isinstance(self.estimator, Unrolled) and self.estimator.anneal:
             raise ValueError(
@@ -97,7 +107,8 @@ class Learner:
                 "another estimator here"
             )
         self.loss, self.outer_loss, self.steps = loss, outer_loss or loss, steps
-        self.functional = FunctionalModel(model, optimizer, generators)
+        self.accumulate = accumulate
+        self.functional = FunctionalModel(model, optimizer, generators, clip, max_grad)
         self._checked = False  # whether both losses are functions
         specs = [s if isinstance(s, HyperSpec) else self._spec(s) for s in learn]
         self.variables = HyperParameters(tuple(specs))
@@ -123,20 +134,26 @@ class Learner:
     # --- what a training loop calls ---------------------------------------------------------
 
     def step(self, batch: Batch | list[Batch], held_out: Batch | None = None) -> Tensor:
-        """Train on a batch, or on a list of `estimator.steps` batches, and return the loss.
+        """Train on a batch, or on a list of batches, and return the loss.
 
-        You may mix this with plain `optimizer.step()` calls. Those use the settings of the
-        parameter groups.
+        - This computes the gradient by itself: it neither reads nor writes `p.grad`. For clipping
+          and accumulation, see the arguments of `Learner`. A GradScaler has no effect; bfloat16
+          needs none.
+        - The hooks of the optimizer's step are called, once before and once after.
+        - You may mix this with plain `optimizer.step()` calls. Those use the settings of the
+          parameter groups.
 
         Arguments:
-            batch: training batch. For an estimator that needs several steps, a list of batches.
+            batch: training batch; a list of `estimator.steps * accumulate` batches if that is
+                more than one.
             held_out: validation batch. With it, the hyperparameters are learned too. Without it,
                 the step is plain training with the current values.
         Returns:
             Training loss of the first batch, a detached scalar.
         Raises:
-            ValueError: the number of batches is not `estimator.steps`.
+            ValueError: the number of batches is wrong.
         """
+        call_hooks(self.optimizer, "pre")
         batches = self._batches(batch, self.estimator)
         window = self._window(batches, held_out)
         if held_out is None:
@@ -151,6 +168,7 @@ class Learner:
             state, loss = ahead.state, ahead.inner[0]
             self.variables.update(ahead.hypergradient, len(batches) / self.steps)
         window.commit(state)
+        call_hooks(self.optimizer, "post")
         self._carried = state.carried
         assert loss is not None
         return loss
@@ -165,12 +183,12 @@ class Learner:
         """Return the derivatives of the validation loss in the raw values; change nothing.
 
         Arguments:
-            batch: training batch, or a list of `estimator.steps` batches.
+            batch: training batch, or a list of batches as for `step`.
             held_out: validation batch.
             estimator: estimator to use instead of the one that trains.
             kinds: hyperparameters to differentiate, with their kinds; default all.
         Raises:
-            ValueError: the number of batches is not `estimator.steps`.
+            ValueError: the number of batches is wrong.
         """
         window = self._window(self._batches(batch, estimator or self.estimator), held_out)
         return self._estimate(window, estimator, kinds).hypergradient
@@ -182,10 +200,10 @@ class Learner:
 
         Arguments:
             finder: the finder; call this whenever `finder.due(fraction)` is true.
-            batches: `finder.estimator.steps` training batches.
+            batches: `finder.estimator.steps * accumulate` training batches.
             held_out: validation batch.
         Raises:
-            ValueError: the number of batches is not `finder.estimator.steps`.
+            ValueError: the number of batches is wrong.
         """
         groups = self.optimizer.param_groups
         scheduled = [group["lr"] for group in groups]
@@ -206,16 +224,16 @@ class Learner:
         Use float64 and a smooth activation. See `check_hypergradient`.
 
         Arguments:
-            batches: training batches; their number is the horizon.
+            batches: training batches, `accumulate` of them per step of the horizon.
             held_out: validation batch.
             estimators: estimators by label.
         """
-        window = self._window(batches, held_out)
+        window = self._window(self._grouped(batches), held_out)
         self._verify(window)
         leaves, kinds = self.variables.leaves(), self.variables.kinds
         state = self.functional.inner_state({})  # the central differences begin without tangents
         return check_hypergradient(
-            window.problem, state, leaves, kinds, estimators, horizon=len(batches)
+            window.problem, state, leaves, kinds, estimators, horizon=len(window.batches)
         )
 
     def values(self) -> dict[str, Tensor]:
@@ -233,21 +251,30 @@ class Learner:
 
     # --- inside -----------------------------------------------------------------------------
 
-    @staticmethod
-    def _batches(batch: Batch | list[Batch], estimator: Estimator) -> list[Batch]:
-        """The window. Torch's loaders yield lists, so for one step a list is a single batch."""
-        if not isinstance(batch, list) or estimator.steps == 1:
-            return [batch]
-        if len({(b.dtype, b.shape[1:]) if isinstance(b, Tensor) else None for b in batch}) > 1:
+    def _batches(self, batch: Batch | list[Batch], estimator: Estimator) -> list[list[Batch]]:
+        """The window. Torch's loaders yield lists, so for one batch a list is that batch."""
+        count, name = estimator.steps * self.accumulate, type(estimator).__name__
+        if not isinstance(batch, list) or count == 1:
+            batch = [batch]
+        elif len({(b.dtype, b.shape[1:]) if isinstance(b, Tensor) else None for b in batch}) > 1:
             raise ValueError(
-                f"batch must be a list of {estimator.steps} batches for "
-                f"{type(estimator).__name__}, got a list of tensors that differ, which is one "
-                "batch of a loader; collect a window of such batches first (a batch of one tensor "
-                "as a tuple)"
+                f"batch must be a list of {count} batches for {name}, got a list of tensors that "
+                "differ, which is one batch of a loader; collect a window of such batches first "
+                "(a batch of one tensor as a tuple)"
             )
-        return batch
+        return self._grouped(batch)
 
-    def _window(self, batches: list[Batch], held_out: Batch | None) -> Window:
+    def _grouped(self, batches: list[Batch]) -> list[list[Batch]]:
+        """The batches of each step."""
+        each = self.accumulate
+        if len(batches) % each:
+            raise ValueError(
+                f"batches must be a multiple of accumulate ({each}), got {len(batches)}; collect a "
+                "window first"
+            )
+        return [batches[i : i + each] for i in range(0, len(batches), each)]
+
+    def _window(self, batches: list[list[Batch]], held_out: Batch | None) -> Window:
         if self.functional.follow():
             self._carried = {}
         self._check_settings(self.variables.kinds)
@@ -270,8 +297,9 @@ class Learner:
         estimator = estimator or self.estimator
         if len(window.batches) != estimator.steps:
             raise ValueError(
-                f"batch must be a list of {estimator.steps} batches for "
-                f"{type(estimator).__name__}, got {len(window.batches)}; collect a window first"
+                f"batch must be a list of {estimator.steps * self.accumulate} batches for "
+                f"{type(estimator).__name__}, got {len(window.batches) * self.accumulate}; collect "
+                "a window first"
             )
         self._verify(window)
         kinds = kinds or self.variables.kinds

@@ -12,7 +12,7 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import higher
 import torch
@@ -117,6 +117,8 @@ class FromHigher:
 
     kind: type[torch.optim.Optimizer]
     defaults: Mapping[str, Any]
+
+    decoupled: ClassVar[bool] = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -225,6 +227,17 @@ def write_state(
             old = kept.get("step")
             step = float(taken)
             kept["step"] = torch.tensor(step) if old is None else copy.copy(old) * 0 + step
+
+
+def call_hooks(optimizer: torch.optim.Optimizer, when: Literal["pre", "post"]) -> None:
+    """Call the hooks that the caller registered for before or after `optimizer.step`.
+
+    Arguments:
+        optimizer: torch optimizer.
+        when: "pre" or "post".
+    """
+    for hook in list(getattr(optimizer, f"_optimizer_step_{when}_hooks").values()):
+        hook(optimizer, (), {})
 
 
 def _shared(optimizer: torch.optim.Optimizer, option: str) -> Any:

@@ -27,7 +27,7 @@ from darts_lite.hypergradient.estimators.interface import (
     require,
 )
 from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.optimizers import Adam, per_tensor
+from darts_lite.hypergradient.optimizers import per_tensor
 from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, Loss, Params, add
 
 SUPPORTS: frozenset[Kind] = frozenset({"architecture", "loss"})
@@ -107,7 +107,7 @@ def _with_decay(problem: Bilevel, t: int) -> Callable[[Params, Hyper], Loss]:
         decay = problem.settings(hyper).get("weight_decay", 0.0)
         for p, each in zip(params, per_tensor(decay, len(params))):
             if isinstance(each, Tensor) or each != 0:
-                if isinstance(problem.optimizer, Adam) and problem.optimizer.decoupled:
+                if problem.optimizer.decoupled:
                     raise UnsupportedHyperparameter(
                         "implicit estimators cannot differentiate a training with AdamW's weight "
                         "decay: it is not part of the training loss, so the weights do not settle "
