@@ -582,3 +582,135 @@ def test_errors_of_clipping_and_accumulation(arguments: Any, batch: Any, said: s
     model = Plain().double()
     with pytest.raises(ValueError, match=said):
         Learner(model, sgd(model), loss, ["lr"], 100, **arguments).step(batch, batches(1)[0])
+
+
+# --- Losses without second derivatives -----------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Self-attention over three tokens; torch chooses a fused kernel for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(5, 24), nn.Linear(8, 3)
+        self.block = nn.TransformerEncoderLayer(
+            8, 2, 16, dropout=0.0, activation=F.silu, batch_first=True
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.embed(x).unflatten(1, (3, 8))).mean(1))
+
+
+class Compiled(nn.Module):
+    """A part is compiled; its backward pass has no second derivative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        body = nn.Sequential(nn.Linear(5, 8), nn.SiLU(), nn.Linear(8, 3))
+        self.body = torch.compile(body, backend="aot_eager")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+SECOND: dict[str, Estimator] = {
+    "unrolled": Unrolled(2),
+    "jvp": Unrolled(2, product="jvp"),
+    "forward": Forward(),
+}
+
+
+@pytest.mark.parametrize("make", [Attention, Compiled])
+@pytest.mark.parametrize("estimator", SECOND)
+@pytest.mark.filterwarnings("ignore:.*TransformerEncoder")
+def test_attention_and_compiled_modules(make: Any, estimator: str) -> None:
+    """Exactly, and without a warning."""
+    torch.manual_seed(0)
+    model = make().double()
+    learner = Learner(model, sgd(model), loss, LEARNED, 100, OneStep())
+    learner.step(batches(1)[0], batches(1)[0])
+    right(learner, batches(2), {estimator: SECOND[estimator]})
+
+
+@pytest.mark.parametrize(
+    "estimator", [Neumann(2, damping=5.0), ConjugateGradient(2, damping=5.0)], ids=["neumann", "cg"]
+)
+def test_implicit_estimators_with_attention(estimator: Any) -> None:
+    """As with attention that is written out."""
+    found = []
+    for written_out in (False, True):
+        torch.manual_seed(0)
+        model = Attention().double()
+        with torch.nn.attention.sdpa_kernel(
+            [torch.nn.attention.SDPBackend.MATH] if written_out
+            else list(torch.nn.attention.SDPBackend.__members__.values())[:3]
+        ):  # fmt: skip
+            learner = Learner(model, sgd(model), loss, LEARNED[1:], 100, estimator)
+            found.append(learner.hypergradient(batches(1)[0], batches(1, 9)[0])["scale"])
+    assert found[0] != 0
+    torch.testing.assert_close(found[0], found[1])
+
+
+class Once(torch.autograd.Function):
+    """The square, whose backward pass has no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 2 * ctx.saved_tensors[0] * grad
+
+
+def of_once(model: Any, batch: Batch, learned: Mapping[str, Tensor]) -> Tensor:
+    return learned.get("scale", 1.0) * F.cross_entropy(Once.apply(model(batch[0])), batch[1])
+
+
+def of_square(model: Any, batch: Batch, learned: Mapping[str, Tensor]) -> Tensor:
+    return learned.get("scale", 1.0) * F.cross_entropy(model(batch[0]).square(), batch[1])
+
+
+def ends_once(model: Any, batch: Batch, learned: Mapping[str, Tensor]) -> Tensor:
+    """The gradient that enters `Once` is a constant, so torch would not raise by itself."""
+    return Once.apply(model(batch[0])).mean()
+
+
+@pytest.mark.parametrize("estimator", [Unrolled(2, radius=1e-4), Forward(radius=1e-4)])
+def test_a_loss_without_second_derivatives_gets_differences_and_a_warning(estimator: Any) -> None:
+    found = []
+    for used in (of_square, of_once):
+        torch.manual_seed(0)
+        model = Plain().double()
+        learner = Learner(model, sgd(model), used, LEARNED, 100, estimator)
+        data = batches(estimator.steps)
+        window = data if estimator.steps > 1 else data[0]
+        if used is of_square:
+            found.append(learner.hypergradient(window, data[0]))
+            continue
+        said = r"cannot differentiate this loss twice.*product='finite_difference'"
+        with pytest.warns(RuntimeWarning, match=said):
+            found.append(learner.hypergradient(window, data[0]))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-5, atol=1e-8)
+
+
+def test_a_second_derivative_that_torch_would_miss_in_silence() -> None:
+    torch.manual_seed(0)
+    model = Plain().double()
+    learner = Learner(model, sgd(model), ends_once, LEARNED[:1], 100)
+    with pytest.warns(RuntimeWarning, match="Once is marked with @once_differentiable"):
+        right(learner, batches(2), {"unrolled": Unrolled(2, radius=1e-5)})
+
+
+def test_an_error_in_the_loss_is_no_missing_derivative() -> None:
+    model = Plain().double()
+
+    def wrong(model: Any, batch: Batch, learned: Mapping[str, Tensor]) -> Tensor:
+        return loss(model, (batch[0][:, :-1], batch[1]), learned)
+
+    learner = Learner(model, sgd(model), wrong, LEARNED, 100, Unrolled(2))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        learner.step(batches(2), batches(1)[0])
