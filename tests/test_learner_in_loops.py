@@ -28,6 +28,7 @@ from darts_lite.hypergradient import (
     Neumann,
     OneStep,
     Online,
+    PerKind,
     Unrolled,
 )
 
@@ -714,3 +715,46 @@ def test_an_error_in_the_loss_is_no_missing_derivative() -> None:
     learner = Learner(model, sgd(model), wrong, LEARNED, 100, Unrolled(2))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         learner.step(batches(2), batches(1)[0])
+
+
+# --- Half precision ------------------------------------------------------------------------------
+
+
+def inside(model: Any, batch: Batch, learned: Mapping[str, Tensor]) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(batch[0])
+    return learned["scale"] * F.cross_entropy(logits.float(), batch[1])
+
+
+ROUNDED: dict[str, Estimator] = {
+    "one_step": OneStep(),
+    "one_sided": OneStep("one_sided", radius=1e-3),
+    "unrolled": Unrolled(2, product="finite_difference"),
+    "neumann": Neumann(2, damping=5.0, product="one_sided"),
+    "per_kind": PerKind(OneStep(), OneStep(), Unrolled(2)),
+    "forward": Forward(product="one_sided"),
+}
+
+
+@pytest.mark.parametrize("estimator", ROUNDED.values(), ids=ROUNDED)
+@pytest.mark.parametrize("around", [False, True], ids=["inside", "around"])
+def test_a_loss_in_bfloat16_is_not_differenced(estimator: Any, around: bool) -> None:
+    """Hypergradients agree with those of float32; differences measure rounding instead."""
+    data = [(x.float(), y) for x, y in batches(estimator.steps)]
+    window, held_out = data if estimator.steps > 1 else data[0], batches(1, 9)[0]
+    held_out = (held_out[0].float(), held_out[1])
+    specs = [HyperSpec("scale", torch.tensor(1.0), Identity(), "loss")]
+
+    def learner(loss: Any) -> Learner:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 64), nn.SiLU(), nn.Linear(64, 3))
+        return Learner(model, sgd(model), loss, specs, 100, estimator)
+
+    exact = learner(loss).hypergradient(window, held_out)["scale"]
+    rounded = learner(loss if around else inside)
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=around),
+        pytest.warns(UserWarning, match="computes in half precision.*product='double_backward'"),
+    ):
+        found = rounded.hypergradient(window, held_out)["scale"]
+    torch.testing.assert_close(found, exact, rtol=0.05, atol=0)

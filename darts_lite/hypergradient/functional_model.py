@@ -221,27 +221,32 @@ class Window:
         return loss, (after, {n: tensors[n].detach() for n in old})
 
     @torch.no_grad()
-    def check(self, raw: Hyper) -> None:
+    def check(self, raw: Hyper) -> bool:
         """Check that both losses return one value for the same arguments.
 
         Arguments:
             raw: raw hyperparameters.
+        Returns:
+            Whether a module computes in half precision, by autocast or by its own dtype.
         Raises:
             ValueError: a loss draws from something that is not restored.
         """
-        params = tuple(p.detach() for p in self.model.params)
+        params, dtypes = tuple(p.detach() for p in self.model.params), set[torch.dtype]()
         losses = (
             ("loss", self._mean, self.batches[0]),
             ("outer_loss", self.outer_loss, self.held_out),
         )
         for name, function, batch in losses:
-            a, b = (self._evaluate(function, params, raw, batch, 0)[0] for _ in range(2))
+            with _dtypes() as seen:
+                a, b = (self._evaluate(function, params, raw, batch, 0)[0] for _ in range(2))
+            dtypes |= seen
             if bool((a - b).abs() > SAME * a.abs()):
                 raise ValueError(
                     f"{name} must return one value for the same arguments, got {float(a):.6g} and "
                     f"then {float(b):.6g}; give the Learner `generators=[...]` that the loss draws "
                     "from, or draw outside of the loss and put the draws into the batch"
                 )
+        return bool(dtypes & {torch.bfloat16, torch.float16})
 
     @torch.no_grad()
     def commit(self, state: InnerState) -> None:
@@ -251,6 +256,22 @@ class Window:
         for name, buffer in self.model.model.named_buffers():
             buffer.copy_(buffers[name])
         self.model.random.restore(states)
+
+
+@contextmanager
+def _dtypes() -> Iterator[set[torch.dtype]]:
+    """Collect the dtypes of what modules return."""
+    seen: set[torch.dtype] = set()
+
+    def see(_: nn.Module, arguments: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            seen.add(output.dtype)
+
+    handle = nn.modules.module.register_module_forward_hook(see)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def _places(model: nn.Module) -> Places:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from darts_lite.hypergradient.caveats import caveats
 from darts_lite.hypergradient.check import Table, check_hypergradient
 from darts_lite.hypergradient.estimators.interface import Estimator, Lookahead, check_supported
 from darts_lite.hypergradient.estimators.one_step import OneStep
+from darts_lite.hypergradient.estimators.per_kind import PerKind
 from darts_lite.hypergradient.estimators.unrolled import Unrolled
 from darts_lite.hypergradient.functional_model import (
     Batch,
@@ -110,6 +112,7 @@ class Learner:
         self.accumulate = accumulate
         self.functional = FunctionalModel(model, optimizer, generators, clip, max_grad)
         self._checked = False  # whether both losses are functions
+        self._rounded = False  # whether they compute in half precision
         specs = [s if isinstance(s, HyperSpec) else self._spec(s) for s in learn]
         self.variables = HyperParameters(tuple(specs))
         self.variables.to(self.functional.params[0].device)
@@ -283,10 +286,19 @@ class Learner:
         )
 
     def _verify(self, window: Window) -> None:
-        """Check at the first hypergradient that the losses are functions."""
+        """Check at the first hypergradient that the losses are functions, and how they round."""
         if not self._checked:
-            window.check(self.variables.raw)
+            self._rounded = window.check(self.variables.raw)
             self._checked = True
+            if self._rounded and _exact(self.estimator) != self.estimator:
+                warnings.warn(
+                    "the loss computes in half precision, where differences of gradients measure "
+                    "rounding: exact products replace them; say so with "
+                    f"{type(self.estimator).__name__}(product='double_backward'), or 'jvp' for "
+                    "Forward",
+                    UserWarning,
+                    stacklevel=2,
+                )
 
     def _estimate(
         self,
@@ -306,6 +318,7 @@ class Learner:
         # Tangents belong to the estimator that made them.
         carried = self._carried if estimator == self.estimator else {}
         state = self.functional.inner_state(carried)
+        estimator = _exact(estimator) if self._rounded else estimator
         return estimator(window.problem, state, self.variables.leaves(), kinds)
 
     def _spec(self, name: str) -> HyperSpec:
@@ -356,3 +369,13 @@ class Learner:
                 "lr of every parameter group must be above 0, because a learned lr multiplies the "
                 f"schedule relative to it, got {self.functional.base_lr}; set an initial lr"
             )
+
+
+def _exact(estimator: Any) -> Any:
+    """The estimator with exact products in place of differences."""
+    if isinstance(estimator, PerKind):
+        kinds = ("architecture", "loss", "optimizer")
+        return replace(estimator, **{kind: _exact(getattr(estimator, kind)) for kind in kinds})
+    if getattr(estimator, "product", None) in ("finite_difference", "one_sided"):
+        return replace(estimator, product="jvp" if estimator.carries else "double_backward")
+    return estimator
