@@ -720,10 +720,13 @@ def test_an_error_in_the_loss_is_no_missing_derivative() -> None:
 # --- Half precision ------------------------------------------------------------------------------
 
 
+def shifted(model: Any, batch: Batch, learned: Mapping[str, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0] + learned["shift"]).float(), batch[1])
+
+
 def inside(model: Any, batch: Batch, learned: Mapping[str, Tensor]) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
-        logits = model(batch[0])
-    return learned["scale"] * F.cross_entropy(logits.float(), batch[1])
+        return shifted(model, batch, learned)
 
 
 ROUNDED: dict[str, Estimator] = {
@@ -739,22 +742,22 @@ ROUNDED: dict[str, Estimator] = {
 @pytest.mark.parametrize("estimator", ROUNDED.values(), ids=ROUNDED)
 @pytest.mark.parametrize("around", [False, True], ids=["inside", "around"])
 def test_a_loss_in_bfloat16_is_not_differenced(estimator: Any, around: bool) -> None:
-    """Hypergradients agree with those of float32; differences measure rounding instead."""
+    """Hypergradients agree with those of float32 to 3 %; differences are off by 5 to 140 %."""
     data = [(x.float(), y) for x, y in batches(estimator.steps)]
     window, held_out = data if estimator.steps > 1 else data[0], batches(1, 9)[0]
     held_out = (held_out[0].float(), held_out[1])
-    specs = [HyperSpec("scale", torch.tensor(1.0), Identity(), "loss")]
+    shift = HyperSpec("shift", torch.zeros(5), Identity(), "loss")
 
-    def learner(loss: Any) -> Learner:
+    def learner(inner: Any) -> Learner:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(5, 64), nn.SiLU(), nn.Linear(64, 3))
-        return Learner(model, sgd(model), loss, specs, 100, estimator)
+        return Learner(model, sgd(model), inner, [shift], 100, estimator, loss)
 
-    exact = learner(loss).hypergradient(window, held_out)["scale"]
-    rounded = learner(loss if around else inside)
+    exact = learner(shifted).hypergradient(window, held_out)["shift"]
+    rounded = learner(shifted if around else inside)
     with (
         torch.autocast("cpu", torch.bfloat16, enabled=around),
         pytest.warns(UserWarning, match="computes in half precision.*product='double_backward'"),
     ):
-        found = rounded.hypergradient(window, held_out)["scale"]
-    torch.testing.assert_close(found, exact, rtol=0.05, atol=0)
+        found = rounded.hypergradient(window, held_out)["shift"]
+    assert (found - exact).norm() < 0.03 * exact.norm()

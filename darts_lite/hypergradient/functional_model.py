@@ -237,7 +237,7 @@ class Window:
             ("outer_loss", self.outer_loss, self.held_out),
         )
         for name, function, batch in losses:
-            with _dtypes() as seen:
+            with _dtypes(self.model.model) as seen:
                 a, b = (self._evaluate(function, params, raw, batch, 0)[0] for _ in range(2))
             dtypes |= seen
             if bool((a - b).abs() > SAME * a.abs()):
@@ -259,19 +259,20 @@ class Window:
 
 
 @contextmanager
-def _dtypes() -> Iterator[set[torch.dtype]]:
-    """Collect the dtypes of what modules return."""
+def _dtypes(model: nn.Module) -> Iterator[set[torch.dtype]]:
+    """Collect the dtypes of what the parts of a model return."""
     seen: set[torch.dtype] = set()
 
     def see(_: nn.Module, arguments: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             seen.add(output.dtype)
 
-    handle = nn.modules.module.register_module_forward_hook(see)
+    handles = [module.register_forward_hook(see) for module in model.modules()]
     try:
         yield seen
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _places(model: nn.Module) -> Places:
