@@ -576,11 +576,18 @@ def test_a_momentum_inside_the_optimizer_is_right_or_an_error(name: str) -> None
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if "online" not in n])
-def test_an_outer_loss_without_some_weights_is_an_error(name: str) -> None:
-    case = network(SGD()).within(ALL[name])
-    problem = replace(case.problem, outer_loss=lambda p, h: (p[0].square().sum(), None))
-    with pytest.raises(ValueError, match="every parameter tensor"):
-        case._replace(problem=problem)(ALL[name])
+def test_an_outer_loss_without_some_weights_has_no_gradient_there(name: str) -> None:
+    """As if it multiplied them by zero."""
+    case, found = network(SGD()).within(ALL[name]), []
+    for unused in (True, False):
+
+        def outer(p: Any, h: Any, unused: bool = unused) -> Any:
+            loss = p[0].square().sum() + sum(v.sum() for v in h.values())
+            return loss if unused else loss + 0 * sum(w.sum() for w in p[1:]), None
+
+        problem = replace(case.problem, outer_loss=outer)
+        found.append(case._replace(problem=problem)(ALL[name]).hypergradient)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("steps", [0, -1])

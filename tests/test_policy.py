@@ -215,6 +215,24 @@ def test_autocast_changes_nothing(kind):
 
 
 @every_policy
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_images_of_half_precision_are_augmented_in_float32(kind, dtype):
+    """Coordinates in bfloat16 would be off by pixels: only the result is rounded."""
+    policy, images, values, draws = case(kind, 3)
+    rounded = images.to(dtype)
+    out = policy.apply(rounded, draws, values)
+    assert out.dtype == dtype
+    assert torch.equal(out, policy.apply(rounded.float(), draws, values).to(dtype))
+
+
+def test_randaugment_of_large_images_in_bfloat16():
+    images = torch.rand(4, 3, 224, 224, generator=seeded())
+    policy = RandAugment(channels=3, n=2, m=9)
+    exact, rounded = (policy(x, seeded(1)) for x in (images, images.bfloat16()))
+    assert (rounded.float() - exact).abs().mean() < 2**-8
+
+
+@every_policy
 def test_calling_is_checking_sampling_and_applying(kind):
     policy, images, values, _ = case(kind, 3)
     draws = policy.sample(6, SIZE, seeded(3), values=values)

@@ -567,6 +567,16 @@ def test_autocast_changes_nothing():
         assert torch.equal(stage(*given), plain)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_one_operation_on_images_in_bfloat16(name):
+    """It is computed in float32; only the result is rounded."""
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    value = torch.full((4,), 0.3)
+    out = operate(name, images, value)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, operate(name, images.float(), value).bfloat16())
+
+
 # --- derivatives of many --------------------------------------------------------------------------
 
 PARTS = [(0.15, "point"), (0.5, "many"), (1.0, "many"), (0.1, "single"), (1.0, "single")]

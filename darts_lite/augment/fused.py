@@ -214,7 +214,7 @@ def operate(name: str, images: Tensor, value: Tensor, places: Places | None = No
         images: `[B, C, H, W]` floating, in [0, 1], of 1 or 3 channels.
         value: `[B]`, in the unit of the operation; zero is the identity.
         places: for cutout and noise; by default the middle of the image, and zero.
-    Returns: images `[B, C, H, W]`.
+    Returns: images `[B, C, H, W]` of the same dtype, computed in float32 or wider.
     Raises: UserError if there is no such operation, or if the images have another shape or dtype.
 
     >>> operate("brightness", torch.full((1, 1, 1, 1), 0.5), torch.tensor([0.5]))
@@ -224,6 +224,7 @@ def operate(name: str, images: Tensor, value: Tensor, places: Places | None = No
     check_images(images)
     batch = len(images)
     column = torch.nn.functional.one_hot(torch.tensor(NAMES.index(name)), len(NAMES))
+    dtype, images = images.dtype, widened(images)
     values = value.to(images.dtype).unsqueeze(1) * column.to(images)
     if places is None:
         start = torch.zeros(batch, dtype=torch.long, device=images.device)
@@ -231,7 +232,12 @@ def operate(name: str, images: Tensor, value: Tensor, places: Places | None = No
     family = FAMILY_OF[name]
     counts = {name: batch} if family == lookup.FAMILY.name else {}
     selection = Selection({family: None}, counts=counts)
-    return stage(images, values, selection, places)
+    return stage(images, values, selection, places).to(dtype)
+
+
+def widened(images: Tensor) -> Tensor:
+    """Return the images in float32 or wider, because coordinates and tables need it."""
+    return images.to(torch.promote_types(images.dtype, torch.float32))
 
 
 def check_name(name: str) -> None:

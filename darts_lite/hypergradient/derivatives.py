@@ -9,12 +9,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from darts_lite.hypergradient.problem import (
     Gradient,
@@ -37,7 +40,11 @@ Method = Literal["double_backward", "jvp", "finite_difference", "one_sided"]
 - one_sided: (grad(+r) - grad) / r, error O(r); one gradient beside the training gradient.
 
 The step r is `radius` divided by the length of the direction. The differences need a smooth
-network: with ReLU they measure its kinks."""
+network: with ReLU they measure its kinks.
+
+The exact methods compute attention by its mathematical kernel, and compiled modules without their
+compilation: fused kernels have no second derivative. If the loss still has none (an LSTM on a GPU,
+an autograd function of one's own), a central difference replaces them, and a warning says so."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Derivative:
     >>> cubic = Derivative(lambda w, h: (h["h"] * w[0].pow(3).sum(), None), w, h, of=("h",))
     >>> along = (torch.tensor([1.0, 0.0]),)
     >>> cubic.along(along, method="jvp", radius=0.01)  # 6 h w . along, 3 w^2 . along
-    Gradient(weights=(tensor([18.,  0.]),), hyper={'h': tensor(3.)})
+    Gradient(weights=(tensor([18.,  0.]),), hyper={'h': tensor(3.)}, unused=frozenset())
     """
 
     loss: Callable[[Params, Hyper], Loss]
@@ -87,15 +94,28 @@ class Derivative:
             raise ValueError(f"method must be one of {get_args(Method)}, got {method!r}")
         if not self.weights and not self.of:
             return Gradient(())
-        if method == "double_backward":
-            if hyper:
-                raise ValueError(
-                    "double_backward must have no direction in hyperparameters, got "
-                    f"{tuple(hyper)}; use jvp, which is exact too"
+        if method == "double_backward" and hyper:
+            raise ValueError(
+                "double_backward must have no direction in hyperparameters, got "
+                f"{tuple(hyper)}; use jvp, which is exact too"
+            )
+        if method in ("double_backward", "jvp"):
+            exact = self._jvp if method == "jvp" else self._double_backward
+            try:
+                with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
+                    return exact(params, hyper)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # any other error of the loss comes again below
+                found = self._difference(params, hyper, radius, -1)
+                warnings.warn(
+                    f"{method} cannot differentiate this loss twice, so a central difference of "
+                    f"radius {radius} is used; say so with product='finite_difference', which "
+                    f"saves the attempt (torch says: {str(error).splitlines()[0]})",
+                    RuntimeWarning,
+                    stacklevel=2,
                 )
-            return self._double_backward(params)
-        if method == "jvp":
-            return self._jvp(params, hyper)
+                return found
         return self._difference(params, hyper, radius, -1 if method == "finite_difference" else 0)
 
     def _difference(self, along: Params, along_hyper: Hyper, radius: float, other: int) -> Gradient:
@@ -116,7 +136,7 @@ class Derivative:
             values = constant(self.hyper)
             values |= {n: values[n] + side * step * a for n, a in along_hyper.items()}
             found.append(self.gradient_at(params, values))
-        (w1, h1), (w0, h0) = found
+        (w1, h1, _), (w0, h0, _) = found
         width = (1 - other) * step
         return Gradient(
             tuple((a - b) / width for a, b in zip(w1, w0)) if self.weights else (),
@@ -135,11 +155,13 @@ class Derivative:
         sources = self._sources(params, values)
         return self._split(sources, torch.autograd.grad(loss, sources, allow_unused=True))
 
-    def _double_backward(self, along: Params) -> Gradient:
+    def _double_backward(self, along: Params, _: Hyper) -> Gradient:
         params, values = leaves(self.params), self._targets(self.hyper)
         loss, _ = self.loss(params, values)
-        gradient = torch.autograd.grad(loss, params, create_graph=True)
-        pairs = [(g, a) for g, a in zip(gradient, along) if g.requires_grad]
+        _require_twice(loss)
+        gradient = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
+        moving = ((g, a) for g, a in zip(gradient, along) if g is not None)
+        pairs = [(g, a) for g, a in moving if g.requires_grad]
         sources = self._sources(params, values)
         found: tuple[Tensor | None, ...] = (None,) * len(sources)
         if pairs:  # otherwise the gradient is a constant
@@ -171,7 +193,7 @@ class Derivative:
         found: Partial = {n: moved[-1][n] for n in self.of}
         # torch.func returns zero if there is no dependence; autograd returns None.
         if any(not bool(moved[-1][n].any()) for n in self.of):
-            _, real = self.gradient_at(self.params, self.hyper)
+            real = self.gradient_at(self.params, self.hyper).hyper
             found = {n: None if real[n] is None else found[n] for n in self.of}
         return Gradient(moved[0] if self.weights else (), found)
 
@@ -188,6 +210,26 @@ class Derivative:
             tuple(torch.zeros_like(s) if f is None else f for s, f in parts),
             dict(zip(self.of, found[count:])),
         )
+
+
+ONCE = once_differentiable(lambda *_: None).__code__  # the code of every function so marked
+
+
+def _require_twice(loss: Tensor) -> None:
+    """Raise if a function in the graph of the loss is marked with @once_differentiable.
+
+    `torch.autograd.grad` would take its gradient for a constant, in silence.
+    """
+    nodes = [loss.grad_fn] if loss.grad_fn is not None else []
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        own = getattr(node, "_forward_cls", None)  # of an autograd function in Python
+        if own is not None and own.backward.__code__ is ONCE:
+            raise RuntimeError(f"{own.__name__} is marked with @once_differentiable")
+        new = {n for n, _ in node.next_functions if n is not None} - seen
+        seen |= new
+        nodes += new
 
 
 def _minus(a: Tensor | None, b: Tensor | None, width: Tensor) -> Tensor | None:

@@ -1,32 +1,36 @@
 """A torch module and a torch optimizer as a pure bilevel problem.
 
 An estimator may evaluate the same step several times and must see the same function each time.
-So every evaluation gets cloned buffers (BatchNorm statistics) and a restored random state (dropout
-masks). Buffers and random state advance once per training step, when `Window.commit` is called.
+So every evaluation gets cloned buffers (BatchNorm statistics) and restored random states (dropout
+masks). Buffers and random states advance once per training step, when `Window.commit` is called.
+
+While a loss is evaluated, the module itself holds the tensors of the evaluation. So the loss may
+use all of the module: its methods, its parts, and modules that occur several times.
 
 This module knows nothing of estimators or of how a hyperparameter is learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from darts_lite.hypergradient.optimizers import OptimizerState, Setting
+from darts_lite.hypergradient.optimizers import Clipped, Optimizer, OptimizerState, Setting
 from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, Loss, Params
+from darts_lite.hypergradient.random_sources import Generator, RandomSources
 from darts_lite.hypergradient.torch_optimizers import SETTINGS, read_state, rule_of, write_state
 
 Batch = Any
-TrainingLoss = Callable[[Callable[..., Any], Batch, Mapping[str, Tensor]], Tensor]
+TrainingLoss = Callable[[Any, Batch, Mapping[str, Tensor]], Tensor]
 """loss(model, batch, learned) -> scalar; `learned` holds the learned values by name."""
 
-RandomState = tuple[Tensor, list[Tensor]]  # state of the CPU and of every CUDA device in use
 Buffers = dict[str, Tensor]
+Places = list[tuple[dict[str, Any], str, str]]  # a dictionary of a module, its key, name of tensor
+SAME = 1e-5  # relative difference of two values of one function: rounding of parallel sums
 
 
 class FunctionalModel:
@@ -35,29 +39,71 @@ class FunctionalModel:
     Arguments:
         model: any module; only parameters with `requires_grad` are trained.
         optimizer: SGD, Adam, AdamW, or another optimizer that `higher` supports.
+        generators: generators that the loss draws from, beside the global ones.
+        clip: largest norm of the gradient; None for no limit.
+        max_grad: largest absolute entry of the gradient; None for no limit.
     Raises:
         UnsupportedOptimizer: the optimizer, or one of its options, has no derivative here.
-        ValueError: a trainable parameter is in no parameter group.
+        ValueError: as `follow`, or the model is a DataParallel.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer):
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generators: Sequence[Generator] = (),
+        clip: float | None = None,
+        max_grad: float | None = None,
+    ):
+        if isinstance(model, nn.DataParallel):
+            raise ValueError(
+                "model must be one module on one device, got DataParallel; give its `.module`, or "
+                "one process per device with DistributedDataParallel"
+            )
         self.model, self.optimizer = model, optimizer
+        self.random = RandomSources(tuple(generators))
         self.rule = rule_of(optimizer)
-        self.names = [n for n, p in model.named_parameters() if p.requires_grad]
-        self.group_of = self._group_of()  # index of the parameter group, per parameter tensor
-        # A scheduler stores the initial lr in `initial_lr`. This object may be created later.
-        self.base_lr = [float(g.get("initial_lr", g["lr"])) for g in optimizer.param_groups]
+        self.update: Optimizer = self.rule.optimizer
+        if clip is not None or max_grad is not None:
+            self.update = Clipped(self.rule.optimizer, clip, max_grad)
+        self.names: list[str] = []
+        self.group_of: list[int] = []  # index of the parameter group, per parameter tensor
+        self.base_lr: list[float] = []
+        self.follow()
 
-    def _group_of(self) -> list[int]:
-        groups = enumerate(self.optimizer.param_groups)
-        where = {p: i for i, group in groups for p in group["params"]}
-        missing = [n for n, p in zip(self.names, self.params) if p not in where]
+    def follow(self) -> bool:
+        """Follow the caller's frozen and new parameters and parameter groups.
+
+        Returns:
+            Whether other parameters than before are trained.
+        Raises:
+            ValueError: a trainable parameter of the model is in no parameter group, or a trainable
+                parameter of the optimizer is not the model's.
+        """
+        before, groups = self.names, self.optimizer.param_groups
+        # A scheduler stores the initial lr in `initial_lr`. This object may be created later.
+        new = groups[len(self.base_lr) :]
+        self.base_lr += [float(g.get("initial_lr", g["lr"])) for g in new]
+        where = {p: i for i, group in enumerate(groups) for p in group["params"]}
+        known = dict(self.model.named_parameters())
+        self.names = [n for n, p in known.items() if p.requires_grad]
+        missing = [n for n in self.names if known[n] not in where]
         if missing:
             raise ValueError(
                 f"every trainable parameter must be in the optimizer, got none for {missing[0]!r}; "
                 "add it to a parameter group or freeze it"
             )
-        return [where[p] for p in self.params]
+        own = set(known.values())
+        foreign = [p for p in where if p.requires_grad and p not in own]
+        if foreign:
+            raise ValueError(
+                "every trainable parameter of the optimizer must be the model's, got one of shape "
+                f"{tuple(foreign[0].shape)} in parameter group {where[foreign[0]]} that is not; "
+                "give the Learner an nn.ModuleDict of all modules, with an nn.ParameterDict for "
+                "single parameters"
+            )
+        self.group_of = [where[known[n]] for n in self.names]
+        return self.names != before
 
     @property
     def params(self) -> Params:
@@ -109,12 +155,12 @@ class FunctionalModel:
 class Window:
     """A few batches bound to a model as one pure `Bilevel` problem.
 
-    The first evaluation of each step's loss records the buffers and the random state after that
+    The first evaluation of each step's loss records the buffers and the random states after that
     step. Every estimator evaluates the steps in order before it does anything else.
 
     Arguments:
         model: the model and its optimizer.
-        batches: training batches, one per step.
+        batches: training batches of each step; a step's loss is the mean over its batches.
         held_out: validation batch; None for plain training.
         loss: training loss.
         outer_loss: validation loss.
@@ -124,7 +170,7 @@ class Window:
     def __init__(
         self,
         model: FunctionalModel,
-        batches: list[Batch],
+        batches: list[list[Batch]],
         held_out: Batch | None,
         loss: TrainingLoss,
         outer_loss: TrainingLoss,
@@ -133,20 +179,26 @@ class Window:
         self.model, self.batches, self.held_out = model, batches, held_out
         self.loss, self.outer_loss, self.constrain = loss, outer_loss, constrain
         buffers = {n: b.clone() for n, b in model.model.named_buffers()}
-        self._starts: list[tuple[RandomState, Buffers]] = [(_random_state(), buffers)]
+        self._places = _places(model.model)
+        self._starts: list[tuple[Any, Buffers]] = [(model.random.state(), buffers)]
         self.first_step = model.optimizer_state.step
         self.problem = Bilevel(
             self._inner,
             self._outer,
-            model.rule.optimizer,
+            model.update,
             lambda raw: model.settings(constrain(raw)),
         )
 
     def _inner(self, params: Params, raw: Hyper, t: int) -> Loss:
-        loss, after = self._evaluate(self.loss, params, raw, self.batches[t], t)
+        loss, after = self._evaluate(self._mean, params, raw, self.batches[t], t)
         if t + 1 == len(self._starts):
             self._starts.append(after)
         return loss, None
+
+    def _mean(self, model: Any, batches: list[Batch], learned: Mapping[str, Tensor]) -> Tensor:
+        """Mean training loss of the batches, one after the other."""
+        losses = [self.loss(model, batch, learned) for batch in batches]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def _outer(self, params: Params, raw: Hyper) -> Loss:
         assert self.held_out is not None
@@ -155,48 +207,90 @@ class Window:
 
     def _evaluate(
         self, function: TrainingLoss, params: Params, raw: Hyper, batch: Batch, t: int
-    ) -> tuple[Tensor, tuple[RandomState, Buffers]]:
-        """Loss from the start of step t, and buffers and random state afterwards."""
-        model = self.model.model
-        random, old = self._starts[t]
+    ) -> tuple[Tensor, tuple[Any, Buffers]]:
+        """Loss from the start of step t, and buffers and random states afterwards."""
+        states, old = self._starts[t]
         buffers = {n: b.clone() for n, b in old.items()}
         tensors = {**dict(zip(self.model.names, params)), **buffers}
-
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            return functional_call(model, tensors, arguments, keywords)
-
-        with _restored_random_state():
-            _set_random_state(random)
-            loss = function(call, batch, self.constrain(raw))
-            after = _random_state()
+        random = self.model.random
+        with random.kept(), _holding(self._places, tensors):
+            random.restore(states)
+            loss = function(self.model.model, batch, self.constrain(raw))
+            after = random.state()
         # A module may write into a buffer or replace it; `tensors` has the result of both.
         return loss, (after, {n: tensors[n].detach() for n in old})
 
     @torch.no_grad()
+    def check(self, raw: Hyper) -> bool:
+        """Check that both losses return one value for the same arguments.
+
+        Arguments:
+            raw: raw hyperparameters.
+        Returns:
+            Whether a module computes in half precision, by autocast or by its own dtype.
+        Raises:
+            ValueError: a loss draws from something that is not restored.
+        """
+        params, dtypes = tuple(p.detach() for p in self.model.params), set[torch.dtype]()
+        losses = (
+            ("loss", self._mean, self.batches[0]),
+            ("outer_loss", self.outer_loss, self.held_out),
+        )
+        for name, function, batch in losses:
+            with _dtypes(self.model.model) as seen:
+                a, b = (self._evaluate(function, params, raw, batch, 0)[0] for _ in range(2))
+            dtypes |= seen
+            if bool((a - b).abs() > SAME * a.abs()):
+                raise ValueError(
+                    f"{name} must return one value for the same arguments, got {float(a):.6g} and "
+                    f"then {float(b):.6g}; give the Learner `generators=[...]` that the loss draws "
+                    "from, or draw outside of the loss and put the draws into the batch"
+                )
+        return bool(dtypes & {torch.bfloat16, torch.float16})
+
+    @torch.no_grad()
     def commit(self, state: InnerState) -> None:
-        """Write a state of this window, its buffers and its random state to the model."""
+        """Write a state of this window and its buffers to the model; advance the random states."""
         self.model.write(state)
-        random, buffers = self._starts[state.optimizer.step - self.first_step]
+        states, buffers = self._starts[state.optimizer.step - self.first_step]
         for name, buffer in self.model.model.named_buffers():
             buffer.copy_(buffers[name])
-        _set_random_state(random)
-
-
-def _random_state() -> RandomState:
-    used = torch.cuda.is_available() and torch.cuda.is_initialized()
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if used else []
-
-
-def _set_random_state(state: RandomState) -> None:
-    torch.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])
+        self.model.random.restore(states)
 
 
 @contextmanager
-def _restored_random_state() -> Iterator[None]:
-    state = _random_state()
+def _dtypes(model: nn.Module) -> Iterator[set[torch.dtype]]:
+    """Collect the dtypes of what the parts of a model return."""
+    seen: set[torch.dtype] = set()
+
+    def see(_: nn.Module, arguments: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            seen.add(output.dtype)
+
+    handles = [module.register_forward_hook(see) for module in model.modules()]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _places(model: nn.Module) -> Places:
+    """Every place of a tensor in a module, once: modules and tensors may occur several times."""
+    names = {id(t): n for n, t in (*model.named_parameters(), *model.named_buffers())}
+    stores = (store for m in model.modules() for store in (m._parameters, m._buffers))
+    return [(store, k, names[id(t)]) for store in stores for k, t in store.items() if t is not None]
+
+
+@contextmanager
+def _holding(places: Places, tensors: dict[str, Tensor]) -> Iterator[None]:
+    """Put tensors into a module; at the end take them out again, also replaced ones."""
+    places = [place for place in places if place[2] in tensors]
+    before = [store[key] for store, key, _ in places]
+    for store, key, name in places:
+        store[key] = tensors[name]
     try:
         yield
     finally:
-        _set_random_state(state)
+        for (store, key, name), old in zip(places, before):
+            tensors[name], store[key] = store[key], old

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from darts_lite.hypergradient.caveats import caveats
 from darts_lite.hypergradient.check import Table, check_hypergradient
 from darts_lite.hypergradient.estimators.interface import Estimator, Lookahead, check_supported
 from darts_lite.hypergradient.estimators.one_step import OneStep
+from darts_lite.hypergradient.estimators.per_kind import PerKind
 from darts_lite.hypergradient.estimators.unrolled import Unrolled
 from darts_lite.hypergradient.functional_model import (
     Batch,
@@ -29,13 +31,14 @@ from darts_lite.hypergradient.hyperparameters import (
 )
 from darts_lite.hypergradient.lr_finder import LearningRateFinder
 from darts_lite.hypergradient.problem import Params
-from darts_lite.hypergradient.torch_optimizers import SETTINGS
+from darts_lite.hypergradient.random_sources import Generator
+from darts_lite.hypergradient.torch_optimizers import SETTINGS, call_hooks
 
 
 class Learner:
     """Train a model and learn hyperparameters of the training at the same time.
 
-    `Learner.step` replaces `zero_grad`, `backward` and `optimizer.step`.
+    `Learner.step` replaces `zero_grad`, `backward`, clipping, accumulation and `optimizer.step`.
 
     - A learned optimizer setting ("lr", "weight_decay", "momentum", "beta1", "beta2") replaces the
       value of the parameter groups. A scalar serves all groups; a vector has one value per group.
@@ -43,20 +46,28 @@ class Learner:
     - Every other learned value is passed to the loss.
 
     Arguments:
-        model: a module in which no submodule occurs twice, and whose loss depends on every
-            parameter of the optimizer; the caller chooses `train()` or `eval()`.
+        model: the module that is trained; an `nn.ModuleDict` for several modules. The caller
+            chooses `train()` or `eval()`, and may freeze or add parameters between two steps
+            (tangents of an estimator that carries them then begin again).
         optimizer: SGD, Adam, AdamW, or another optimizer that `higher` supports.
-        loss: `loss(model, batch, learned) -> scalar`, with the learned values by name. It must
-            call the model that it is given.
+        loss: `loss(model, batch, learned) -> scalar`, with the learned values by name. As in torch,
+            a parameter that it does not use takes no step.
         learn: names of optimizer settings, or a `HyperSpec` for any other value.
         steps: number of training steps in the whole training. A raw value can move by at most its
             `HyperSpec.travel` in that time.
         estimator: hypergradient estimator; default `OneStep()`.
         outer_loss: loss on validation data, with the same signature; default `loss`.
+        generators: generators of torch, numpy or Python that the losses draw from. The global ones
+            need not be named. A hypergradient leaves them as they are, a step advances them once.
+        clip: largest norm of the gradient, as `clip_grad_norm_`; None for no limit.
+        max_grad: largest absolute entry of the gradient, as `clip_grad_value_`; None for no limit.
+        accumulate: batches per training step; its loss is their mean, with the graphs of all of
+            them in memory.
     Raises:
         UnsupportedHyperparameter: the estimator does not support the kind of a hyperparameter.
         UnsupportedOptimizer: the optimizer, or one of its options, has no derivative here.
-        ValueError: a setting is unknown, or its start is outside its range.
+        ValueError: a setting is unknown, or its start is outside its range; or parameters of the
+            model and of the optimizer are not the same.
 
     >>> from darts_lite.hypergradient import HyperSpec, Identity, Learner
     >>> model = nn.Linear(3, 1)
@@ -82,7 +93,14 @@ class Learner:
         steps: int,
         estimator: Estimator | None = None,
         outer_loss: TrainingLoss | None = None,
+        generators: Sequence[Generator] = (),
+        clip: float | None = None,
+        max_grad: float | None = None,
+        accumulate: int = 1,
     ):
+        for name, value in (("clip", clip), ("max_grad", max_grad), ("accumulate", accumulate)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}; leave it out for none")
         self.estimator: Estimator = estimator or OneStep()
         if isinstance(self.estimator, Unrolled) and self.estimator.anneal:
             raise ValueError(
@@ -91,7 +109,10 @@ class Learner:
                 "another estimator here"
             )
         self.loss, self.outer_loss, self.steps = loss, outer_loss or loss, steps
-        self.functional = FunctionalModel(model, optimizer)
+        self.accumulate = accumulate
+        self.functional = FunctionalModel(model, optimizer, generators, clip, max_grad)
+        self._checked = False  # whether both losses are functions
+        self._rounded = False  # whether they compute in half precision
         specs = [s if isinstance(s, HyperSpec) else self._spec(s) for s in learn]
         self.variables = HyperParameters(tuple(specs))
         self.variables.to(self.functional.params[0].device)
@@ -116,20 +137,26 @@ class Learner:
     # --- what a training loop calls ---------------------------------------------------------
 
     def step(self, batch: Batch | list[Batch], held_out: Batch | None = None) -> Tensor:
-        """Train on a batch, or on a list of `estimator.steps` batches, and return the loss.
+        """Train on a batch, or on a list of batches, and return the loss.
 
-        You may mix this with plain `optimizer.step()` calls. Those use the settings of the
-        parameter groups.
+        - This computes the gradient by itself: it neither reads nor writes `p.grad`. For clipping
+          and accumulation, see the arguments of `Learner`. A GradScaler has no effect; bfloat16
+          needs none.
+        - The hooks of the optimizer's step are called, once before and once after.
+        - You may mix this with plain `optimizer.step()` calls. Those use the settings of the
+          parameter groups.
 
         Arguments:
-            batch: training batch. For an estimator that needs several steps, a list of batches.
+            batch: training batch; a list of `estimator.steps * accumulate` batches if that is
+                more than one.
             held_out: validation batch. With it, the hyperparameters are learned too. Without it,
                 the step is plain training with the current values.
         Returns:
             Training loss of the first batch, a detached scalar.
         Raises:
-            ValueError: the number of batches is not `estimator.steps`.
+            ValueError: the number of batches is wrong.
         """
+        call_hooks(self.optimizer, "pre")
         batches = self._batches(batch, self.estimator)
         window = self._window(batches, held_out)
         if held_out is None:
@@ -144,6 +171,7 @@ class Learner:
             state, loss = ahead.state, ahead.inner[0]
             self.variables.update(ahead.hypergradient, len(batches) / self.steps)
         window.commit(state)
+        call_hooks(self.optimizer, "post")
         self._carried = state.carried
         assert loss is not None
         return loss
@@ -158,12 +186,12 @@ class Learner:
         """Return the derivatives of the validation loss in the raw values; change nothing.
 
         Arguments:
-            batch: training batch, or a list of `estimator.steps` batches.
+            batch: training batch, or a list of batches as for `step`.
             held_out: validation batch.
             estimator: estimator to use instead of the one that trains.
             kinds: hyperparameters to differentiate, with their kinds; default all.
         Raises:
-            ValueError: the number of batches is not `estimator.steps`.
+            ValueError: the number of batches is wrong.
         """
         window = self._window(self._batches(batch, estimator or self.estimator), held_out)
         return self._estimate(window, estimator, kinds).hypergradient
@@ -175,10 +203,10 @@ class Learner:
 
         Arguments:
             finder: the finder; call this whenever `finder.due(fraction)` is true.
-            batches: `finder.estimator.steps` training batches.
+            batches: `finder.estimator.steps * accumulate` training batches.
             held_out: validation batch.
         Raises:
-            ValueError: the number of batches is not `finder.estimator.steps`.
+            ValueError: the number of batches is wrong.
         """
         groups = self.optimizer.param_groups
         scheduled = [group["lr"] for group in groups]
@@ -199,15 +227,16 @@ class Learner:
         Use float64 and a smooth activation. See `check_hypergradient`.
 
         Arguments:
-            batches: training batches; their number is the horizon.
+            batches: training batches, `accumulate` of them per step of the horizon.
             held_out: validation batch.
             estimators: estimators by label.
         """
-        window = self._window(batches, held_out)
+        window = self._window(self._grouped(batches), held_out)
+        self._verify(window)
         leaves, kinds = self.variables.leaves(), self.variables.kinds
         state = self.functional.inner_state({})  # the central differences begin without tangents
         return check_hypergradient(
-            window.problem, state, leaves, kinds, estimators, horizon=len(batches)
+            window.problem, state, leaves, kinds, estimators, horizon=len(window.batches)
         )
 
     def values(self) -> dict[str, Tensor]:
@@ -225,15 +254,51 @@ class Learner:
 
     # --- inside -----------------------------------------------------------------------------
 
-    @staticmethod
-    def _batches(batch: Batch | list[Batch], estimator: Estimator) -> list[Batch]:
-        """The window. Torch's loaders yield lists, so for one step a list is a single batch."""
-        return batch if isinstance(batch, list) and estimator.steps > 1 else [batch]
+    def _batches(self, batch: Batch | list[Batch], estimator: Estimator) -> list[list[Batch]]:
+        """The window. Torch's loaders yield lists, so for one batch a list is that batch."""
+        count, name = estimator.steps * self.accumulate, type(estimator).__name__
+        if not isinstance(batch, list) or count == 1:
+            batch = [batch]
+        elif len({(b.dtype, b.shape[1:]) if isinstance(b, Tensor) else None for b in batch}) > 1:
+            raise ValueError(
+                f"batch must be a list of {count} batches for {name}, got a list of tensors that "
+                "differ, which is one batch of a loader; collect a window of such batches first "
+                "(a batch of one tensor as a tuple)"
+            )
+        return self._grouped(batch)
 
-    def _window(self, batches: list[Batch], held_out: Batch | None) -> Window:
+    def _grouped(self, batches: list[Batch]) -> list[list[Batch]]:
+        """The batches of each step."""
+        each = self.accumulate
+        if len(batches) % each:
+            raise ValueError(
+                f"batches must be a multiple of accumulate ({each}), got {len(batches)}; collect a "
+                "window first"
+            )
+        return [batches[i : i + each] for i in range(0, len(batches), each)]
+
+    def _window(self, batches: list[list[Batch]], held_out: Batch | None) -> Window:
+        if self.functional.follow():
+            self._carried = {}
+        self._check_settings(self.variables.kinds)
         return Window(
             self.functional, batches, held_out, self.loss, self.outer_loss, self.variables.constrain
         )
+
+    def _verify(self, window: Window) -> None:
+        """Check at the first hypergradient that the losses are functions, and how they round."""
+        if not self._checked:
+            self._rounded = window.check(self.variables.raw)
+            self._checked = True
+            if self._rounded and _exact(self.estimator) != self.estimator:
+                warnings.warn(
+                    "the loss computes in half precision, where differences of gradients measure "
+                    "rounding: exact products replace them; say so with "
+                    f"{type(self.estimator).__name__}(product='double_backward'), or 'jvp' for "
+                    "Forward",
+                    UserWarning,
+                    stacklevel=2,
+                )
 
     def _estimate(
         self,
@@ -244,13 +309,16 @@ class Learner:
         estimator = estimator or self.estimator
         if len(window.batches) != estimator.steps:
             raise ValueError(
-                f"batch must be a list of {estimator.steps} batches for "
-                f"{type(estimator).__name__}, got {len(window.batches)}; collect a window first"
+                f"batch must be a list of {estimator.steps * self.accumulate} batches for "
+                f"{type(estimator).__name__}, got {len(window.batches) * self.accumulate}; collect "
+                "a window first"
             )
+        self._verify(window)
         kinds = kinds or self.variables.kinds
         # Tangents belong to the estimator that made them.
         carried = self._carried if estimator == self.estimator else {}
         state = self.functional.inner_state(carried)
+        estimator = _exact(estimator) if self._rounded else estimator
         return estimator(window.problem, state, self.variables.leaves(), kinds)
 
     def _spec(self, name: str) -> HyperSpec:
@@ -301,3 +369,13 @@ class Learner:
                 "lr of every parameter group must be above 0, because a learned lr multiplies the "
                 f"schedule relative to it, got {self.functional.base_lr}; set an initial lr"
             )
+
+
+def _exact(estimator: Any) -> Any:
+    """The estimator with exact products in place of differences."""
+    if isinstance(estimator, PerKind):
+        kinds = ("architecture", "loss", "optimizer")
+        return replace(estimator, **{kind: _exact(getattr(estimator, kind)) for kind in kinds})
+    if getattr(estimator, "product", None) in ("finite_difference", "one_sided"):
+        return replace(estimator, product="jvp" if estimator.carries else "double_backward")
+    return estimator

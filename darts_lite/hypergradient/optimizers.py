@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,10 +25,16 @@ class OptimizerState(NamedTuple):
     Arguments:
         step: number of updates so far.
         moments: `moments[k]` is the k-th moment, one tensor per parameter tensor.
+        missed: number of updates that left each parameter tensor out; empty if all took all.
     """
 
     step: int
     moments: tuple[tuple[Tensor, ...], ...]
+    missed: tuple[int, ...] = ()
+
+    def taken(self, count: int) -> tuple[int, ...]:
+        """Return the number of updates of each of `count` parameter tensors."""
+        return tuple(self.step - m for m in self.missed or (0,) * count)
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class SGD:
 
     momentum: Scalar = 0.9
     nesterov: bool = False
+
+    decoupled: ClassVar[bool] = False
 
     def init(self, params: Sequence[Tensor]) -> OptimizerState:
         return OptimizerState(0, (tuple(torch.zeros_like(p) for p in params),))
@@ -81,7 +89,7 @@ class SGD:
             v = m * v + g
             new.append(p - rate * (g + m * v if self.nesterov else v))
             velocity.append(v)
-        return tuple(new), OptimizerState(state.step + 1, (tuple(velocity),))
+        return tuple(new), state._replace(step=state.step + 1, moments=(tuple(velocity),))
 
 
 @dataclass(frozen=True)
@@ -137,10 +145,12 @@ class Adam:
             self.betas[0] if beta1 is None else beta1,
             self.betas[1] if beta2 is None else beta2,
         )
-        settings = zip(*(per_tensor(s, len(params)) for s in (lr, weight_decay, *betas)))
-        step = state.step + 1
+        settings = zip(
+            *(per_tensor(s, len(params)) for s in (lr, weight_decay, *betas)),
+            (taken + 1 for taken in state.taken(len(params))),
+        )
         new, first, second = [], [], []
-        for p, g, m, v, (rate, decay, b1, b2) in zip(params, grads, *state.moments, settings):
+        for p, g, m, v, (rate, decay, b1, b2, step) in zip(params, grads, *state.moments, settings):
             if self.decoupled:
                 p = p if _is_zero(decay) else p * (1 - rate * decay)
             else:
@@ -152,11 +162,72 @@ class Adam:
             new.append(p - rate * (m / (1 - b1**step)) / (root + self.eps))
             first.append(m)
             second.append(v)
-        return tuple(new), OptimizerState(step, (tuple(first), tuple(second)))
+        moments = tuple(first), tuple(second)
+        return tuple(new), state._replace(step=state.step + 1, moments=moments)
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """An optimizer whose gradient is clipped first, as `torch.nn.utils` clips it.
+
+        g <- clamp(g, -max_grad, max_grad)                  `clip_grad_value_`
+        g <- g min(1, clip / (|g| + 1e-6)),  |g| over all   `clip_grad_norm_`
+
+    Clipping is a part of the update, so it has derivatives as the rest of it.
+
+    Arguments:
+        optimizer: update rule.
+        clip: largest norm of the gradient over all parameters; None for no limit.
+        max_grad: largest absolute entry of the gradient; None for no limit.
+
+    >>> w = (torch.tensor([3.0, 4.0]),)
+    >>> Clipped(SGD(0.0), clip=1.0).update(w, w, SGD().init(w), lr=1.0)[0]
+    (tensor([2.4000, 3.2000]),)
+    """
+
+    optimizer: Optimizer
+    clip: float | None = None
+    max_grad: float | None = None
+
+    @property
+    def decoupled(self) -> bool:
+        return self.optimizer.decoupled
+
+    def init(self, params: Sequence[Tensor]) -> OptimizerState:
+        return self.optimizer.init(params)
+
+    def update(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        state: OptimizerState,
+        **settings: Setting,
+    ) -> tuple[tuple[Tensor, ...], OptimizerState]:
+        """Return the new parameters and the next state.
+
+        Arguments:
+            params: parameter tensors.
+            grads: gradients, one per parameter tensor.
+            state: state before the update.
+            settings: settings of the optimizer.
+        """
+        if self.max_grad is not None:
+            grads = tuple(g.clamp(-self.max_grad, self.max_grad) for g in grads)
+        if self.clip is not None:
+            norm = torch.linalg.vector_norm(
+                torch.stack([torch.linalg.vector_norm(g) for g in grads])
+            )
+            factor = (self.clip / (norm + 1e-6)).clamp(max=1.0)
+            grads = tuple(g * factor for g in grads)
+        return self.optimizer.update(params, grads, state, **settings)
 
 
 class Optimizer(Protocol):
     """A pure update rule."""
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether weight decay acts on the weights and not through the gradient, as in AdamW."""
 
     def init(self, params: Sequence[Tensor]) -> OptimizerState:
         """Return the state before the first update, with moments of zero."""

@@ -9,7 +9,7 @@ package imports nothing else of darts_lite and serves any model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,10 +26,18 @@ Window = TypeVar("Window", bound="Bilevel")
 
 
 class Gradient(NamedTuple):
-    """Derivatives of a loss in the parameters and in hyperparameters, or their derivative."""
+    """Derivatives of a loss in the parameters and in hyperparameters, or their derivative.
+
+    Arguments:
+        weights: derivatives in the parameters, zero where the loss does not depend on one.
+        hyper: derivatives by hyperparameter; None means no dependence.
+        unused: positions of the parameters that the loss does not use. As in torch, an optimizer
+            leaves them as they are: no step, no decay, no moments.
+    """
 
     weights: Params
     hyper: Mapping[str, Tensor | None] = {}
+    unused: frozenset[int] = frozenset()
 
 
 class InnerState(NamedTuple):
@@ -90,17 +98,19 @@ class Bilevel:
         """
         if create_graph:
             loss, report = self.inner_loss(state.params, hyper, t)
-            gradient = torch.autograd.grad(loss, state.params, create_graph=True)
-            return self.update(state, gradient, hyper), (loss, report)
+            found = torch.autograd.grad(loss, state.params, create_graph=True, allow_unused=True)
+            return self.update(state, _filled(found, state.params), hyper), (loss, report)
         new, _, value = self.advance(state, hyper, t)
         return new, value
 
-    def update(self, state: InnerState, gradient: Params, hyper: Hyper) -> InnerState:
+    def update(self, state: InnerState, gradient: Gradient, hyper: Hyper) -> InnerState:
         """Apply the optimizer's update rule to a gradient; differentiable in every argument."""
         settings = self.settings(hyper)
-        return InnerState(
-            *self.optimizer.update(state.params, gradient, state.optimizer, **settings)
+        params, memory = self.optimizer.update(
+            state.params, gradient.weights, state.optimizer, **settings
         )
+        new = InnerState(params, memory)
+        return _without(gradient.unused, new, state) if gradient.unused else new
 
     def advance(
         self, state: InnerState, hyper: Hyper, t: int, of: tuple[str, ...] = ()
@@ -112,14 +122,12 @@ class Bilevel:
             hyper: raw hyperparameters.
             t: index of the step in the window.
             of: hyperparameters in which the gradient is computed too, in the same pass.
-        Raises:
-            ValueError: the training loss does not depend on a parameter tensor.
         """
         gradient, (loss, report) = gradient_at(
             lambda p, h: self.inner_loss(p, h, t), state.params, hyper, of
         )
         with torch.no_grad():
-            new = self.update(detach(state), gradient.weights, constant(hyper))
+            new = self.update(detach(state), gradient, constant(hyper))
         return new, gradient, (loss, report)
 
     def outer_gradient(
@@ -131,16 +139,14 @@ class Bilevel:
             params: parameters after the window.
             hyper: raw hyperparameters.
             names: hyperparameters to differentiate.
-        Raises:
-            ValueError: the validation loss does not depend on a parameter tensor.
         """
-        (v, direct), loss = gradient_at(self.outer_loss, params, hyper, names)
+        (v, direct, _), loss = gradient_at(self.outer_loss, params, hyper, names)
         return v, direct, loss
 
     def update_product(
         self,
         state: InnerState,
-        gradient: Params,
+        gradient: Gradient,
         hyper: Hyper,
         names: tuple[str, ...],
         along: Params,
@@ -149,7 +155,7 @@ class Bilevel:
 
         Arguments:
             state: state before the update.
-            gradient: training gradient, one tensor per parameter.
+            gradient: training gradient.
             hyper: raw hyperparameters.
             names: hyperparameters to differentiate.
             along: cotangent, one tensor per parameter and, if it is longer, per moment.
@@ -157,15 +163,15 @@ class Bilevel:
             Derivatives in (params, moments), in the gradient, and in the hyperparameters.
         """
         old = InnerState(leaves(state.params), _leaves_of(state.optimizer))
-        gradient = leaves(gradient)
+        gradient = gradient._replace(weights=leaves(gradient.weights))
         values = constant(hyper) | {n: hyper[n].detach().requires_grad_() for n in names}
         new = flat(self.update(old, gradient, values))[: len(along)]
         pairs = [(n, a) for n, a in zip(new, along) if n.requires_grad]
-        sources = (*flat(old), *gradient, *(values[n] for n in names))
+        sources = (*flat(old), *gradient.weights, *(values[n] for n in names))
         found = torch.autograd.grad(
             [n for n, _ in pairs], sources, [a for _, a in pairs], allow_unused=True
         )
-        one, two = len(flat(old)), len(flat(old)) + len(gradient)
+        one, two = len(flat(old)), len(flat(old)) + len(gradient.weights)
         fill = tuple(torch.zeros_like(s) if f is None else f for s, f in zip(sources, found))
         return fill[:one], fill[one:two], dict(zip(names, found[two:]))
 
@@ -187,21 +193,33 @@ def gradient_at(
         params: parameters.
         hyper: raw hyperparameters.
         of: hyperparameters to differentiate.
-    Raises:
-        ValueError: the loss does not depend on a parameter tensor.
     """
     params = leaves(params)
     values = constant(hyper) | {n: hyper[n].detach().requires_grad_() for n in of}
     value, report = loss(params, values)
     found = torch.autograd.grad(value, (*params, *(values[n] for n in of)), allow_unused=True)
-    weights = found[: len(params)]
-    if any(part is None for part in weights):
-        missing = [i for i, part in enumerate(weights) if part is None]
-        raise ValueError(
-            f"the loss must depend on every parameter tensor, got no gradient for {missing}; "
-            "use the tensor in the loss or freeze it"
-        )
-    return Gradient(weights, dict(zip(of, found[len(params) :]))), (value.detach(), report)
+    gradient = _filled(found[: len(params)], params)
+    hypers = dict(zip(of, found[len(params) :]))
+    return gradient._replace(hyper=hypers), (value.detach(), report)
+
+
+def _filled(found: Sequence[Tensor | None], params: Params) -> Gradient:
+    unused = frozenset(i for i, part in enumerate(found) if part is None)
+    return Gradient(
+        tuple(torch.zeros_like(p) if f is None else f for f, p in zip(found, params)),
+        unused=unused,
+    )
+
+
+def _without(unused: frozenset[int], new: InnerState, old: InnerState) -> InnerState:
+    """The new state, except that unused parameters and their moments are as before."""
+    count, memory = len(old.params), new.optimizer
+    kept = tuple(
+        o if i % count in unused else n for i, (n, o) in enumerate(zip(flat(new), flat(old)))
+    )
+    missed = memory.missed or (0,) * count
+    missed = tuple(m + (i in unused) for i, m in enumerate(missed))
+    return unflat(kept, InnerState(new.params, memory._replace(missed=missed)))
 
 
 def add(*terms: Tensor | None) -> Tensor | None:
@@ -226,7 +244,7 @@ def constant(hyper: Hyper) -> dict[str, Tensor]:
 
 
 def _leaves_of(state: OptimizerState) -> OptimizerState:
-    return OptimizerState(state.step, tuple(leaves(m) for m in state.moments))
+    return state._replace(moments=tuple(leaves(m) for m in state.moments))
 
 
 def flat(state: InnerState) -> Params:
@@ -238,7 +256,7 @@ def unflat(tensors: Params, like: InnerState) -> InnerState:
     """Return the state with the given tensors; the inverse of `flat`."""
     n = len(like.params)
     parts = [tuple(tensors[i : i + n]) for i in range(0, len(tensors), n)]
-    return InnerState(parts[0], OptimizerState(like.optimizer.step, tuple(parts[1:])))
+    return InnerState(parts[0], like.optimizer._replace(moments=tuple(parts[1:])))
 
 
 def detach(state: InnerState) -> InnerState:
@@ -246,6 +264,6 @@ def detach(state: InnerState) -> InnerState:
     moments = tuple(tuple(t.detach() for t in m) for m in state.optimizer.moments)
     return InnerState(
         tuple(p.detach() for p in state.params),
-        OptimizerState(state.optimizer.step, moments),
+        state.optimizer._replace(moments=moments),
         state.carried,
     )

@@ -12,7 +12,7 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import higher
 import torch
@@ -118,6 +118,8 @@ class FromHigher:
     kind: type[torch.optim.Optimizer]
     defaults: Mapping[str, Any]
 
+    decoupled: ClassVar[bool] = False
+
     @property
     def names(self) -> tuple[str, ...]:
         """Keys of the tensors that torch keeps per parameter."""
@@ -153,9 +155,10 @@ class FromHigher:
             rule = higher.optim.get_diff_optim(
                 self.kind([{"params": [p]} for p in blank], **self.defaults), blank
             )
-        for kept in rule.state:
+        steps = state.taken(len(params))
+        for kept, step in zip(rule.state, steps):
             if "step" in kept[0]:
-                kept[0]["step"] = state.step  # Adagrad starts with a float32 tensor
+                kept[0]["step"] = step  # Adagrad starts with a float32 tensor
         groups = zip(
             rule.param_groups, params, *(per_tensor(v, len(blank)) for v in settings.values())
         )
@@ -169,14 +172,14 @@ class FromHigher:
                     group[key] = tuple(
                         value if at == place else old for at, old in enumerate(group[key])
                     )
-            if state.step:
+            if steps[i]:
                 moments = dict(zip(self.names, (moment[i] for moment in state.moments)))
-                rule.state[i][0] = {"step": state.step, **moments}
+                rule.state[i][0] = {"step": steps[i], **moments}
         # `rule.step` would take the gradient of a loss; only the update rule is needed here.
         rule._update([[g] for g in grads])
         new = tuple(group["params"][0] for group in rule.param_groups)
         moved = tuple(tuple(rule.state[i][0][name] for i in range(len(new))) for name in self.names)
-        return new, OptimizerState(state.step + 1, moved)
+        return new, state._replace(step=state.step + 1, moments=moved)
 
 
 def read_state(optimizer: torch.optim.Optimizer, params: Params, rule: Rule) -> OptimizerState:
@@ -186,8 +189,6 @@ def read_state(optimizer: torch.optim.Optimizer, params: Params, rule: Rule) -> 
         optimizer: torch optimizer.
         params: parameters, in the order of the state.
         rule: rule of the optimizer.
-    Raises:
-        UnsupportedOptimizer: the parameters have taken different numbers of steps.
     """
     states = [optimizer.state.get(p, {}) for p in params]
     moments = tuple(
@@ -197,13 +198,10 @@ def read_state(optimizer: torch.optim.Optimizer, params: Params, rule: Rule) -> 
         )
         for name in rule.moments
     )
-    steps = {int(s["step"]) for s in states if "step" in s}
-    if len(steps) > 1:
-        raise UnsupportedOptimizer(
-            f"all parameters must have taken the same number of steps, got {sorted(steps)}; "
-            "use one optimizer for each"
-        )
-    return OptimizerState(steps.pop() if steps else 0, tuple(tuple(m) for m in moments))
+    steps = [int(s.get("step", 0)) for s in states]
+    step = max(steps, default=0)
+    missed = tuple(step - s for s in steps)
+    return OptimizerState(step, moments, missed if any(missed) else ())
 
 
 @torch.no_grad()
@@ -212,19 +210,34 @@ def write_state(
 ) -> None:
     """Write values into the state of a torch optimizer, so that its own `step` can continue.
 
+    A parameter that took no step keeps the state that it has, as in torch.
+
     Arguments:
         optimizer: torch optimizer.
         params: parameters, in the order of the state.
         rule: rule of the optimizer.
         state: values to write.
     """
-    for p, *moments in zip(params, *state.moments):
+    for p, taken, *moments in zip(params, state.taken(len(params)), *state.moments):
+        if not taken:
+            continue
         kept = optimizer.state[p]
         kept.update({n: m.detach().clone() for n, m in zip(rule.moments, moments)})
         if not isinstance(rule.optimizer, SGD):
             old = kept.get("step")
-            step = float(state.step)
+            step = float(taken)
             kept["step"] = torch.tensor(step) if old is None else copy.copy(old) * 0 + step
+
+
+def call_hooks(optimizer: torch.optim.Optimizer, when: Literal["pre", "post"]) -> None:
+    """Call the hooks that the caller registered for before or after `optimizer.step`.
+
+    Arguments:
+        optimizer: torch optimizer.
+        when: "pre" or "post".
+    """
+    for hook in list(getattr(optimizer, f"_optimizer_step_{when}_hooks").values()):
+        hook(optimizer, (), {})
 
 
 def _shared(optimizer: torch.optim.Optimizer, option: str) -> Any:

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from darts_lite.hypergradient import Bilevel, InnerState
-from darts_lite.hypergradient.problem import Hyper, Params, constant, detach, dot, gradient_at
+from darts_lite.hypergradient.problem import (
+    Gradient,
+    Hyper,
+    Params,
+    constant,
+    detach,
+    dot,
+    gradient_at,
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class PlainStep:
             factor = (self.clip / (norm(gradient) + 1e-6)).clamp(max=1.0)
             gradient = tuple(factor * g for g in gradient)
         with torch.no_grad():
-            return problem.update(detach(inner), gradient, constant(hyper)), report
+            return problem.update(detach(inner), Gradient(gradient), constant(hyper)), report
 
     def _gradient(self, problem: Bilevel, params: Params, hyper: Hyper) -> tuple[Params, Tensor]:
         """Return the mean gradient and report over the batches of the window."""

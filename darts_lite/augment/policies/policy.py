@@ -22,7 +22,16 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
-from darts_lite.augment.fused import NAMES, Places, Selection, chained, check_images, select, stage
+from darts_lite.augment.fused import (
+    NAMES,
+    Places,
+    Selection,
+    chained,
+    check_images,
+    select,
+    stage,
+    widened,
+)
 from darts_lite.augment.operations.geometry import Size, flip_and_shift
 from darts_lite.augment.operations.noise import BANK
 from darts_lite.errors import UserError
@@ -247,7 +256,8 @@ class Policy:
             draws: of `sample`, on the same device.
             values: the learned values that `sample` was given too, by name.
             turned: whether to use the choices with the coins turned.
-        Returns: images `[B, C, H, W]`, channels_last if `images` is.
+        Returns: images `[B, C, H, W]` of the same dtype, computed in float32 or wider;
+            channels_last if `images` is.
         Raises: UserError if the images do not have `channels`; ValueError if `turned`, and `sample`
             turned no coin.
         """
@@ -259,6 +269,7 @@ class Policy:
                     "turned must be False, got draws without turned coins; sample with turn=True"
                 )
             units, selections = draws.turned.units, draws.turned_selections
+        dtype, images = images.dtype, widened(images)
         out, flip, shift = images, None, None
         if draws.upside is not None:
             out = torch.where(draws.upside.view(-1, 1, 1, 1), images.flip(2), images)
@@ -276,6 +287,7 @@ class Policy:
             places = Places(draws.center[i].to(images.dtype), draws.start[i])
             out = stage(out, scaled[i], selection, places, flip, shift)
             flip = shift = None
+        out = out.to(dtype)
         if images.is_contiguous(memory_format=torch.channels_last):
             out = out.contiguous(memory_format=torch.channels_last)
         return out

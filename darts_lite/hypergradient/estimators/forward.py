@@ -90,7 +90,7 @@ class Forward:
     ) -> Lookahead:
         check_supported(self, kinds)
         names = tuple(kinds)
-        new, (gradient, _), inner = problem.advance(state, hyper, 0)
+        new, gradient, inner = problem.advance(state, hyper, 0)
         v, direct, outer = problem.outer_gradient(new.params, hyper, names)
         carried, total = {}, dict(direct)
         reached = _reached(problem, state, gradient, hyper, kinds)
@@ -109,7 +109,7 @@ class Forward:
         self,
         problem: Bilevel,
         state: InnerState,
-        gradient: Params,
+        gradient: Gradient,
         hyper: Hyper,
         kinds: Mapping[str, Kind],
         name: str,
@@ -125,20 +125,20 @@ class Forward:
         else:
             tangent = tuple(self.discount * z[i] for z in old)
         in_loss = kinds[name] != "optimizer"
-        turned = tuple(torch.zeros_like(g) for g in gradient)
+        turned = tuple(torch.zeros_like(g) for g in gradient.weights)
         if in_loss or old is not None:
             derivative = Derivative(
                 lambda params, values: problem.inner_loss(params, values, 0),
                 state.params,
                 hyper,
-                known=Gradient(gradient),
+                known=Gradient(gradient.weights),
             )
-            turned, _ = derivative.along(
-                tangent[: len(gradient)],
+            turned = derivative.along(
+                tangent[: len(gradient.weights)],
                 moving if in_loss else None,
                 method=self.product,
                 radius=self.radius,
-            )
+            ).weights
         return update_tangent(problem, state, gradient, hyper, tangent, turned, moving)
 
 
@@ -151,7 +151,7 @@ def _finite(tangent: Params) -> Params:
 def update_tangent(
     problem: Bilevel,
     state: InnerState,
-    gradient: Params,
+    gradient: Gradient,
     hyper: Hyper,
     tangent: Params,
     turned: Params,
@@ -172,10 +172,11 @@ def update_tangent(
         turned: tangent of the gradient.
         moving: tangent of the hyperparameters, by name.
     """
-    sources = leaves((*flat(state), *gradient, *(hyper[n] for n in moving)))
-    one, two = len(flat(state)), len(flat(state)) + len(gradient)
+    sources = leaves((*flat(state), *gradient.weights, *(hyper[n] for n in moving)))
+    one, two = len(flat(state)), len(flat(state)) + len(gradient.weights)
     values = constant(hyper) | dict(zip(moving, sources[two:]))
-    new = flat(problem.update(unflat(sources[:one], state), sources[one:two], values))
+    moved = gradient._replace(weights=sources[one:two])
+    new = flat(problem.update(unflat(sources[:one], state), moved, values))
     cotangent = tuple(torch.zeros_like(n).requires_grad_() for n in new)
     pulled = torch.autograd.grad(new, sources, cotangent, create_graph=True, allow_unused=True)
     pairs = [
@@ -190,7 +191,7 @@ def update_tangent(
 
 
 def _reached(
-    problem: Bilevel, state: InnerState, gradient: Params, hyper: Hyper, kinds: Mapping[str, Kind]
+    problem: Bilevel, state: InnerState, gradient: Gradient, hyper: Hyper, kinds: Mapping[str, Kind]
 ) -> dict[str, bool]:
     """Whether a step depends on each hyperparameter, which a zero tangent would not tell.
 
@@ -200,7 +201,7 @@ def _reached(
     found = dict.fromkeys(kinds, True)
     if not new:
         return found
-    _, _, moved = problem.update_product(state, gradient, hyper, new, gradient)
+    _, _, moved = problem.update_product(state, gradient, hyper, new, gradient.weights)
     derivative = Derivative(
         lambda params, values: problem.inner_loss(params, values, 0),
         state.params,
@@ -208,5 +209,5 @@ def _reached(
         of=tuple(n for n in new if kinds[n] != "optimizer"),
         weights=False,
     )
-    _, lost = derivative.gradient_at(state.params, hyper)
+    lost = derivative.gradient_at(state.params, hyper).hyper
     return found | {n: moved[n] is not None or lost.get(n) is not None for n in new}

@@ -27,7 +27,7 @@ from darts_lite.hypergradient.estimators.interface import (
     require,
 )
 from darts_lite.hypergradient.hyperparameters import Kind
-from darts_lite.hypergradient.optimizers import Adam, per_tensor
+from darts_lite.hypergradient.optimizers import per_tensor
 from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, Loss, Params, add
 
 SUPPORTS: frozenset[Kind] = frozenset({"architecture", "loss"})
@@ -79,20 +79,22 @@ class Implicit(ABC):
         check_supported(self, kinds)  # type: ignore[arg-type]
         names, first = tuple(kinds), None
         for t in range(self.steps):
-            state, _, loss = problem.advance(state, hyper, t)
+            state, gradient, loss = problem.advance(state, hyper, t)
             first = first or loss
         assert first is not None
         v, direct, outer = problem.outer_gradient(state.params, hyper, names)
+        # Training does not move an unused parameter, so no hyperparameter moves it.
+        v = tuple(torch.zeros_like(p) if i in gradient.unused else p for i, p in enumerate(v))
         decayed = _with_decay(problem, self.steps - 1)
 
         def curved(x: Params) -> Params:
             derivative = Derivative(decayed, state.params, hyper)
-            hx, _ = derivative.along(x, method=self.product, radius=self.radius)
+            hx = derivative.along(x, method=self.product, radius=self.radius).weights
             return tuple(h + self.damping * part for h, part in zip(hx, x))
 
         x, diagnostics = self.solve(curved, v)
         derivative = Derivative(decayed, state.params, hyper, of=names, weights=False)
-        _, mixed = derivative.along(x, method=self.product, radius=self.radius)
+        mixed = derivative.along(x, method=self.product, radius=self.radius).hyper
         total = {n: add(direct[n], _negative(mixed[n])) for n in names}
         return Lookahead(state, require(total), first, outer, diagnostics)
 
@@ -105,7 +107,7 @@ def _with_decay(problem: Bilevel, t: int) -> Callable[[Params, Hyper], Loss]:
         decay = problem.settings(hyper).get("weight_decay", 0.0)
         for p, each in zip(params, per_tensor(decay, len(params))):
             if isinstance(each, Tensor) or each != 0:
-                if isinstance(problem.optimizer, Adam) and problem.optimizer.decoupled:
+                if problem.optimizer.decoupled:
                     raise UnsupportedHyperparameter(
                         "implicit estimators cannot differentiate a training with AdamW's weight "
                         "decay: it is not part of the training loss, so the weights do not settle "

@@ -65,7 +65,7 @@ class OneStep:
         shared = of if self.product == "one_sided" else ()
         new, gradient, inner = problem.advance(state, hyper, 0, shared)
         v, direct, outer = problem.outer_gradient(new.params, hyper, names)
-        _, u, optimal = problem.update_product(state, gradient.weights, hyper, names, v)
+        _, u, optimal = problem.update_product(state, gradient, hyper, names, v)
         derivative = Derivative(
             lambda params, values: problem.inner_loss(params, values, 0),
             state.params,
@@ -74,6 +74,6 @@ class OneStep:
             weights=False,
             known=gradient,
         )
-        _, mixed = derivative.along(u, method=self.product, radius=self.radius)
+        mixed = derivative.along(u, method=self.product, radius=self.radius).hyper
         total = {n: add(direct[n], optimal[n], mixed.get(n)) for n in names}
         return Lookahead(new, require(total), inner, outer)

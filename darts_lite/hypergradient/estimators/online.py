@@ -44,23 +44,25 @@ class Online:
     ) -> Lookahead:
         check_supported(self, kinds)
         names = tuple(kinds)
-        new, (gradient, _), inner = problem.advance(state, hyper, 0)
+        new, gradient, inner = problem.advance(state, hyper, 0)
         found = {
-            n: torch.stack([dot(gradient, row) for row in zip(*state.carried[n])]).view_as(hyper[n])
+            n: torch.stack([dot(gradient.weights, row) for row in zip(*state.carried[n])]).view_as(
+                hyper[n]
+            )
             for n in names
             if n in state.carried
         }
         if not found:  # check that the rule depends on each one, which zeros would not tell
-            require(problem.update_product(state, gradient, hyper, names, gradient)[2])
+            require(problem.update_product(state, gradient, hyper, names, gradient.weights)[2])
         still = tuple(torch.zeros_like(s) for s in (*state.params, *_moments(state)))
-        turned = tuple(torch.zeros_like(g) for g in gradient)
+        turned = tuple(torch.zeros_like(g) for g in gradient.weights)
         carried = {}
         for name in names:
             units = torch.eye(hyper[name].numel(), dtype=hyper[name].dtype).to(hyper[name].device)
             rows = [
                 update_tangent(
                     problem, state, gradient, hyper, still, turned, {name: u.view_as(hyper[name])}
-                )[: len(gradient)]
+                )[: len(gradient.weights)]
                 for u in units
             ]
             carried[name] = tuple(torch.stack(parts) for parts in zip(*rows))

@@ -87,7 +87,7 @@ class Unrolled:
         for t in reversed(range(self.steps)):
             old, gradient = trace.pop()
             step = self._at(problem, t)
-            adjoint, u, optimal = step.update_product(old, gradient.weights, hyper, names, adjoint)
+            adjoint, u, optimal = step.update_product(old, gradient, hyper, names, adjoint)
             derivative = Derivative(
                 lambda params, values, t=t: problem.inner_loss(params, values, t),  # type: ignore[misc]
                 old.params,
@@ -96,7 +96,7 @@ class Unrolled:
                 weights=t > 0,  # the adjoint before the window is not needed
                 known=gradient,
             )
-            curved, mixed = derivative.along(u, method=self.product, radius=self.radius)
+            curved, mixed, _ = derivative.along(u, method=self.product, radius=self.radius)
             if t > 0:
                 moved = (a + h for a, h in zip(adjoint, curved))
                 adjoint = (*moved, *adjoint[len(curved) :])
