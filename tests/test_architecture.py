@@ -43,6 +43,7 @@ ONLY: dict[str, set[str]] = {  # rooms that import less than what lies before th
 IMPORTERS = {  # library -> the modules that may import it
     "tensorboard": ("darts_lite.reporting.recorder",),
     "matplotlib": (
+        "darts_lite.reporting.pictures.calibration",
         "darts_lite.reporting.pictures.canvas",
         "darts_lite.reporting.pictures.genotypes",
         "darts_lite.reporting.pictures.heat_maps",

@@ -1,7 +1,7 @@
 """The command `derive`: train a genotype and test it once.
 
 out/derive/  checkpoint.pt, config.json, events, metrics.jsonl, pictures/, genotype.json, model.pt,
-             metrics.json, learned.json (with --hyperparameters online)
+             metrics.json, MODEL_CARD.md, learned.json (with --hyperparameters online)
 """
 
 from __future__ import annotations
@@ -21,9 +21,18 @@ from darts_lite.errors import UserError
 from darts_lite.files import read_json, write_json
 from darts_lite.nas.loading import load_genotype
 from darts_lite.reporting import pictures
+from darts_lite.reporting.model_card import model_card, write_card
 from darts_lite.training import checkpoint, loop
 from darts_lite.training.budget import Budget
-from darts_lite.training.metrics import Evaluation, evaluate, picture_of
+from darts_lite.training.diagnosis import diagnosis, pictures_of
+from darts_lite.training.latency import latency_of, of_network
+from darts_lite.training.metrics import (
+    Evaluation,
+    calibration,
+    evaluate,
+    evaluation,
+    probabilities_of,
+)
 from darts_lite.training.options import MAY_CHANGE, DataOptions, DeriveOptions
 from darts_lite.training.run import (
     Run,
@@ -34,7 +43,8 @@ from darts_lite.training.run import (
 )
 from darts_lite.training.self_training import PseudoLabels
 from darts_lite.training.task import TrainTask
-from darts_lite.training.tta import probabilities, require_views
+from darts_lite.training.tta import probabilities as tta_probabilities
+from darts_lite.training.tta import require_views
 
 
 def derive(
@@ -93,8 +103,9 @@ def derive(
             f"{other} was trained on validation images of this run, so validation figures come out "
             "too high; test figures are not concerned"
         )
-    account = _trained(run, task) | {"validation_held_out": task.held_out and not saw}
+    account = _trained(run, task, task.held_out and not saw)
     write_json(result, account)
+    write_card(folder)
     trained_on = "" if task.held_out else " (trained on)"
     tta = account.get("test_accuracy_tta")
     say(
@@ -121,8 +132,14 @@ def _task(run: Run[DeriveOptions], genotype: Genotype) -> TrainTask:
     return TrainTask(options, genotype, dataset, run.splits, device, teacher, start, labels)
 
 
-def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
-    """Train and test the network; return the content of metrics.json."""
+def _trained(run: Run[DeriveOptions], task: TrainTask, held_out: bool) -> dict[str, Any]:
+    """Train and test the network; return the content of metrics.json.
+
+    Arguments:
+        run: the run.
+        task: its training.
+        held_out: whether the validation images had no part in it.
+    """
     genotype, options = task.genotype, run.options
     size: dict[str, float] = {"parameters": genotype.parameters, "macs": genotype.macs}
     with run.recorder() as recorder:
@@ -135,27 +152,36 @@ def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
             recorder.picture(step, "learned", pictures.parameter_plot(learned, "learned schedules"))
             recipe = replace(task.plain.recipe, schedules=learned)
             replace(genotype, recipe=recipe).save(run.folder / "learned.json")
-        validation, test = (evaluate(network, s.to(run.device)) for s in run.splits[1:])
-        recorder.picture(step, "confusion", picture_of(test, genotype.classes, "test"))
-        metrics = size | _metrics(validation, test, run.budget)
+        checkpoint.write(run.folder / "model.pt", network.state_dict())
+        for number, each in enumerate(task.kept(), start=1):
+            checkpoint.write(run.folder / f"best{number}.pt", each.state_dict())
+        validation, images = (split.to(run.device) for split in run.splits[1:])
+        probabilities = probabilities_of(network, images)
+        test = evaluation(probabilities, images.labels)
+        for name, picture in pictures_of(test, probabilities, images, genotype.classes).items():
+            recorder.picture(step, name, picture)
+        metrics = size | _metrics(evaluate(network, validation), test, run.budget)
         if options.tta != "none":
             flips = run.dataset.flips
-            view = partial(probabilities, network, kind=options.tta, flips=flips)
+            view = partial(tta_probabilities, network, kind=options.tta, flips=flips)
             metrics["test_accuracy_tta"] = evaluate(network, run.splits.test, view).accuracy
         recorder.hparams(_hparams(options, genotype), metrics)
-    checkpoint.write(run.folder / "model.pt", network.state_dict())
-    for number, each in enumerate(task.kept(), start=1):
-        checkpoint.write(run.folder / f"best{number}.pt", each.state_dict())
-    return {
-        **metrics,
-        "test_classes": _classes(test, genotype.classes),
-        "pseudo_labels": _counted(task),
-        "steps": step,
-        "epochs": round(step / _epoch(task), 2),
-        "hyperparameters": options.hyperparameters,
-        "seed": options.seed,
-        "genotype": options.genotype,
-    }
+        latency = latency_of(of_network(network, run.device), genotype.image)
+        account = {
+            **metrics,
+            **diagnosis(test, calibration(probabilities, images.labels), genotype.classes),
+            "latency": {"device": str(run.device), **latency},
+            "model_bytes": (run.folder / "model.pt").stat().st_size,
+            "pseudo_labels": _counted(task),
+            "steps": step,
+            "epochs": round(step / _epoch(task), 2),
+            "hyperparameters": options.hyperparameters,
+            "seed": options.seed,
+            "genotype": options.genotype,
+            "validation_held_out": held_out,
+        }
+        recorder.text(step, "model card", model_card(genotype, account))
+    return account
 
 
 def _counted(task: TrainTask) -> dict[str, Any] | None:
@@ -208,13 +234,6 @@ def _metrics(validation: Evaluation, test: Evaluation, budget: Budget) -> dict[s
         **{f"test_{n}": v for n, v in test.values.items() if math.isfinite(v)},
         "seconds": round(budget.elapsed, 1),
     }
-
-
-def _classes(test: Evaluation, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return name, precision, recall, F1 and number of images of every class."""
-    columns = (part.tolist() for part in test.classes)
-    fields = ("class", *test.classes._fields)
-    return [dict(zip(fields, row)) for row in zip(names, *columns)]
 
 
 def _hparams(options: DeriveOptions, genotype: Genotype) -> dict[str, Any]:
