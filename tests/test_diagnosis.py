@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from invoking import call
 from PIL import Image
 from scipy.stats import binomtest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.data import Images
@@ -141,6 +144,33 @@ def test_derive_writes_numbers_pictures_and_a_card(trained: Path) -> None:
     events.Reload()
     assert {"confusion", "calibration", "errors"} <= set(events.Tags()["images"])
     assert "Model card" in str(events.Tensors("model card/text_summary")[0].tensor_proto)
+
+
+def test_tensorboard_groups_what_is_learned_and_shows_the_result_first(trained: Path) -> None:
+    search, derive = (
+        EventAccumulator(str(trained.parent / n), size_guidance={"tensors": 0}).Reload()
+        for n in ("search", "derive")
+    )
+    content = derive.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    experiment = HParamsPluginData.FromString(content).experiment
+    assert len(experiment.hparam_infos) <= 4
+    columns = [each.name.tag for each in experiment.metric_infos]
+    assert columns[:2] == ["test_accuracy", "parameters"]
+    assert set(columns) <= set(derive.Tags()["scalars"])
+    settings = str(derive.Tensors("settings/text_summary")[0].tensor_proto)
+    assert "accumulate" in settings and "final lr" in settings
+    for events in (search, derive):
+        (event,) = events.Tensors("custom_scalars__config__")
+        groups = Layout.FromString(event.tensor_proto.string_val[0]).category
+        charts = {f"{g.title}/{c.title}": list(c.multiline.tag) for g in groups for c in g.chart}
+        for tag in events.Tags()["scalars"]:
+            shown = [n for n, tags in charts.items() if any(re.match(t, tag) for t in tags)]
+            named = tag == "lr" or tag.startswith(("learned/", "used/", "hypergradient/", "loss/"))
+            assert len(shown) == 1 if named else len(shown) <= 1, tag
+        drawn = [
+            t for t in events.Tags()["scalars"] if re.match(charts["learned/magnitudes"][0], t)
+        ]
+        assert len(drawn) > 5
 
 
 def test_the_card_has_the_random_networks_of_the_same_recipe(trained: Path) -> None:

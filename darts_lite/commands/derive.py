@@ -25,6 +25,7 @@ from darts_lite.reporting.model_card import model_card, write_card
 from darts_lite.training import checkpoint, loop
 from darts_lite.training.budget import Budget
 from darts_lite.training.diagnosis import diagnosis, pictures_of
+from darts_lite.training.joint_task import CHARTS
 from darts_lite.training.latency import latency_of, of_network
 from darts_lite.training.metrics import (
     Evaluation,
@@ -145,6 +146,7 @@ def _trained(run: Run[DeriveOptions], task: TrainTask, held_out: bool) -> dict[s
     with run.recorder() as recorder:
         recorder.picture(run.start.step, "genotype", pictures.draw_genotype(genotype.space))
         recorder.scalars(run.start.step, size)
+        recorder.charts(CHARTS)
         step = run.train(task, recorder)
         network = task.finish(step, recorder)
         if task.online:
@@ -165,7 +167,8 @@ def _trained(run: Run[DeriveOptions], task: TrainTask, held_out: bool) -> dict[s
             flips = run.dataset.flips
             view = partial(tta_probabilities, network, kind=options.tta, flips=flips)
             metrics["test_accuracy_tta"] = evaluate(network, run.splits.test, view).accuracy
-        recorder.hparams(_hparams(options, genotype), metrics)
+        recorder.hparams(_shown(options), _best_first(metrics))
+        recorder.text(step, "settings", _settings(options, genotype))
         latency = latency_of(of_network(network, run.device), genotype.image)
         account = {
             **metrics,
@@ -236,8 +239,27 @@ def _metrics(validation: Evaluation, test: Evaluation, budget: Budget) -> dict[s
     }
 
 
-def _hparams(options: DeriveOptions, genotype: Genotype) -> dict[str, Any]:
-    learned = {f"final {n}": v for n, v in genotype.recipe.last.items()}
+def _shown(options: DeriveOptions) -> dict[str, Any]:
+    """Return the settings of TensorBoard's table: so few that the metrics are in sight."""
+    hours, epochs = options.budget_hours, options.epochs
+    return {
+        "budget": f"{epochs} epochs" if hours is None else f"{hours:g} h",
+        "hyperparameters": options.hyperparameters,
+        "augment": options.augment or "of the search",
+        "seed": options.seed,
+    }
+
+
+def _best_first(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics in the order of the columns of TensorBoard's table."""
+    first = ("test_accuracy", "parameters", "test_macro_f1", "macs", "validation_accuracy")
+    return {name: metrics[name] for name in (*first, *metrics)}
+
+
+def _settings(options: DeriveOptions, genotype: Genotype) -> str:
+    """Return all settings, and the last learned values, as a Markdown table."""
+    learned = {f"final {n}": f"{v:.4g}" for n, v in genotype.recipe.last.items()}
     named = {n: v for n, v in asdict(options).items() if n not in MAY_CHANGE and v is not None}
     space = {"space": genotype.space.preset, "channels": genotype.space.channels}
-    return {**named, **space, **learned}
+    rows = [f"| {name} | {value} |" for name, value in (named | space | learned).items()]
+    return "\n".join(["| setting | value |", "|---|---|", *rows])

@@ -20,6 +20,7 @@ from darts_lite.nas.task import SearchTask, space_of
 from darts_lite.reporting import augmentation_report, pictures
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import loop
+from darts_lite.training.joint_task import CHARTS
 from darts_lite.training.run import Run, Say, budget_of, make_folder
 
 
@@ -65,6 +66,7 @@ def search(
     for text in task.hyper.caveats():
         loop.warn(text)
     with run.recorder() as recorder:
+        recorder.charts(CHARTS)
         step = run.train(task, recorder)
         found = task.evaluate(step, recorder, last=True)
         recorder.scalars(step, {**found, "seconds": budget.elapsed})
