@@ -44,6 +44,7 @@ CARRIED = ("darts_lite.architecture.reading",)  # what a genotype carries; any r
 IMPORTERS = {  # library -> the modules that may import it
     "tensorboard": ("darts_lite.reporting.recorder",),
     "matplotlib": (
+        "darts_lite.reporting.pictures.calibration",
         "darts_lite.reporting.pictures.canvas",
         "darts_lite.reporting.pictures.genotypes",
         "darts_lite.reporting.pictures.heat_maps",

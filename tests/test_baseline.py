@@ -124,7 +124,8 @@ def test_each_random_network_is_a_complete_run(trained: tuple[Path, str]) -> Non
     ]
     assert names[0] == names[1] and "metrics.jsonl" in names[0]
     by_hand = read(out.parent / "alone" / "metrics.json")
-    assert {**read(folder / "metrics.json"), "seconds": by_hand["seconds"]} == by_hand
+    timed = {name: by_hand[name] for name in ("seconds", "latency")}
+    assert {**read(folder / "metrics.json"), **timed} == by_hand
 
 
 def test_the_table_has_the_metrics_of_the_trainings(trained: tuple[Path, str]) -> None:
@@ -169,6 +170,8 @@ def test_the_searched_network_is_compared_only_with_the_same_recipe(
     result = read(out / "derive" / "random.json")
     searched = result["searched"]
     assert (searched is not None) is same
+    card = (out / name / "MODEL_CARD.md").read_text()
+    assert ("2 random networks of this size, by the same recipe" in card) is same
     if same:
         metrics = read(out / name / "metrics.json")
         assert searched["folder"] == str(out / name)

@@ -1,7 +1,7 @@
 """The command `derive`: train a genotype and test it once.
 
 out/derive/  checkpoint.pt, config.json, events, metrics.jsonl, pictures/, genotype.json, model.pt,
-             metrics.json, learned.json (with --hyperparameters online)
+             metrics.json, MODEL_CARD.md, learned.json (with --hyperparameters online)
 """
 
 from __future__ import annotations
@@ -20,9 +20,19 @@ from darts_lite.data.splits import fold_of
 from darts_lite.files import read_json, write_json
 from darts_lite.nas.loading import load_genotype
 from darts_lite.reporting import pictures
+from darts_lite.reporting.model_card import model_card, write_card
 from darts_lite.training import checkpoint
 from darts_lite.training.budget import Budget
-from darts_lite.training.metrics import Evaluation, evaluate, picture_of, probabilities_of
+from darts_lite.training.diagnosis import diagnosis, pictures_of
+from darts_lite.training.joint_task import CHARTS
+from darts_lite.training.latency import latency_of, of_network
+from darts_lite.training.metrics import (
+    Evaluation,
+    calibration,
+    evaluate,
+    evaluation,
+    probabilities_of,
+)
 from darts_lite.training.options import MAY_CHANGE, DeriveOptions
 from darts_lite.training.progress import Progress, warn
 from darts_lite.training.run import Run, Say, budget_of, is_small
@@ -30,7 +40,8 @@ from darts_lite.training.seen import seen_of
 from darts_lite.training.self_training import PseudoLabels
 from darts_lite.training.source import data_of, require_data_of
 from darts_lite.training.task import TrainTask
-from darts_lite.training.tta import probabilities, require_views
+from darts_lite.training.tta import probabilities as tta_probabilities
+from darts_lite.training.tta import require_views
 
 
 def derive(
@@ -96,8 +107,9 @@ def _derived(
             f"{other} was trained on validation images of this run, so validation figures come out "
             "too high; test figures are not concerned"
         )
-    account = _trained(run, task) | {"validation_held_out": task.held_out and not saw}
+    account = _trained(run, task, task.held_out and not saw)
     write_json(folder / "metrics.json", account)
+    write_card(folder)
     trained_on = "" if task.held_out else " (trained on)"
     tta = account.get("test_accuracy_tta")
     say(
@@ -124,13 +136,20 @@ def _task(run: Run[DeriveOptions], genotype: Genotype) -> TrainTask:
     return TrainTask(options, genotype, dataset, run.splits, device, teacher, start, labels)
 
 
-def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
-    """Train and test the network; return the content of metrics.json."""
+def _trained(run: Run[DeriveOptions], task: TrainTask, held_out: bool) -> dict[str, Any]:
+    """Train and test the network; return the content of metrics.json.
+
+    Arguments:
+        run: the run.
+        task: its training.
+        held_out: whether the validation images had no part in it.
+    """
     genotype, options = task.genotype, run.options
     size: dict[str, float] = {"parameters": genotype.parameters, "macs": genotype.macs}
     with run.recorder() as recorder:
         recorder.picture(run.start.step, "genotype", pictures.draw_genotype(genotype.space))
         recorder.scalars(run.start.step, size)
+        recorder.charts(CHARTS)
         step = run.train(task, recorder)
         run.progress.doing("recalibrating BatchNorm")
         network = task.finish(step, recorder)
@@ -140,29 +159,40 @@ def _trained(run: Run[DeriveOptions], task: TrainTask) -> dict[str, Any]:
             recipe = replace(task.plain.recipe, schedules=learned)
             replace(genotype, recipe=recipe).save(run.folder / "learned.json")
         run.progress.doing("testing and drawing pictures")
-        validation, test = (evaluate(network, s.to(run.device)) for s in run.splits[1:])
-        recorder.picture(step, "confusion", picture_of(test, genotype.classes, "test"))
-        metrics = size | _metrics(validation, test, run.budget)
+        checkpoint.write(run.folder / "model.pt", network.state_dict())
+        for number, each in enumerate(task.kept(), start=1):
+            checkpoint.write(run.folder / f"best{number}.pt", each.state_dict())
+        validation, images = (split.to(run.device) for split in run.splits[1:])
+        probabilities = probabilities_of(network, images)
+        test = evaluation(probabilities, images.labels)
+        for name, picture in pictures_of(test, probabilities, images, genotype.classes).items():
+            recorder.picture(step, name, picture)
+        metrics = size | _metrics(evaluate(network, validation), test, run.budget)
         if options.tta != "none":
             flips = run.dataset.flips
-            view = partial(probabilities, network, kind=options.tta, flips=flips)
+            view = partial(tta_probabilities, network, kind=options.tta, flips=flips)
             metrics["test_accuracy_tta"] = evaluate(network, run.splits.test, view).accuracy
-        recorder.hparams(_hparams(options, genotype), metrics)
-    checkpoint.write(run.folder / "model.pt", network.state_dict())
-    seen_of(run.splits, probabilities_of(network, run.splits.test)).save(run.folder)
-    for number, each in enumerate(task.kept(), start=1):
-        checkpoint.write(run.folder / f"best{number}.pt", each.state_dict())
-    return {
-        **metrics,
-        "test_classes": _classes(test, genotype.classes),
-        "pseudo_labels": _counted(task),
-        "passed_over": run.dataset.found.passed_over,
-        "steps": step,
-        "epochs": round(step / _epoch(task), 2),
-        "hyperparameters": options.hyperparameters,
-        "seed": options.seed,
-        "genotype": options.genotype,
-    }
+        recorder.hparams(_shown(options), _best_first(metrics))
+        recorder.text(step, "settings", _settings(options, genotype))
+        seen_of(run.splits, probabilities).save(run.folder)
+        run.progress.doing("measuring the latency")
+        latency = latency_of(of_network(network, run.device), genotype.image)
+        account = {
+            **metrics,
+            **diagnosis(test, calibration(probabilities, images.labels), genotype.classes),
+            "latency": {"device": str(run.device), **latency},
+            "model_bytes": (run.folder / "model.pt").stat().st_size,
+            "pseudo_labels": _counted(task),
+            "passed_over": run.dataset.found.passed_over,
+            "steps": step,
+            "epochs": round(step / _epoch(task), 2),
+            "hyperparameters": options.hyperparameters,
+            "seed": options.seed,
+            "genotype": options.genotype,
+            "validation_held_out": held_out,
+        }
+        recorder.text(step, "model card", model_card(genotype, account))
+    return account
 
 
 def _counted(task: TrainTask) -> dict[str, Any] | None:
@@ -205,15 +235,27 @@ def _metrics(validation: Evaluation, test: Evaluation, budget: Budget) -> dict[s
     }
 
 
-def _classes(test: Evaluation, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return name, precision, recall, F1 and number of images of every class."""
-    columns = (part.tolist() for part in test.classes)
-    fields = ("class", *test.classes._fields)
-    return [dict(zip(fields, row)) for row in zip(names, *columns)]
+def _shown(options: DeriveOptions) -> dict[str, Any]:
+    """Return the settings of TensorBoard's table: so few that the metrics are in sight."""
+    hours, epochs = options.budget_hours, options.epochs
+    return {
+        "budget": f"{epochs} epochs" if hours is None else f"{hours:g} h",
+        "hyperparameters": options.hyperparameters,
+        "augment": options.augment or "of the search",
+        "seed": options.seed,
+    }
 
 
-def _hparams(options: DeriveOptions, genotype: Genotype) -> dict[str, Any]:
-    learned = {f"final {n}": v for n, v in genotype.recipe.last.items()}
+def _best_first(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics in the order of the columns of TensorBoard's table."""
+    first = ("test_accuracy", "parameters", "test_macro_f1", "macs", "validation_accuracy")
+    return {name: metrics[name] for name in (*first, *metrics)}
+
+
+def _settings(options: DeriveOptions, genotype: Genotype) -> str:
+    """Return all settings, and the last learned values, as a Markdown table."""
+    learned = {f"final {n}": f"{v:.4g}" for n, v in genotype.recipe.last.items()}
     named = {n: v for n, v in asdict(options).items() if n not in MAY_CHANGE and v is not None}
     space = {"space": genotype.space.preset, "channels": genotype.space.channels}
-    return {**named, **space, **learned}
+    rows = [f"| {name} | {value} |" for name, value in (named | space | learned).items()]
+    return "\n".join(["| setting | value |", "|---|---|", *rows])

@@ -19,6 +19,7 @@ from darts_lite.commands.several import Several, train_each
 from darts_lite.errors import UserError
 from darts_lite.nas.loading import load_genotype
 from darts_lite.nas.random_networks import random_genotypes
+from darts_lite.reporting.model_card import write_card
 from darts_lite.training.options import MAY_MOVE, DeriveOptions
 from darts_lite.training.run import Say, make_folder
 
@@ -71,7 +72,10 @@ def _each(run: Several[DeriveOptions], started: float | None, say: Say) -> dict[
         for f in folders
     }
     trained = train_each(own, resume=run.resume, started=started, say=say)
-    account = run.write(like.dataset, **_compared(trained, _searched(like, options)))
+    searched = _searched(like, options)
+    account = run.write(like.dataset, **_compared(trained, searched))
+    if searched is not None:
+        write_card(searched[0], account)
     say(_table(account))
     say(_verdict(account, options))
     return account

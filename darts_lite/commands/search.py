@@ -20,6 +20,7 @@ from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.task import SearchTask, space_of
 from darts_lite.reporting import augmentation_report, pictures
 from darts_lite.reporting.recorder import Recorder
+from darts_lite.training.joint_task import CHARTS
 from darts_lite.training.progress import Progress, warn
 from darts_lite.training.run import Run, Say, budget_of, make_folder
 
@@ -77,6 +78,7 @@ def _searched(run: Run[SearchOptions], out: Path, started: float | None) -> Geno
     for text in task.hyper.caveats():
         warn(text)
     with run.recorder() as recorder:
+        recorder.charts(CHARTS)
         step = run.train(task, recorder)
         run.progress.doing("selecting the network and drawing pictures")
         found = task.evaluate(step, recorder, last=True)

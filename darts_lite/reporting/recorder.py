@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -84,23 +84,34 @@ class Recorder(AbstractContextManager["Recorder"]):
     def hparams(self, settings: Mapping[str, object], metrics: Mapping[str, float]) -> None:
         """Record the row of this run in TensorBoard's table of hyperparameters.
 
-        `SummaryWriter.add_hparams` would create an extra run for the row. It would also write an
-        experiment summary, and TensorBoard takes the columns of all runs from the first summary
-        that it finds. We write only the settings. So the columns are the settings and scalars of
-        all runs. TensorBoard keeps the first settings of a run: a second call updates only the
-        metrics.
+        `SummaryWriter.add_hparams` would create an extra run for the row. TensorBoard takes the
+        columns of all runs from the first run that it finds: settings in alphabetical order, then
+        metrics in the given order. So all runs must give the same names, and settings should be
+        few. TensorBoard keeps the first settings of a run: a second call updates only the metrics.
 
         Arguments:
             settings: of the run, by name.
             metrics: final results, by name.
         """
         plain = {name: _plain(value) for name, value in settings.items()}
-        _, start, end = hparams(plain, {name: float(value) for name, value in metrics.items()})
+        numbers = {name: float(value) for name, value in metrics.items()}
         with writing(self.folder):
-            for summary in (start, end):
+            for summary in hparams(plain, numbers):  # columns, start and end of the run
                 self._writer._get_file_writer().add_summary(summary)
         if metrics:
             self.scalars(max(self._step, 0), metrics)
+
+    def charts(self, layout: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """Group scalars in charts of TensorBoard's tab "Custom Scalars".
+
+        Arguments:
+            layout: group -> chart -> regular expressions of the names of its scalars.
+        """
+        groups = {
+            group: {name: ["Multiline", list(tags)] for name, tags in charts.items()}
+            for group, charts in layout.items()
+        }
+        self._writer.add_custom_scalars(groups)
 
     def text(self, step: int, name: str, text: str) -> None:
         """Record a text in Markdown."""

@@ -17,6 +17,22 @@ from darts_lite.training.plain_step import PLAIN, PlainStep
 from darts_lite.training.problem import Batch, NetworkProblem
 from darts_lite.training.replay import Replay
 
+CHARTS = {
+    "learned": {
+        "learning rate": [r"lr$", r"(learned|used)/lr$"],
+        "magnitudes": [r"(learned|used)/magnitude\."],
+        "probabilities": [r"(learned|used)/probability\."],
+        "others": [r"(learned|used)/(?!lr$|magnitude\.|probability\.)"],
+    },
+    "training": {"loss": [r"loss/"], "accuracy": [r"(balanced_)?accuracy/"]},
+    "hypergradients": {
+        "magnitudes": [r"hypergradient/magnitude\."],
+        "probabilities": [r"hypergradient/probability\."],
+        "others": [r"hypergradient/(?!magnitude\.|probability\.)"],
+    },
+}
+"""Charts of TensorBoard: patterns of the names of what `report` and `evaluate` of a task return."""
+
 
 class JointTask:
     """Weights and hyperparameters of a training, and one step of both.

@@ -14,7 +14,7 @@ from torch import Tensor
 from darts_lite.data.images import floats
 
 BATCHES = (1, 32)  # images per call
-CALLS, SECONDS = 200, 0.4  # most calls, and the time after which calls end, per batch size
+CALLS, SECONDS = 200, 0.25  # most calls, and the time after which calls end, per batch size
 LEAST, WARM_UP = 5, 3  # fewest timed calls, and calls before them
 
 

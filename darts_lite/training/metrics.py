@@ -12,7 +12,6 @@ from torch import Tensor
 from darts_lite.architecture.network import Network, calibrate
 from darts_lite.architecture.weights import Weights
 from darts_lite.data import Images, evaluation_batches
-from darts_lite.reporting import pictures
 
 BINS = 15  # equal bins of the calibration error
 TOP = 5
@@ -107,16 +106,37 @@ def top5(probabilities: Tensor, labels: Tensor) -> float:
     return float((best == labels.unsqueeze(1)).any(1).double().mean())
 
 
+class Calibration(NamedTuple):
+    """Confidence against accuracy, in fifteen equal bins of confidence; sums over images, `[15]`.
+
+    Attributes:
+        images: number of images of the bin.
+        confidence: sum of the probabilities of their predicted classes.
+        right: number of right predictions.
+    """
+
+    images: Tensor
+    confidence: Tensor
+    right: Tensor
+
+
+def calibration(probabilities: Tensor, labels: Tensor) -> Calibration:
+    """Return the bins of confidence of class probabilities `[N, K]` with labels `[N]`."""
+    confidence, guess = probabilities.double().max(1)
+    right = (guess == labels).double()
+    bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1  # (0, 1/15], (1/15, 2/15], ...
+    empty = torch.zeros(BINS, dtype=torch.float64, device=labels.device)
+    sums = (empty.index_add(0, bins, each) for each in (torch.ones_like(right), confidence, right))
+    return Calibration(*sums)
+
+
 def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     """Return the expected calibration error over fifteen bins (Guo et al. 2017, eq. 3).
 
     It is the mean over images of |accuracy - confidence| of their bin of confidence; 0 is best.
     """
-    confidence, guess = probabilities.double().max(1)
-    right = (guess == labels).double()
-    bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1  # (0, 1/15], (1/15, 2/15], ...
-    gap = torch.zeros(BINS, dtype=torch.float64, device=labels.device)
-    return float(gap.index_add_(0, bins, right - confidence).abs().sum()) / len(labels)
+    _, confidence, right = calibration(probabilities, labels)
+    return float((right - confidence).abs().sum()) / len(labels)
 
 
 def log_loss(probabilities: Tensor, labels: Tensor) -> float:
@@ -250,15 +270,3 @@ def evaluate(
 ) -> Evaluation:
     """Return all metrics of a network in evaluation mode; arguments as `probabilities_of`."""
     return evaluation(probabilities_of(network, images, view), images.labels)
-
-
-def picture_of(evaluation: Evaluation, classes: tuple[str, ...], split: str) -> pictures.Image:
-    """Return a picture of the confusion matrix.
-
-    Arguments:
-        evaluation: result of `evaluate`.
-        classes: class names.
-        split: name of the split, for the title.
-    """
-    title = f"{split}: accuracy {evaluation.accuracy:.2%}, macro F1 {evaluation.macro_f1:.2%}"
-    return pictures.confusion_matrix(evaluation.confusion, classes, title)

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from darts_lite.reporting.comparison.compare import by_method, metric_of
-from darts_lite.reporting.comparison.study import Study, Trial
+from darts_lite.reporting.comparison.study import Final, Study, Trial
 from darts_lite.reporting.comparison.tables import NOTHING, duration, percent, rows
 
 BEST = 30  # trials in the list
@@ -66,6 +66,7 @@ validation" is the {metric} on validation images, of networks under the paramete
 study; only the column "test accuracy" is on test images.</p>
 {images}
 {_tested(studies)}
+{_diagnosed(studies)}
 <h2>The best trials</h2>
 {_table(_best(studies))}
 </html>
@@ -87,6 +88,50 @@ def _tested(studies: Sequence[Study]) -> str:
         for name, seed, final in found
     ]
     return f"<h2>Final trainings on test images</h2>\n{_table([header, *body])}" if body else ""
+
+
+def _diagnosed(studies: Sequence[Study]) -> str:
+    """Return classes, confused pairs, latency and pictures of every final training."""
+    found = []
+    for name, own in by_method(studies).items():
+        for study in own:
+            if study.final is not None:
+                parts = [*_details(study.final), *map(_image, study.pictures)]
+                title = escape(f"{name}, seed {study.settings.seed}: errors, classes and latency")
+                shown = " open" if len(studies) == 1 else ""
+                if parts:
+                    found.append(f"<details{shown}><summary>{title}</summary>")
+                    found += [*parts, "</details>"]
+    return "\n".join(found)
+
+
+def _details(final: Final) -> list[str]:
+    """Return tables of a final training as HTML."""
+    parts = []
+    if final.latency is not None:
+        about = final.latency
+        size = "" if final.model_bytes is None else f"; file of {final.model_bytes} bytes"
+        machine = f"{about.processor} ({about.device}), {about.threads} threads{size}"
+        body = [
+            [str(t.batch), f"{t.median_ms:.2f} ms", f"{t.p95_ms:.2f} ms"] for t in about.batches
+        ]
+        parts += [f"<p>Latency in torch on {escape(machine)}</p>"]
+        parts += [_table([["batch", "median", "95th percentile"], *body])]
+    if final.test_confused:
+        body = [
+            [escape(c.true), escape(c.predicted), str(c.count), percent(c.share)]
+            for c in final.test_confused
+        ]
+        parts += ["<p>Most confused classes on test images</p>"]
+        parts += [_table([["true class", "taken for", "images", "share of the class"], *body])]
+    if final.test_classes:
+        body = [
+            [escape(c.name), *map(percent, (c.precision, c.recall, c.f1)), str(c.support)]
+            for c in final.test_classes
+        ]
+        parts += ["<p>Each class on test images</p>"]
+        parts += [_table([["class", "precision", "recall", "F1", "images"], *body])]
+    return parts
 
 
 def _metric(name: str, value: float | None) -> str:

@@ -100,6 +100,50 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassScores:
+    """Scores of one class on test images."""
+
+    __pydantic_config__ = _FILE
+    name: Annotated[str, Field(alias="class")]
+    precision: Fraction
+    recall: Fraction
+    f1: Fraction
+    support: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confused:
+    """Test images of one class that were taken for another, and their share of the class."""
+
+    __pydantic_config__ = _FILE
+    true: str
+    predicted: str
+    count: Count
+    share: Fraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Milliseconds of one call with a batch of images."""
+
+    __pydantic_config__ = _FILE
+    batch: Count
+    median_ms: Seconds
+    p95_ms: Seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Latency of a network, and the machine that took it."""
+
+    __pydantic_config__ = _FILE
+    device: str
+    processor: str
+    threads: Count
+    batches: tuple[Timing, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Final:
     """Content of derive/metrics.json: the network after the final training, tested once.
 
@@ -118,12 +162,16 @@ class Final:
     test_top5: Fraction | None = None
     test_ece: Fraction | None = None
     test_log_loss: Annotated[float, Field(ge=0)] | None = None
+    test_classes: tuple[ClassScores, ...] = ()
+    test_confused: tuple[Confused, ...] = ()
+    latency: Latency | None = None
+    model_bytes: Count | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
         """Test metrics by name, without those that are None."""
-        own = {f.name.removeprefix("test_"): getattr(self, f.name) for f in fields(self)}
-        return {n: v for n, v in own.items() if n not in ("parameters", "macs") and v is not None}
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name.startswith("test_")}
+        return {n.removeprefix("test_"): v for n, v in own.items() if isinstance(v, float)}
 
 
 @dataclass(frozen=True)
@@ -134,6 +182,13 @@ class Study:
     settings: Settings
     trials: tuple[Trial, ...] = ()
     final: Final | None = None
+
+    @property
+    def pictures(self) -> list[Path]:
+        """Pictures of the final training on test images, as far as there are any."""
+        names = ("confusion", "errors", "calibration")
+        files = [self.folder / "derive" / "pictures" / f"{name}.png" for name in names]
+        return [file for file in files if self.final is not None and file.exists()]
 
     @property
     def seconds(self) -> float:

@@ -40,7 +40,7 @@ def heat_map(
 
 
 def confusion_matrix(matrix: npt.ArrayLike, classes: Sequence[str], title: str) -> Image:
-    """Draw a confusion matrix; the color of a cell is the share of the images of its true class.
+    """Draw a confusion matrix: counts, and the shares of the images of their true class as colors.
 
     Arguments:
         matrix: counts [K, K], the true class down, the predicted class across.
@@ -49,7 +49,9 @@ def confusion_matrix(matrix: npt.ArrayLike, classes: Sequence[str], title: str) 
     """
     counts, classes = np.asarray(matrix), legible(classes)
     rates = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    texts = [[str(n) if n else "" for n in row] for row in counts]
+    texts = [
+        [f"{n}\n{share:.0%}" if n else "" for n, share in zip(*pair)] for pair in zip(counts, rates)
+    ]
     numbers = texts if len(classes) <= MAX_CLASSES else None
     return _draw_table(rates, classes, classes, title, numbers, ("true", "predicted"))
 
@@ -69,7 +71,7 @@ def _draw_table(
         rows: names of the R rows.
         columns: names of the C columns.
         title: one line above the table.
-        numbers: texts [R][C] of the cells; None for small cells without text.
+        numbers: texts [R][C] of the cells, of one or two lines; None for small cells without text.
         axes: what the rows and the columns are; may be empty.
     """
     size = LABEL if numbers else SMALL_LABEL
@@ -79,7 +81,8 @@ def _draw_table(
     right = GAP + BAR + 8 + text_pixels("0.0", NUMBER) + MARGIN
     spare = text_pixels(title, TITLE) + 2 * MARGIN - left - right  # what the title needs
     if numbers:
-        longest = max(text_pixels(text, NUMBER) for texts in numbers for text in texts)
+        every = [line for texts in numbers for text in texts for line in text.splitlines()]
+        longest = max((text_pixels(line, NUMBER) for line in every), default=0)
         high, wide = ROW, max(COLUMN, longest + 14, math.ceil(spare / len(columns)))
     else:
         high = wide = min(SMALL_CELL, max(1, SMALL_TABLE // max(len(rows), len(columns))))
@@ -110,8 +113,11 @@ def _draw_table(
 
     for i, texts in enumerate(numbers or []):
         for j, text in enumerate(texts):
-            y, x = HEADER + (i + 0.5) * high, left + (j + 0.5) * wide
-            sheet.write(y, x, text, NUMBER, color="white" if table[i, j] > DARK else INK)
+            color = "white" if table[i, j] > DARK else INK
+            lines = text.splitlines()
+            for k, each in enumerate(lines, 1):
+                y = HEADER + (i + k / (len(lines) + 1)) * high
+                sheet.write(y, left + (j + 0.5) * wide, each, NUMBER, color=color)
     _draw_bar(sheet, left + width + GAP, height)
     return sheet.array()
 

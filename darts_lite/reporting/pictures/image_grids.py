@@ -12,7 +12,8 @@ from darts_lite.reporting.pictures.canvas import Image, Sheet, text_pixels
 
 BORDER = 2  # around each image, in pixels
 SMALLEST = 64  # pixels of the shorter side, to which small images grow
-TITLE, LABEL = 12, 9  # font sizes in points
+TITLE, LABEL, SMALL_LABEL = 12, 9, 8  # font sizes in points
+CAPTION = 150  # least width of a caption, in pixels
 MARGIN, HEADER = 12, 84  # in pixels
 
 
@@ -68,6 +69,46 @@ def labeled_grid(
     for j, name in enumerate(columns):
         sheet.write(HEADER - 16, left + (j + 0.5) * wide, name, LABEL)
     return sheet.array()
+
+
+def captioned_grid(
+    images: npt.ArrayLike, captions: Sequence[tuple[str, ...]], title: str, columns: int = 6
+) -> Image:
+    """Show images row by row, each with lines of text below it.
+
+    Arguments:
+        images: [N, 1 or 3, H, W] in [0, 1], on the CPU.
+        captions: lines of each of the N images; as many lines for each. A line that is wider than
+            the image is cut off.
+        title: one line above the images.
+        columns: images per row.
+    """
+    tiles = [image_grid(image[None]) for image in np.asarray(images, dtype=np.float32)]
+    high, wide = tiles[0].shape[0], max(tiles[0].shape[1], CAPTION)
+    line = text_pixels("MM", SMALL_LABEL)
+    columns = min(columns, len(tiles))
+    cell = high + line * len(captions[0]) + MARGIN
+    across = columns * (wide + MARGIN) + MARGIN
+    across = max(across, text_pixels(title, TITLE) + 2 * MARGIN)
+    sheet = Sheet(2 * MARGIN + 20 + math.ceil(len(tiles) / columns) * cell, across)
+    sheet.write(MARGIN + 10, across / 2, title, TITLE)
+    for index, (tile, lines) in enumerate(zip(tiles, captions)):
+        y = 2 * MARGIN + 20 + index // columns * cell
+        x = MARGIN + index % columns * (wide + MARGIN)
+        sheet.paste(tile, y, x + (wide - tile.shape[1]) // 2)
+        for i, text in enumerate(lines):
+            middle = y + high + (i + 0.5) * line
+            sheet.write(middle, x + wide / 2, _cut(text, wide), SMALL_LABEL)
+    return sheet.array()
+
+
+def _cut(text: str, width: int) -> str:
+    """Return the text, without its middle if it is wider than `width` pixels."""
+    for kept in range(len(text) // 2, 0, -1):
+        if text_pixels(text, SMALL_LABEL) <= width:
+            break
+        text = f"{text[:kept]}…{text[-kept:]}"
+    return text
 
 
 def stack(upper: Image, lower: Image) -> Image:

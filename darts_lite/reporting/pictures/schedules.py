@@ -18,6 +18,9 @@ LOGARITHMIC = ("lr", "weight_decay")
 def parameter_plot(schedules: Mapping[str, Sequence[tuple[float, float]]], title: str) -> Image:
     """Plot each learned hyperparameter in a panel of its own against the fraction of the budget.
 
+    All magnitudes share one scale, and so do all probabilities; scales begin at zero. Otherwise the
+    noise of a value that hardly moves would look like learning.
+
     Arguments:
         schedules: points (fraction of the budget, value) of each hyperparameter, by its name.
         title: one line above the panels.
@@ -30,14 +33,30 @@ def parameter_plot(schedules: Mapping[str, Sequence[tuple[float, float]]], title
     figure.supxlabel("budget spent", size=10, color=INK)
     panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, (name, schedule) in zip(panels, schedules.items()):
-        _draw_schedule(axes, name, schedule)
+        _draw_schedule(axes, name, schedule, _top(schedules, name))
     for axes in panels[len(schedules) :]:
         axes.set_axis_off()
     return render(figure)
 
 
-def _draw_schedule(axes: Axes, name: str, schedule: Sequence[tuple[float, float]]) -> None:
-    """Draw the points as dots on a line, or as a line alone if there are 30 or more."""
+def _top(schedules: Mapping[str, Sequence[tuple[float, float]]], name: str) -> float:
+    """Return the largest value of the hyperparameters of the same kind, such as `magnitude`."""
+    kind = name.partition(".")[0]
+    own = (points for other, points in schedules.items() if other.partition(".")[0] == kind)
+    return max((value for points in own for _, value in points), default=0.0)
+
+
+def _draw_schedule(
+    axes: Axes, name: str, schedule: Sequence[tuple[float, float]], top: float
+) -> None:
+    """Draw the points as dots on a line, or as a line alone if there are 30 or more.
+
+    Arguments:
+        axes: panel.
+        name: name of the hyperparameter.
+        schedule: points (fraction of the budget, value).
+        top: largest value of a linear scale.
+    """
     fractions, values = [f for f, _ in schedule], [v for _, v in schedule]
     marker = "o" if len(schedule) < 30 else ""
     axes.plot(fractions, values, color=LINE, lw=1.6, marker=marker, ms=3)
@@ -57,4 +76,6 @@ def _draw_schedule(axes: Axes, name: str, schedule: Sequence[tuple[float, float]
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     else:
+        if top > 0 and min(values, default=0.0) >= 0:
+            axes.set_ylim(0, 1.08 * top)
         axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
