@@ -20,7 +20,7 @@ import darts_lite
 from darts_lite.commands.flags import options_of
 from darts_lite.errors import Interrupted, UserError
 from darts_lite.hpo.options import CorrelateOptions, TuneOptions
-from darts_lite.nas.options import SearchOptions
+from darts_lite.nas.options import FitOptions, SearchOptions
 from darts_lite.training.budget import PROCESS_START
 from darts_lite.training.memory import keep_freed_memory
 from darts_lite.training.options import AugmentOptions, DeriveOptions, SelfTrainOptions
@@ -35,6 +35,19 @@ _resume = click.option(
 def main() -> None:
     """Learn an architecture and its hyperparameters in one training run."""
     keep_freed_memory()
+
+
+@main.command()
+@options_of(FitOptions)
+@_resume
+@click.pass_context
+def fit(context: click.Context, /, resume: bool, **flags: Any) -> None:
+    """Search a network, train and test it, and write a report, within one budget."""
+    with _clear_errors():
+        from darts_lite.commands.fit import fit
+
+        given = _given(context) if resume else None
+        fit(FitOptions(**flags), resume=given, started=PROCESS_START, say=click.echo)
 
 
 @main.command()
