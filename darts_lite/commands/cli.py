@@ -7,7 +7,6 @@ mistyped flag are therefore fast.
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from click.core import ParameterSource
 import darts_lite
 from darts_lite.commands.flags import options_of
 from darts_lite.errors import Interrupted, UserError
+from darts_lite.files import quiet_threads
 from darts_lite.hpo.options import CorrelateOptions, TuneOptions
 from darts_lite.nas.options import FitOptions, SearchOptions
 from darts_lite.training.budget import PROCESS_START
@@ -146,20 +146,10 @@ def _given(context: click.Context) -> set[str]:
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
-    """Print errors of the user or the disk as one line, and exit: 2, or 128 + signal.
-
-    TensorBoard writes in a thread. Its writer raises the thread's error again, so the traceback
-    that Python prints for the thread is left out.
-    """
-    hook = threading.excepthook
-
-    def quiet(args: threading.ExceptHookArgs) -> None:
-        if not issubclass(args.exc_type, OSError):
-            hook(args)
-
-    threading.excepthook = quiet
+    """Print errors of the user or the disk as one line, and exit: 2, or 128 + signal."""
     try:
-        yield
+        with quiet_threads():
+            yield
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
@@ -170,5 +160,3 @@ def _clear_errors() -> Iterator[None]:
     except Interrupted as stop:
         click.echo(f"{stop}; continue it with --resume", err=True)
         sys.exit(128 + stop.signum)
-    finally:
-        threading.excepthook = hook
