@@ -12,6 +12,7 @@ from darts_lite.training import budget as _budget  # first: it notes when the pr
 
 __version__ = "0.1.0"
 _PUBLIC = {  # name -> the module that has it, imported when it is asked for
+    "fit": "darts_lite.commands.api",
     "search": "darts_lite.commands.api",
     "derive": "darts_lite.commands.api",
     "selftrain": "darts_lite.commands.api",

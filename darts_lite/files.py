@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,25 @@ def writing(path: Path) -> Iterator[None]:
             f"cannot write {path}: {reason.strerror or reason}; earlier files are kept: {remedy}, "
             "then repeat the command (a run with --resume)"
         ) from None
+
+
+@contextmanager
+def quiet_threads() -> Iterator[None]:
+    """Leave out the traceback that Python prints for a write that fails in a thread.
+
+    TensorBoard writes in a thread, and its writer raises the error of the thread again.
+    """
+    hook = threading.excepthook
+
+    def quiet(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, OSError):
+            hook(args)
+
+    threading.excepthook = quiet
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from test_architecture import ORDER
 
 import darts_lite as dl
 from darts_lite.hpo.options import TuneOptions
-from darts_lite.nas.options import SearchOptions
+from darts_lite.nas.options import FitOptions, SearchOptions
 from darts_lite.training.options import DeriveOptions
 
 ROOT = Path(__file__).parent.parent
@@ -140,7 +140,12 @@ def test_the_tree_names_every_module() -> None:
 
 
 def test_the_examples_of_dl_call_what_exists() -> None:
-    options = {"search": SearchOptions, "derive": DeriveOptions, "tune": TuneOptions}
+    options = {
+        "fit": FitOptions,
+        "search": SearchOptions,
+        "derive": DeriveOptions,
+        "tune": TuneOptions,
+    }
     calls = [
         node
         for code in re.findall(r"```py\n(.*?)```", README, re.S)

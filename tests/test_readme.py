@@ -1,6 +1,7 @@
-"""The README's Python examples run, and its flags exist."""
+"""The README's Python examples run, its command lines are accepted, and its flags exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,15 @@ def test_learning_takes_less_than_ten_lines() -> None:
     before, added = example.split("# yours so far\n")
     lines = [line for line in added.splitlines() if line.strip()]
     assert "Learner" not in before and len(lines) < 10
+
+
+def test_its_command_lines_are_accepted_and_fit_is_the_first() -> None:
+    lines = re.findall(r"^    .*python run\.py (.*)$", README, re.M)
+    assert lines[0].startswith("fit ")
+    for line in lines:
+        for each in re.split(r" && python run\.py ", line):
+            name, *arguments = shlex.split(each)
+            main.commands[name].make_context(name, arguments).close()
 
 
 def test_every_flag_that_it_names_exists() -> None:

@@ -274,6 +274,18 @@ def test_a_study_is_resumed_with_more_trials_and_joined_from_another_folder(
     assert lines(one / "trials.jsonl") == lines(two / "trials.jsonl")
 
 
+def test_resume_without_a_study_starts_anew(within: None, tmp_path: Path) -> None:
+    """A script that always says --resume works; a result without its study is not written over."""
+    result = call(*tune(tmp_path / "a", "random", "--trials", 1, "--resume"))
+    assert result.exit_code == 0, result.output
+    assert "no study in" in result.output and "starting anew" in result.output
+    again = call(*tune(tmp_path / "a", "random", "--trials", 1, "--resume"))
+    assert again.exit_code == 0 and "starting anew" not in again.output, again.output
+    (tmp_path / "a" / "study.journal").unlink()
+    line = refuse(*tune(tmp_path / "a", "random", "--trials", 1, "--resume"))
+    assert "must hold a study" in line and "choose another --out" in line
+
+
 def test_resume_remembers_the_database_and_the_settings(within: None, tmp_path: Path) -> None:
     out, storage = tmp_path / "out", f"sqlite:///{tmp_path}/study.db"
     result = call(*tune(out, "asha", "--trials", 3, "--storage", storage))
@@ -520,7 +532,8 @@ def test_correlate_compares_a_fidelity_with_the_full_training(
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("correlate") / "out"
-    assert call(*correlate(out)).exit_code == 0
+    result = call(*correlate(out), "--resume")
+    assert result.exit_code == 0 and "starting anew" in result.output, result.output
     return out
 
 
@@ -532,6 +545,7 @@ def test_correlate_is_resumed_with_more_configurations(compared: Path) -> None:
     assert lines(compared / "correlation.jsonl")[:3] == rows
     assert len(lines(compared / "correlation.jsonl")) == 4
     assert "4 configurations" in again.output
+    assert "starting anew" not in again.output
     other = refuse("correlate", "--resume", "--out", compared, "--epochs", 4)
     assert "epochs must be 3, got 4" in other
 

@@ -8,14 +8,29 @@ from typing import Any
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.commands import derive as _derive
+from darts_lite.commands import fit as _fit
 from darts_lite.commands import folds, random_baseline
 from darts_lite.commands import search as _search
 from darts_lite.commands import selftrain as _selftrain
 from darts_lite.errors import UserError
 from darts_lite.hpo.options import TuneOptions
-from darts_lite.nas.options import SearchOptions
+from darts_lite.nas.options import FitOptions, SearchOptions
 from darts_lite.training.options import DeriveOptions, SelfTrainOptions
 from darts_lite.training.run import Say
+
+
+def fit(*, resume: bool = False, say: Say = print, **options: Any) -> dict[str, Any]:
+    """Search a network, train and test it, and write a report; return the content of `fit.json`.
+
+    Arguments:
+        resume: whether to continue the run in `out` with its own settings.
+        say: prints a line for the user.
+        options: fields of `FitOptions`, the flags of the command, such as
+            `dataset="folder:photos"`.
+    Raises: `UserError` for bad input; `TypeError` for an unknown option.
+    """
+    given = set(options) if resume else None
+    return _fit.fit(FitOptions(**options), resume=given, say=say)
 
 
 def search(*, resume: bool = False, say: Say = print, **options: Any) -> Genotype:

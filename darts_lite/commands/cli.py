@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,8 +21,9 @@ import darts_lite
 from darts_lite.commands.flags import options_of
 from darts_lite.errors import Interrupted, UserError
 from darts_lite.export.options import ExportOptions
+from darts_lite.files import quiet_threads
 from darts_lite.hpo.options import CorrelateOptions, TuneOptions
-from darts_lite.nas.options import SearchOptions
+from darts_lite.nas.options import FitOptions, SearchOptions
 from darts_lite.training.budget import PROCESS_START
 from darts_lite.training.memory import keep_freed_memory
 from darts_lite.training.options import (
@@ -45,6 +45,19 @@ _resume = click.option(
 def main() -> None:
     """Learn an architecture and its hyperparameters in one training run."""
     keep_freed_memory()
+
+
+@main.command()
+@options_of(FitOptions)
+@_resume
+@click.pass_context
+def fit(context: click.Context, /, resume: bool, **flags: Any) -> None:
+    """Search a network, train and test it, and write a report, within one budget."""
+    with _clear_errors():
+        from darts_lite.commands.fit import fit
+
+        given = _given(context) if resume else None
+        fit(FitOptions(**flags), resume=given, started=PROCESS_START, say=click.echo)
 
 
 @main.command()
@@ -196,20 +209,10 @@ def _given(context: click.Context) -> set[str]:
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
-    """Print errors of the user or the disk as one line, and exit: 2, or 128 + signal.
-
-    TensorBoard writes in a thread. Its writer raises the thread's error again, so the traceback
-    that Python prints for the thread is left out.
-    """
-    hook = threading.excepthook
-
-    def quiet(args: threading.ExceptHookArgs) -> None:
-        if not issubclass(args.exc_type, OSError):
-            hook(args)
-
-    threading.excepthook = quiet
+    """Print errors of the user or the disk as one line, and exit: 2, or 128 + signal."""
     try:
-        yield
+        with quiet_threads():
+            yield
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
@@ -220,5 +223,3 @@ def _clear_errors() -> Iterator[None]:
     except Interrupted as stop:
         click.echo(f"{stop}; continue it with --resume", err=True)
         sys.exit(128 + stop.signum)
-    finally:
-        threading.excepthook = hook

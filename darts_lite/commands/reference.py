@@ -11,7 +11,7 @@ from typing import Any
 from darts_lite.commands.flags import default_text
 from darts_lite.export.options import ExportOptions
 from darts_lite.hpo.options import CorrelateOptions, TuneOptions
-from darts_lite.nas.options import SearchOptions
+from darts_lite.nas.options import FitOptions, SearchOptions
 from darts_lite.training.options import (
     AugmentOptions,
     CheckOptions,
@@ -23,6 +23,7 @@ from darts_lite.training.options import (
 )
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
+    "fit": (FitOptions, "Search a network, train and test it, and write a report, in one budget."),
     "search": (SearchOptions, "Learn architecture and hyperparameters; write `OUT/g.json`."),
     "derive": (DeriveOptions, "Train the network of a genotype and test it once."),
     "selftrain": (SelfTrainOptions, "Let a teacher label images; its students become teachers."),
@@ -40,7 +41,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "refresh": (RefreshOptions, "Look at new data with the model of `RUN`; keep or replace it."),
     "augment": (AugmentOptions, "Draw the effect of an augmentation."),
 }
-RESUMED = ("search", "derive", "selftrain", "tune", "correlate")
+RESUMED = ("fit", "search", "derive", "selftrain", "tune", "correlate")
 
 
 def reference() -> str:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.data import Dataset
 from darts_lite.errors import Interrupted, UserError
-from darts_lite.files import read_json, write_json
+from darts_lite.files import quiet_threads, read_json, write_json
 from darts_lite.hpo import results
 from darts_lite.hpo import warm_start as history
 from darts_lite.hpo.liveness import worker_name
@@ -220,32 +220,31 @@ class _Launcher:
         old = {n: signal.signal(n, self._receive) for n in (signal.SIGINT, signal.SIGTERM)}
         workers = [self._start(i) for i in range(self.options.workers)]
         ticked = 0.0
-        bar = tqdm(
+        with tqdm(
             total=100,
             desc=self.options.method,
             mininterval=0.2 if sys.stderr.isatty() else 15,
             bar_format="{desc} {percentage:3.0f}%|{bar:20}| {postfix}",
-        )
-        try:
-            while any(w is not None for w in workers):
-                for i, worker in enumerate(workers):
-                    if worker is not None and worker.exitcode is not None:
-                        workers[i] = self._replacement(i, worker.exitcode)
-                if time.monotonic() - ticked > HEARTBEAT:
-                    ticked = time.monotonic()
-                    self.study.tick(self.session, self.began)
-                    self._show(bar)
-                time.sleep(0.1)
-        finally:
-            for worker in workers:
-                if worker is not None:
-                    worker.terminate()
-                    worker.join()
-            for number, handler in old.items():
-                signal.signal(number, handler)
-            self.study.tick(self.session, self.began)
-            self._show(bar)
-            bar.close()
+        ) as bar:
+            try:
+                while any(w is not None for w in workers):
+                    for i, worker in enumerate(workers):
+                        if worker is not None and worker.exitcode is not None:
+                            workers[i] = self._replacement(i, worker.exitcode)
+                    if time.monotonic() - ticked > HEARTBEAT:
+                        ticked = time.monotonic()
+                        self.study.tick(self.session, self.began)
+                        self._show(bar)
+                    time.sleep(0.1)
+            finally:
+                for worker in workers:
+                    if worker is not None:
+                        worker.terminate()
+                        worker.join()
+                for number, handler in old.items():
+                    signal.signal(number, handler)
+                self.study.tick(self.session, self.began)
+                self._show(bar)
         if self.received:
             raise Interrupted(self.received, Path(self.options.out))
 
@@ -327,7 +326,7 @@ def _work(
             trials=options.trials,
             seeds=seeds,
         )
-        with orphans_stop(parent), reachable(worker.study.where):
+        with orphans_stop(parent), reachable(worker.study.where), quiet_threads():
             worker.run(index)
     except Interrupted as stop:
         sys.exit(128 + stop.signum)

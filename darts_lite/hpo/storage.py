@@ -33,6 +33,7 @@ from optuna.trial import FrozenTrial, TrialState
 import darts_lite.hpo.requirements  # noqa: F401  a clear error first
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.errors import UserError
+from darts_lite.files import writing
 from darts_lite.hpo.liveness import covered, is_dead
 from darts_lite.hpo.optuna_adapters import Distributions, Suggest, pruner, sampler
 from darts_lite.hpo.records import Job, Measurement, Method, Record
@@ -116,7 +117,8 @@ class Study:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
-            yield
+            with writing(Path(self.where)):
+                yield
         except (StorageInternalError, ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:80]
             raise UserError(
@@ -379,9 +381,10 @@ class Trial:
 
 @contextmanager
 def reachable(where: str) -> Iterator[None]:
-    """Turn a lost connection to the storage inside the block into a `UserError`."""
+    """Turn a lost connection to the storage, or a full disk, into a `UserError`."""
     try:
-        yield
+        with writing(Path(where)):
+            yield
     except StorageInternalError as error:
         reason = " ".join(str(error).split())[:80]
         raise UserError(

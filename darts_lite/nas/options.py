@@ -9,6 +9,7 @@ from darts_lite.architecture.recipe import Recipe
 from darts_lite.training.options import (
     AUGMENT,
     ESTIMATOR,
+    BalanceOptions,
     DataOptions,
     MachineOptions,
     RecipeOptions,
@@ -17,8 +18,8 @@ from darts_lite.training.options import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpaceOptions(DataOptions):
-    """Options of the search space."""
+class LimitOptions(DataOptions):
+    """Options of the data and the size of the network."""
 
     max_params: int | None = option(
         None,
@@ -26,6 +27,12 @@ class SpaceOptions(DataOptions):
         low=1,
         shown="60000 below 16 pixels, else 150000",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceOptions(LimitOptions):
+    """Options of the search space."""
+
     space: Literal["cells", "blocks"] = option(
         "blocks", "Search space: a chain of mixed blocks, or DARTS cells."
     )
@@ -43,10 +50,31 @@ class SpaceOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(RecipeOptions, MachineOptions, SpaceOptions):
-    """Options of a search."""
+class FolderOptions(MachineOptions):
+    """Options of the folder and the augmentation of a search."""
 
     out: str = option("out", "Folder of the run.")
+    augment: str = option("learned", f"Augmentation: {AUGMENT}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(BalanceOptions, FolderOptions, LimitOptions):
+    """Options of a search and its final training under one clock."""
+
+    budget_hours: float | None = option(
+        None,
+        "Wall-clock hours from process start to the result; a fifth is for the search, more if "
+        "the budget is a few minutes.",
+        low=0,
+        above=True,
+        shown="0.06 below 16 pixels, else 2",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(RecipeOptions, FolderOptions, SpaceOptions):
+    """Options of a search."""
+
     budget_hours: float | None = option(
         None,
         "Wall-clock hours from process start to g.json.",
@@ -77,7 +105,6 @@ class SearchOptions(RecipeOptions, MachineOptions, SpaceOptions):
     optimizer: Literal["sgd", "adamw"] = option(
         "sgd", "Optimizer of the weights, in the search and in the final training."
     )
-    augment: str = option("learned", f"Augmentation: {AUGMENT}")
     estimator: str = option(
         ESTIMATOR,
         "Hypergradient estimator: one_step, unrolled, forward, neumann, conjugate_gradient or "

@@ -257,7 +257,24 @@ class TrainingOptions(SourceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeOptions(Options):
+class BalanceOptions(Options):
+    """Options against classes of different sizes; the genotype carries them in its recipe."""
+
+    class_weights: ClassWeights | None = option(
+        None,
+        "Weights of the classes in the loss, against imbalance: balanced, by the inverse of the "
+        "counts; effective, by the effective number of images.",
+        shown="none; in derive, those of the search",
+    )
+    sampling: Sampling | None = option(
+        None,
+        "Draw training images uniformly, or every class equally often, against imbalance.",
+        shown="uniform; in derive, that of the search",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions(BalanceOptions):
     """Options of loss and schedule; the genotype carries them in its recipe."""
 
     loss: str | None = option(
@@ -272,17 +289,6 @@ class RecipeOptions(Options):
         high=1,
         below=True,
         shown="0.1; in derive, that of the search",
-    )
-    class_weights: ClassWeights | None = option(
-        None,
-        "Weights of the classes in the loss, against imbalance: balanced, by the inverse of the "
-        "counts; effective, by the effective number of images.",
-        shown="none; in derive, those of the search",
-    )
-    sampling: Sampling | None = option(
-        None,
-        "Draw training images uniformly, or every class equally often, against imbalance.",
-        shown="uniform; in derive, that of the search",
     )
     schedule: ScheduleName | None = option(
         None,

@@ -136,7 +136,7 @@ class Run(Generic[Options]):
         self.lock.take()
         if self.saved is None:  # another process may have begun since `open`
             require_free((*self.results, path), self.kind)
-        if self.saved is not None:
+        else:
             # another number of threads adds in another order, so results would not be bit-identical
             torch.set_num_threads(self.saved["config"]["threads"])
         config = {
