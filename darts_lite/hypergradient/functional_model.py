@@ -14,14 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from darts_lite.hypergradient.optimizers import Clipped, Optimizer, OptimizerState, Setting
 from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, Loss, Params
 from darts_lite.hypergradient.random_sources import Generator, RandomSources
+from darts_lite.hypergradient.ranks import Ranks
 from darts_lite.hypergradient.torch_optimizers import SETTINGS, read_state, rule_of, write_state
 
 Batch = Any
@@ -37,7 +39,8 @@ class FunctionalModel:
     """Read and write a module and its optimizer as values.
 
     Arguments:
-        model: any module; only parameters with `requires_grad` are trained.
+        model: any module; only parameters with `requires_grad` are trained. Of a
+            DistributedDataParallel, its `.module`, with the derivatives of the whole batch.
         optimizer: SGD, Adam, AdamW, or another optimizer that `higher` supports.
         generators: generators that the loss draws from, beside the global ones.
         clip: largest norm of the gradient; None for no limit.
@@ -60,6 +63,10 @@ class FunctionalModel:
                 "model must be one module on one device, got DataParallel; give its `.module`, or "
                 "one process per device with DistributedDataParallel"
             )
+        self.ranks: Ranks | None = None
+        if isinstance(model, DistributedDataParallel):
+            # It averages in `backward`, which is not called here; `Ranks` averages instead.
+            self.ranks, model = Ranks(model.process_group), cast(nn.Module, model.module)
         self.model, self.optimizer = model, optimizer
         self.random = RandomSources(tuple(generators))
         self.rule = rule_of(optimizer)
@@ -212,11 +219,16 @@ class Window:
         states, old = self._starts[t]
         buffers = {n: b.clone() for n, b in old.items()}
         tensors = {**dict(zip(self.model.names, params)), **buffers}
-        random = self.model.random
+        random, ranks = self.model.random, self.model.ranks
+        if ranks is not None:
+            shared = ranks.share((*params, *raw.values()))
+            tensors |= zip(self.model.names, shared)
+            raw = dict(zip(raw, shared[len(params) :]))
         with random.kept(), _holding(self._places, tensors):
             random.restore(states)
             loss = function(self.model.model, batch, self.constrain(raw))
             after = random.state()
+        loss = loss if ranks is None else ranks.mean(loss)
         # A module may write into a buffer or replace it; `tensors` has the result of both.
         return loss, (after, {n: tensors[n].detach() for n in old})
 
@@ -255,6 +267,8 @@ class Window:
         states, buffers = self._starts[state.optimizer.step - self.first_step]
         for name, buffer in self.model.model.named_buffers():
             buffer.copy_(buffers[name])
+        if self.model.ranks is not None:
+            self.model.ranks.copy_first(tuple(self.model.model.buffers()))
         self.model.random.restore(states)
 
 

@@ -46,9 +46,11 @@ class Learner:
     - Every other learned value is passed to the loss.
 
     Arguments:
-        model: the module that is trained; an `nn.ModuleDict` for several modules. The caller
-            chooses `train()` or `eval()`, and may freeze or add parameters between two steps
-            (tangents of an estimator that carries them then begin again).
+        model: the module that is trained; an `nn.ModuleDict` for several modules. For a
+            DistributedDataParallel, every process gives its share of each batch, and the loss gets
+            its `.module`; the processes must call `step` together. The caller chooses `train()` or
+            `eval()`, and may freeze or add parameters between two steps (tangents of an estimator
+            that carries them then begin again).
         optimizer: SGD, Adam, AdamW, or another optimizer that `higher` supports.
         loss: `loss(model, batch, learned) -> scalar`, with the learned values by name. As in torch,
             a parameter that it does not use takes no step.
