@@ -11,7 +11,6 @@ from darts_lite.architecture.presets import cells
 from darts_lite.augment.operations.record import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
-from darts_lite.nas.defaults import resolved
 from darts_lite.nas.options import SearchOptions
 from darts_lite.nas.task import WARM_UP, SearchTask
 from darts_lite.reporting.recorder import Recorder
@@ -281,22 +280,6 @@ def test_fill_widens_the_result_to_the_limit(digits: tuple[Dataset, Splits]) -> 
     assert plain.space.channels == 4 < wide.space.channels
     assert wide.space.with_channels(4) == plain.space
     assert wide.parameters <= 20_000 < network_cost(more, wide.image, 10).parameters
-
-
-@pytest.mark.parametrize(
-    "given, fill",
-    [
-        ({"channels": None}, True),
-        ({"channels": 4}, False),
-        ({"channels": None, "method": "single_path"}, False),
-        ({"channels": 4, "fill": True}, True),
-        ({"channels": None, "fill": False}, False),
-    ],
-)
-def test_the_result_is_filled_unless_the_width_was_given(
-    digits: tuple[Dataset, Splits], given: dict[str, object], fill: bool
-) -> None:
-    assert resolved(small(**given), digits[0], torch.device("cpu")).fill is fill
 
 
 def test_nan_weights_stop_the_search_with_a_remedy(

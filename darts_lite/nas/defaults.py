@@ -27,7 +27,6 @@ def resolved(options: SearchOptions, dataset: Dataset, device: torch.device) -> 
         dataset: data set of the search.
         device: device of the search.
     """
-    fill = options.method == "darts" and options.channels is None
     options = shaped(options, dataset, device)
     hours = options.budget_hours
     if hours is None and options.steps is None:
@@ -37,7 +36,6 @@ def resolved(options: SearchOptions, dataset: Dataset, device: torch.device) -> 
         options,
         dataset=dataset.name,
         budget_hours=hours,
-        fill=fill if options.fill is None else options.fill,
         search_channels=options.search_channels
         or search_width(options.method, options.channels, device),
     )

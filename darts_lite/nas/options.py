@@ -97,10 +97,10 @@ class SearchOptions(RecipeOptions, FolderOptions, SpaceOptions):
         "train one sampled path per step, which costs no more than the resulting network, then "
         "score the options on validation images.",
     )
-    fill: bool | None = option(
-        None,
-        "Widen the network that was found until it has the most parameters within --max-params.",
-        shown="--fill with --method darts, unless --channels are given",
+    fill: bool = option(
+        False,
+        "Widen the network that was found until it has the most parameters within --max-params; "
+        "for long trainings, because fewer epochs fit into the same time.",
     )
     optimizer: Literal["sgd", "adamw"] = option(
         "sgd", "Optimizer of the weights, in the search and in the final training."
