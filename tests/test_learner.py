@@ -72,9 +72,15 @@ OPTIMIZERS = {
     "rmsprop_centered": Rule(
         optim.RMSprop, {**slow, "centered": True}, ("lr", "weight_decay"), 1e-11
     ),
-    # `higher` makes a float32 of the first step's rate
-    "adagrad": Rule(optim.Adagrad, {**slow, "lr_decay": 0.1}, ("lr", "weight_decay"), 1e-9),
+    "adagrad": Rule(optim.Adagrad, {**slow, "lr_decay": 0.1}, ("lr", "weight_decay")),
     "adamax": Rule(optim.Adamax, slow, ADAM),
+    # torch keeps the product of NAdam's momenta in float32
+    "nadam": Rule(optim.NAdam, {**slow, "betas": (0.8, 0.95), "eps": 1e-6}, ADAM, 1e-6),
+    "nadamw": Rule(optim.NAdam, {**slow, "decoupled_weight_decay": True}, ADAM, 1e-6),
+    "radam": Rule(optim.RAdam, {**slow, "betas": (0.8, 0.97), "eps": 1e-6}, ADAM),
+    "radamw": Rule(
+        optim.RAdam, {**slow, "betas": (0.8, 0.95), "decoupled_weight_decay": True}, ADAM
+    ),
     "adadelta": Rule(optim.Adadelta, {"lr": 0.5, "weight_decay": 0.03}, ("lr", "weight_decay")),
 }
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
@@ -669,15 +675,15 @@ extra = HyperSpec("speed", torch.tensor(0.5), Interval(), "optimizer")
         (
             lambda: one(
                 [],
-                lambda m: optim.Adagrad([{"params": p} for p in m.parameters()]),
+                lambda m: optim.Adadelta([{"params": p} for p in m.parameters()]),
             ),
             UnsupportedOptimizer,
-            "Adagrad must have one parameter group, got 5",
+            "Adadelta must have one parameter group, got 5",
         ),
         (
-            lambda: one([], lambda m: optim.NAdam(m.parameters())),
+            lambda: one([], lambda m: optim.LBFGS(m.parameters())),
             UnsupportedOptimizer,
-            "one of SGD, Adam, AdamW, .*RMSprop, got NAdam, which has no derivative",
+            "one of SGD, Adam, AdamW, NAdam, .*RMSprop, .*got LBFGS, which has no derivative",
         ),
         (
             lambda: one(["lr"], estimator=annealing),

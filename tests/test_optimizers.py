@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 
 from darts_lite.hypergradient import SGD, Adam, Optimizer, OptimizerState
 from darts_lite.hypergradient.optimizers import per_tensor
+from darts_lite.hypergradient.torch_optimizers import SETTINGS, read_state, rule_of
 
 DECAY = (0.03, 0.0)  # of the two tensors of every problem here: the second is spared
 
@@ -398,3 +399,74 @@ def test_coupled_decay_almost_cancels_in_adam(eps: float) -> None:
     got = torch.stack([torch.autograd.grad(e, decay, retain_graph=True)[0] for e in new])
     expected = -0.05 * eps * w / (g.abs() + eps) ** 2
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-12)
+
+
+# --- Rules of torch.optim, over 50 steps ---------------------------------------------------------
+
+usual: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.03}
+RULES: dict[str, tuple[str, dict[str, Any], float]] = {  # class, arguments, tolerance
+    "sgd": ("SGD", {**usual, "momentum": 0.9}, 1e-12),
+    "nesterov": ("SGD", {**usual, "momentum": 0.9, "nesterov": True}, 1e-12),
+    "adam": ("Adam", usual, 1e-10),
+    "adamw": ("AdamW", usual, 1e-10),
+    "nadam": ("NAdam", {**usual, "momentum_decay": 0.01}, 1e-5),  # a float32 product in torch
+    "nadamw": ("NAdam", {**usual, "decoupled_weight_decay": True}, 1e-5),
+    "radam": ("RAdam", {**usual, "betas": (0.8, 0.95)}, 1e-10),
+    "radamw": ("RAdam", {**usual, "decoupled_weight_decay": True}, 1e-10),
+    "adamax": ("Adamax", usual, 1e-10),
+    "adagrad": (
+        "Adagrad", {**usual, "lr_decay": 0.1, "initial_accumulator_value": 0.5}, 1e-10
+    ),
+    "rmsprop": ("RMSprop", usual, 1e-10),
+    "rmsprop_momentum": ("RMSprop", {**usual, "momentum": 0.5, "centered": True}, 1e-9),
+    "muon": ("Muon", {**usual, "nesterov": True}, 1e-10),
+    "muon_plain": (
+        "Muon", {**usual, "nesterov": False, "adjust_lr_fn": "match_rms_adamw"}, 1e-10
+    ),
+    "adadelta": ("Adadelta", {"lr": 0.5, "weight_decay": 0.03}, 1e-10),
+}  # fmt: skip
+SHAPES = ((3, 2), (2, 4), (4, 4))
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("as_tensors", [False, True], ids=["floats", "tensors"])
+def test_fifty_steps_equal_those_of_torch(name: str, as_tensors: bool) -> None:
+    """Parameters and moments, with settings as numbers and as tensors."""
+    kind, arguments, tolerance = RULES[name]
+    g = torch.Generator().manual_seed(0)
+    own = [torch.randn(s, generator=g, dtype=torch.float64).requires_grad_() for s in SHAPES]
+    optimizer = getattr(torch.optim, kind)(own, **arguments)
+    rule = rule_of(optimizer)
+    params, state = tuple(p.detach().clone() for p in own), rule.optimizer.init(own)
+    group = optimizer.param_groups[0]
+    settings = {}
+    for setting in rule.settings:
+        key, place = SETTINGS[setting]
+        value = group[key] if place is None else group[key][place]
+        settings[setting] = torch.tensor(value, dtype=torch.float64) if as_tensors else value
+    for _ in range(50):
+        grads = [torch.randn(s, generator=g, dtype=torch.float64) for s in SHAPES]
+        for p, grad in zip(own, grads):
+            p.grad = grad.clone()
+        optimizer.step()
+        params, state = rule.optimizer.update(params, grads, state, **settings)
+    for got, p in zip(params, own):
+        torch.testing.assert_close(got, p.detach(), rtol=tolerance, atol=tolerance)
+    there = read_state(optimizer, tuple(own), rule)
+    for got, moments in zip(state.moments, there.moments):
+        for a, b in zip(got, moments):
+            torch.testing.assert_close(a.to(b.dtype), b, rtol=tolerance, atol=tolerance)
+
+
+def test_derivatives_of_a_step_of_muon() -> None:
+    """w' = (1 - lr decay) w - lr u, where the bfloat16 matrix u depends on neither."""
+    w = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    lr, decay = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.1, 0.2))
+    rule = rule_of(torch.optim.Muon([w.clone().requires_grad_()])).optimizer
+    (new,), _ = rule.update(
+        (w,), (w.sin(),), rule.init((w,)), lr=lr, weight_decay=decay, momentum=0.9
+    )
+    by_lr, by_decay = torch.autograd.grad(new.sum(), (lr, decay))
+    change = ((1 - 0.1 * 0.2) * w - new.detach()) / 0.1
+    torch.testing.assert_close(by_lr, -(0.2 * w + change).sum())
+    torch.testing.assert_close(by_decay, -0.1 * w.sum())

@@ -41,7 +41,7 @@ class FunctionalModel:
     Arguments:
         model: any module; only parameters with `requires_grad` are trained. Of a
             DistributedDataParallel, its `.module`, with the derivatives of the whole batch.
-        optimizer: SGD, Adam, AdamW, or another optimizer that `higher` supports.
+        optimizer: an optimizer of torch.optim with a rule here (see `rule_of`).
         generators: generators that the loss draws from, beside the global ones.
         clip: largest norm of the gradient; None for no limit.
         max_grad: largest absolute entry of the gradient; None for no limit.

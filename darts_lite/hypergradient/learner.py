@@ -51,7 +51,7 @@ class Learner:
             its `.module`; the processes must call `step` together. The caller chooses `train()` or
             `eval()`, and may freeze or add parameters between two steps (tangents of an estimator
             that carries them then begin again).
-        optimizer: SGD, Adam, AdamW, or another optimizer that `higher` supports.
+        optimizer: SGD, Adam, AdamW, NAdam, RAdam, Adamax, Adagrad, Adadelta, RMSprop or Muon.
         loss: `loss(model, batch, learned) -> scalar`, with the learned values by name. As in torch,
             a parameter that it does not use takes no step.
         learn: names of optimizer settings, or a `HyperSpec` for any other value.

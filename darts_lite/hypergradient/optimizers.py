@@ -85,7 +85,7 @@ class SGD:
         settings = zip(*(per_tensor(s, len(params)) for s in (lr, weight_decay, mu)))
         new, velocity = [], []
         for p, g, v, (rate, decay, m) in zip(params, grads, state.moments[0], settings):
-            g = _add_decay(g, decay, p)
+            g = add_decay(g, decay, p)
             v = m * v + g
             new.append(p - rate * (g + m * v if self.nesterov else v))
             velocity.append(v)
@@ -154,7 +154,7 @@ class Adam:
             if self.decoupled:
                 p = p if _is_zero(decay) else p * (1 - rate * decay)
             else:
-                g = _add_decay(g, decay, p)
+                g = add_decay(g, decay, p)
             m = b1 * m + (1 - b1) * g
             v = b2 * v + (1 - b2) * g * g
             # v + tiny keeps the derivative of the root finite if a gradient is exactly zero.
@@ -263,5 +263,6 @@ def _is_zero(value: Scalar) -> bool:
     return not isinstance(value, Tensor) and value == 0
 
 
-def _add_decay(grad: Tensor, decay: Scalar, param: Tensor) -> Tensor:
+def add_decay(grad: Tensor, decay: Scalar, param: Tensor) -> Tensor:
+    """Return the gradient with a weight decay that acts through it."""
     return grad if _is_zero(decay) else grad + decay * param

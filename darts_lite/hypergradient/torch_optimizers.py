@@ -1,8 +1,9 @@
 """Torch optimizers as pure update rules with exact derivatives.
 
-SGD, Adam and AdamW use the rules of `optimizers.py`. Other optimizers come from `higher`
-(Grefenstette et al. 2019), which is unmaintained and therefore imported by this module only. Its
-differentiable step is given the gradient, so every estimator applies and not only unrolling.
+Most optimizers use the rules of `optimizers.py` and `adaptive_optimizers.py`. Others come from
+`higher` (Grefenstette et al. 2019), which is unmaintained and therefore imported by this module
+only. Its differentiable step is given the gradient, so every estimator applies and not only
+unrolling.
 Settings are passed as overrides: a tensor inside a torch optimizer would receive no gradient.
 """
 
@@ -18,6 +19,15 @@ import higher
 import torch
 from torch import Tensor
 
+from darts_lite.hypergradient.adaptive_optimizers import (
+    Adagrad,
+    Adamax,
+    Muon,
+    NAdam,
+    PerTensor,
+    RAdam,
+    RMSprop,
+)
 from darts_lite.hypergradient.optimizers import (
     SGD,
     Adam,
@@ -37,7 +47,36 @@ SETTINGS = {  # name of a setting -> key in a parameter group, and index if the 
 }
 
 # Left out: ASGD, whose state holds Python numbers, and Rprop, which uses the gradient's sign.
-FROM_HIGHER = (torch.optim.Adadelta, torch.optim.Adagrad, torch.optim.Adamax, torch.optim.RMSprop)
+FROM_HIGHER = (torch.optim.Adadelta,)
+
+# class of torch.optim -> its rule, and the rule's options by the keys of a parameter group
+PER_TENSOR: dict[type[torch.optim.Optimizer], tuple[type[PerTensor], dict[str, str]]] = {
+    torch.optim.NAdam: (
+        NAdam,
+        {
+            "eps": "eps",
+            "momentum_decay": "momentum_decay",
+            "decoupled_weight_decay": "decoupled",
+        },
+    ),
+    torch.optim.RAdam: (RAdam, {"eps": "eps", "decoupled_weight_decay": "decoupled"}),
+    torch.optim.Adamax: (Adamax, {"eps": "eps"}),
+    torch.optim.Adagrad: (
+        Adagrad,
+        {"eps": "eps", "lr_decay": "lr_decay", "initial_accumulator_value": "initial"},
+    ),
+    torch.optim.RMSprop: (RMSprop, {"alpha": "alpha", "eps": "eps", "centered": "centered"}),
+    torch.optim.Muon: (
+        Muon,
+        {
+            "nesterov": "nesterov",
+            "ns_coefficients": "coefficients",
+            "ns_steps": "iterations",
+            "eps": "eps",
+            "adjust_lr_fn": "adjust",
+        },
+    ),
+}
 
 
 class UnsupportedOptimizer(ValueError):
@@ -87,11 +126,18 @@ def rule_of(optimizer: torch.optim.Optimizer) -> Rule:
             ("exp_avg", "exp_avg_sq"),
             ("lr", "weight_decay", "beta1", "beta2"),
         )
+    if type(optimizer) in PER_TENSOR:
+        make, keys = PER_TENSOR[type(optimizer)]
+        options = {own: _shared(optimizer, key) for key, own in keys.items()}
+        if make is RMSprop:
+            options["with_momentum"] = any(g["momentum"] > 0 for g in optimizer.param_groups)
+        made = make(**options)
+        return Rule(made, made.moments, made.settings)
+    known = ", ".join(kind.__name__ for kind in (*PER_TENSOR, *FROM_HIGHER))
     if type(optimizer) not in FROM_HIGHER:
         raise UnsupportedOptimizer(
-            "optimizer must be one of SGD, Adam, AdamW, "
-            f"{', '.join(t.__name__ for t in FROM_HIGHER)}, got {name}, which has no derivative "
-            "here; use one of these"
+            f"optimizer must be one of SGD, Adam, AdamW, {known}, got {name}, which has no "
+            "derivative here; use one of these"
         )
     if len(optimizer.param_groups) > 1:
         raise UnsupportedOptimizer(
@@ -183,7 +229,7 @@ class FromHigher:
 
 
 def read_state(optimizer: torch.optim.Optimizer, params: Params, rule: Rule) -> OptimizerState:
-    """Return the state of a torch optimizer as values; zeros before its first step.
+    """Return the state of a torch optimizer as values; those of `init` before its first step.
 
     Arguments:
         optimizer: torch optimizer.
@@ -193,10 +239,10 @@ def read_state(optimizer: torch.optim.Optimizer, params: Params, rule: Rule) -> 
     states = [optimizer.state.get(p, {}) for p in params]
     moments = tuple(
         tuple(
-            torch.zeros_like(p) if s.get(name) is None else s[name].detach().clone()
-            for p, s in zip(params, states)
+            first if s.get(name) is None else s[name].detach().clone()
+            for first, s in zip(beginning, states)
         )
-        for name in rule.moments
+        for name, beginning in zip(rule.moments, rule.optimizer.init(params).moments)
     )
     steps = [int(s.get("step", 0)) for s in states]
     step = max(steps, default=0)
@@ -222,7 +268,9 @@ def write_state(
         if not taken:
             continue
         kept = optimizer.state[p]
-        kept.update({n: m.detach().clone() for n, m in zip(rule.moments, moments)})
+        for name, m in zip(rule.moments, moments):
+            scalar = p.dim() > 0 and m.dim() == 0  # torch keeps numbers in its default dtype
+            kept[name] = m.detach().to(torch.get_default_dtype() if scalar else m.dtype, copy=True)
         if not isinstance(rule.optimizer, SGD):
             old = kept.get("step")
             step = float(taken)
