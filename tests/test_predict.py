@@ -127,6 +127,11 @@ def test_a_start_loads_no_library_of_the_training(trained: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_folder_above_is_the_same_run(trained: Path) -> None:
+    above, own = (call("predict", run, *images(trained)) for run in (trained.parent, trained))
+    assert above.exit_code == 0 and above.stdout == own.stdout
+
+
 def test_the_library_refuses_a_file_that_cannot_be_read(trained: Path, tmp_path: Path) -> None:
     predictor: Predictor = dl.load(trained)
     with pytest.raises(UserError, match="gone"):

@@ -21,7 +21,7 @@ from darts_lite.training.predictor import load
 
 LARGEST = 1e-5  # allowed difference of a probability
 TRIED = (1, 2, 33)  # images per call in the comparison
-SUFFIX = {"onnx": "model.onnx", "torch": "model.pt2"}
+FORMATS = {"onnx": (onnx_file, "model.onnx"), "torch": (torch_file, "model.pt2")}
 
 
 def export(
@@ -40,8 +40,8 @@ def export(
     """
     if options.format == "onnx":
         onnx_file.require_packages()
-    kind = onnx_file if options.format == "onnx" else torch_file
-    out = Path(options.out) if options.out else run / SUFFIX[options.format]
+    kind, name = FORMATS[options.format]
+    out = Path(options.out) if options.out else run / name
     predictor, uint8 = load(run), options.input == "uint8"
     out.parent.mkdir(parents=True, exist_ok=True)
     content = kind.to_bytes(program_of(predictor, uint8), description(predictor.genotype, uint8))

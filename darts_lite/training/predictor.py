@@ -181,11 +181,14 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> Predictor:
     Loading runs no code from the files: they hold JSON and tensors only.
 
     Arguments:
-        run: the folder, such as "out/derive"; of a cross-validation, the ensemble of its folds.
+        run: the folder, such as "out/derive", or "out" above it; of a cross-validation, the
+            ensemble of its folds.
         device: device of the network.
     Raises: `UserError` if the folder holds no finished training.
     """
     folder = Path(run)
+    if not (folder / "model.pt").exists() and (folder / "derive" / "model.pt").exists():
+        folder = folder / "derive"
     path, folds = folder / "model.pt", folder / "folds.json"
     if folds.exists():
         names = [Path(name).name for name in read_json(folds).get("folders", [])]
