@@ -224,7 +224,7 @@ def fill(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     [
         (checkpoint, "save", 4, 20_000, "search/checkpoint.pt"),
         (Recorder, "scalars", 2, 300, "search"),
-        (pictures, "save", 2, 300, "search/pictures"),
+        (pictures, "save", 2, 300, "search"),
         (Genotype, "save", 1, 300, "g.json"),
     ],
     ids=["checkpoint", "events", "picture", "JSON"],

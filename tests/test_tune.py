@@ -668,7 +668,6 @@ def test_tune_does_not_overwrite_a_study_or_a_genotype(
         (["report", "nowhere"], "nowhere"),
         (["report"], "DIR"),
         (["correlate", *SMALL, "--configurations", 2], "--configurations"),
-        (["correlate", *SMALL, "--resume"], "there is no correlation/correlation.json"),
         (["correlate", *SMALL, "--max-params", 50], "raise --max-params"),
         (["correlate", *SMALL, "--lowest", 0], "--lowest"),
     ],

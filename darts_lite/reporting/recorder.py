@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -138,7 +138,8 @@ class Recorder(AbstractContextManager["Recorder"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        with nullcontext() if error is None else suppress(UserError):  # the first error says more
+            self.close()
 
 
 def _truncate(path: Path, step: int) -> None:
