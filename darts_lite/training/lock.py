@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +22,8 @@ class Lock:
     (Windows), or on a file system without locks, nothing is locked: two runs in one folder are then
     not noticed before the second finds the checkpoint of the first.
 
-    The context releases the lock at its end, and takes it at once if the folder exists.
+    The context releases the lock at its end, and takes it at once if the folder exists and is
+    writable.
 
     Arguments:
         folder: folder to lock; `take` needs it to exist.
@@ -54,7 +56,7 @@ class Lock:
         self._file = file
 
     def __enter__(self) -> Lock:
-        if self.folder.is_dir():
+        if self.folder.is_dir() and os.access(self.folder, os.W_OK):  # else nothing is written
             self.take()
         return self
 
