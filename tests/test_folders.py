@@ -24,13 +24,15 @@ from darts_lite.architecture.reading import Reading
 from darts_lite.augment import to_json
 from darts_lite.commands.check import facts
 from darts_lite.commands.cli import main
+from darts_lite.commands.predict import files_of
 from darts_lite.data import Dataset, changed, load, pixel_cache, split
 from darts_lite.data.decoding import Look
 from darts_lite.data.folder import read_images
-from darts_lite.data.layout import split_of
+from darts_lite.data.layout import reason, split_of
 from darts_lite.data.shapes import chosen_fit, chosen_size
 from darts_lite.data.surveys import description, flips_keep_labels
 from darts_lite.errors import UserError
+from darts_lite.export.deployed import description as description_of
 from darts_lite.reporting import pictures
 from darts_lite.reporting.pictures.canvas import legible
 from darts_lite.training.problem import augmentation_for
@@ -773,3 +775,31 @@ def test_pictures_of_odd_names_are_readable() -> None:
         small = pictures.confusion_matrix(counts[:4, :4], names[:4], "test")
     assert picture.shape[1] < 2400 and small.shape[1] < 1200
     assert legible(names[:4]) == ["0", "1: tom", "$x$", "x" * 14 + "…" + "x" * 13]
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_a_trained_network_reads_files_as_in_training(
+    searched: Path, tmp_path: Path, fit: str
+) -> None:
+    genotype = Genotype.load(searched / "out" / "g.json")
+    how = replace(genotype.source.reading, fit=fit, background="#0000ff")
+    strip = draw(tmp_path / "strip.png", size=(40, 12))
+    clear = tmp_path / "clear.png"
+    Image.new("RGBA", (12, 12), (9, 9, 9, 0)).save(clear)
+    trained(searched, tmp_path / "derive")
+    with_how = replace(genotype, source=replace(genotype.source, reading=how))
+    with_how.save(tmp_path / "derive" / "genotype.json")
+    network = dl.load(tmp_path / "derive")
+    found = network.predict([strip, clear]).probabilities
+    wanted = network.predict(read_images([strip, clear], genotype.image, how)).probabilities
+    assert torch.equal(found, wanted)
+    about = description_of(with_how, uint8=True)
+    assert about["fit"] == fit and "over #0000ff if it is transparent" in about["preprocessing"]
+
+
+def test_predict_names_what_it_passes_over(tmp_path: Path) -> None:
+    root = fill(tmp_path / "d")
+    (root / "cat" / "a.HEIC").write_bytes(b"x")
+    said: list[str] = []
+    assert len(list(files_of([root], said.append))) == 8
+    assert said == [f"passed over in {root}: 1 x {reason(Path('a.heic'))}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -72,9 +73,12 @@ def files_of(paths: Sequence[Path], warn: Say) -> Iterator[Path]:
     """
     for path in paths:
         if path.is_dir():
-            found = list(image_files(path))
+            passed_over: Counter[str] = Counter()
+            found = list(image_files(path, passed_over))
             if not found:
                 warn(f"{shown(path)} holds no images")
+            for reason, count in passed_over.items():
+                warn(f"passed over in {shown(path)}: {count} x {reason}")
             yield from found
         elif path.suffix.lower() == ".csv":
             yield from _listed(path)

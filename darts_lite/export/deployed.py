@@ -10,7 +10,14 @@ from torch import Tensor, nn
 import darts_lite
 from darts_lite.architecture.folding import folded
 from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.reading import Reading
 from darts_lite.training.predictor import Predictor
+
+FITS = {
+    "crop": "crop its center to a square, ",
+    "pad": "pad it to a square with the background, ",
+    "stretch": "",
+}
 
 
 class Deployed(nn.Module):
@@ -44,21 +51,32 @@ def _dtype(uint8: bool) -> torch.dtype:
     return torch.uint8 if uint8 else torch.float32
 
 
+def _deep(how: Reading) -> str:
+    """Return a phrase about files of more than 8 bits; empty if the training had none."""
+    if how.low is None or how.high is None:
+        return ""
+    return f"scale values {how.low:g} to {how.high:g} of more than 8 bits to 0 to 255, "
+
+
 def description(genotype: Genotype, uint8: bool) -> dict[str, str]:
-    """Return what a user of the file must know; every value but the first two is JSON.
+    """Return what a user of the file must know; classes, image and data are JSON.
 
     Arguments:
         genotype: genotype of the network.
         uint8: whether the images are uint8; otherwise float32 in [0, 1].
     """
     channels, height, width = genotype.image
+    how = genotype.source.reading
+    fit = how.fit or "crop"
     mode = "L" if channels == 1 else "RGB"
     values = "uint8, 0 to 255" if uint8 else "float32, 0 to 1"
     return {
         "producer": f"darts_lite {darts_lite.__version__}",
-        "preprocessing": f"turn the image upright, convert it to {mode}, crop its center and "
-        f"resize it (bicubic) to {width}x{height}; images are [B, {channels}, {height}, {width}], "
-        f"{values}",
+        "preprocessing": f"turn the image upright, put it over {how.background} if it is "
+        f"transparent, {_deep(how)}convert it to {mode}, {FITS[fit]}resize it (bicubic) to "
+        f"{width}x{height}; images are [B, {channels}, {height}, {width}], {values}",
+        "fit": fit,
+        "background": how.background,
         "classes": json.dumps(genotype.classes, ensure_ascii=False),
         "image": json.dumps(genotype.image),
         "data": json.dumps(genotype.dataset, ensure_ascii=False),
