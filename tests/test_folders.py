@@ -41,7 +41,7 @@ from darts_lite.training.problem import augmentation_for
 def draw(path: Path, seed: int = 0, size: tuple[int, int] = (12, 12), mode: str = "RGB") -> Path:
     """Write an image of noise; equal arguments give equal images."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng((seed, *path.as_posix().encode()[-40:]))
+    noise = np.random.default_rng((seed, *os.fsencode(path)[-40:]))
     pixels = noise.integers(0, 256, (size[1], size[0], 3), np.uint8)
     Image.fromarray(pixels).convert(mode).save(path)
     return path
@@ -803,3 +803,15 @@ def test_predict_names_what_it_passes_over(tmp_path: Path) -> None:
     said: list[str] = []
     assert len(list(files_of([root], said.append))) == 8
     assert said == [f"passed over in {root}: 1 x {reason(Path('a.heic'))}"]
+
+
+def test_a_search_of_a_path_that_is_no_text_can_be_read_again(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    fill(odd, count=12)
+    genotype = dl.search(
+        dataset=f"folder:{odd}", steps=1, cells=3, channels=4, batch_size=4, max_params=20_000,
+        augment="standard", out=str(tmp_path / "out"), data_dir=str(tmp_path / "data"),
+        say=lambda text: None,
+    )  # fmt: skip
+    assert Genotype.load(tmp_path / "out" / "g.json") == genotype
+    trained(tmp_path, tmp_path / "derive", dataset=f"folder:{odd}")

@@ -114,7 +114,8 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._writer.add_custom_scalars(groups)
 
     def text(self, step: int, name: str, text: str) -> None:
-        """Record a text in Markdown."""
+        """Record a text in Markdown; names of files that are no UTF-8 are escaped."""
+        text = text.encode("utf-8", "backslashreplace").decode()
         with writing(self.folder):
             self._writer.add_text(name, text, step)
 

@@ -9,6 +9,7 @@ from darts_lite.architecture.genotype import Genotype, Source
 from darts_lite.architecture.reading import Reading
 from darts_lite.data import Dataset, changed
 from darts_lite.data.images import is_own
+from darts_lite.data.layout import display
 from darts_lite.errors import UserError
 from darts_lite.training.options import DataOptions, SourceOptions
 
@@ -31,7 +32,8 @@ def source_of(options: DataOptions, dataset: Dataset) -> Source:
     name, size = options.dataset or dataset.name, options.image_size
     if is_own(name):
         kind, _, path = name.partition(":")
-        name, size = f"{kind}:{Path(path).expanduser().absolute()}", dataset.image_size[0]
+        name = display(f"{kind}:{Path(path).expanduser().absolute()}")  # JSON needs UTF-8
+        size = dataset.image_size[0]
     return Source(
         dataset=name,
         data_dir=options.data_dir,
