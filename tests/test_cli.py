@@ -184,6 +184,7 @@ def killed(module: str, owner: str, name: str, at: int, after: bool, *arguments:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.against_another_process
 @pytest.mark.parametrize(
     "points",

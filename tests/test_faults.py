@@ -220,6 +220,7 @@ def fill(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "number", "size", "file"),
     [

@@ -37,6 +37,7 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_fit_searches_trains_and_reports_under_one_clock(tmp_path: Path) -> None:
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
     result = call("fit", *flags, "--out", tmp_path)
@@ -85,6 +86,7 @@ dl.fit(**{options})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "at", "there"),
     [

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from invoking import call
 from PIL import Image
 
 import darts_lite as dl
@@ -23,7 +23,6 @@ from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.reading import Reading
 from darts_lite.augment import to_json
 from darts_lite.commands.check import facts
-from darts_lite.commands.cli import main
 from darts_lite.commands.predict import files_of
 from darts_lite.data import Dataset, changed, load, pixel_cache, split
 from darts_lite.data.decoding import Look
@@ -587,9 +586,9 @@ def test_decoding_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(main, list(arguments))
+    result = call(*arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.output
+    return result.exit_code, result.stdout
 
 
 def test_check_prints_facts_and_a_sheet(tmp_path: Path) -> None:

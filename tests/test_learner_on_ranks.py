@@ -101,6 +101,7 @@ def work(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_the_whole_batch(tmp_path: Path) -> None:
     """The twin is one process that takes the mean loss of both ranks' batches."""
     torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)

@@ -231,6 +231,7 @@ def found_rate(images: Tensor, labels: Tensor, start: float, seed: int, steps: i
     return float(learner.values()["lr"])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* learns the lr greedily")
 def test_every_start_ends_at_a_similar_lr(digits: tuple[Dataset, Splits]) -> None:
     """Starts of 1/30, 1 and 10 times 0.1; from the highest start not every seed comes down."""

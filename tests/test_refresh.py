@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from invoking import call
 from PIL import Image
 
 import darts_lite as dl
-from darts_lite.commands.cli import main
 from darts_lite.commands.refresh import Difference, decide
 from darts_lite.training.seen import Seen
 
@@ -68,15 +67,13 @@ def refresh(place: Path, seconds: float = 20) -> tuple[int, dict[str, object], s
 
 
 def invoked(place: Path, seconds: float) -> tuple[int, dict[str, object], str]:
-    result = CliRunner().invoke(
-        main,
-        ["refresh", str(place / "out/derive"), "--dataset", f"folder:{place / 'data'}",
-         "--data-dir", str(place / "cache"), "--budget-hours", str(seconds / 3600),
-         "--device", "cpu"],
+    result = call(
+        "refresh", place / "out/derive", "--dataset", f"folder:{place / 'data'}",
+        "--data-dir", place / "cache", "--budget-hours", seconds / 3600, "--device", "cpu",
     )  # fmt: skip
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     lines = result.stdout.strip().splitlines()
-    return result.exit_code, json.loads(lines[-1]) if lines else {}, result.output
+    return result.exit_code, json.loads(lines[-1]) if lines else {}, result.stdout + result.stderr
 
 
 def stay(data: Path) -> None:
@@ -143,6 +140,7 @@ def test_drift_of_brightness_is_seen(place: Path, monkeypatch: pytest.MonkeyPatc
     assert isinstance(difference, dict) and difference["new"] == difference["gone"] == 120
 
 
+@pytest.mark.slow
 def test_new_class_replaces_the_model_and_keeps_the_old(place: Path) -> None:
     before = (place / "out/derive/model.pt").read_bytes()
     write(place / "data", {"wide": 150, "up": 90, "down": 90}, start=900)

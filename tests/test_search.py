@@ -197,6 +197,7 @@ def test_every_estimator_learns_an_architecture(digits: tuple[Dataset, Splits], 
     assert all(v.isfinite().all() for v in search.hyper.variables.raw.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "estimator",
     ["one_step", "unrolled", "one_step,optimizer=annealed", "one_step,optimizer=forward"],

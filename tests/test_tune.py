@@ -406,6 +406,7 @@ def opened(path: Path) -> Study:
     return Study(path)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_trial_continued(tmp_path: Path) -> None:
     """Another takes its place and its trial."""
     out = tmp_path / "out"
@@ -445,6 +446,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_continued(tmp_path: Path) -> 
     assert [t["state"] for t in listed].count("failed") == 1
 
 
+@pytest.mark.slow
 def test_a_study_continues_after_its_launcher_is_killed_or_interrupted(tmp_path: Path) -> None:
     """Then the user interrupts it, and goes on again: nothing is lost or done twice."""
     out = tmp_path / "out"

@@ -96,3 +96,4 @@ class Progress:
 def warn(message: str) -> None:
     """Print a warning on stderr without breaking the progress bar."""
     tqdm.write(f"warning: {message}", file=sys.stderr)
+    sys.stderr.flush()
