@@ -256,6 +256,7 @@ def test_an_interrupted_baseline_resumes(
     assert_equal_to_uninterrupted(tmp_path / "out", trained[0])
 
 
+@pytest.mark.slow
 @pytest.mark.against_another_process
 def test_a_killed_baseline_resumes(trained: tuple[Path, str], tmp_path: Path) -> None:
     """The kill is in the first training, in a separate process."""

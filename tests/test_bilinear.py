@@ -67,6 +67,7 @@ def test_derivatives_at_whole_pixels_equal_torch():
         assert all(torch.allclose(a, b, rtol=0, atol=1e-13) for a, b in zip(own, found[2]))
 
 
+@pytest.mark.slow
 def test_all_derivatives_against_central_differences(case):
     inputs = [t.requires_grad_() for t in case]
     gradcheck, gradgradcheck = torch.autograd.gradcheck, torch.autograd.gradgradcheck

@@ -64,6 +64,7 @@ def test_default_hyperparameters_and_selection_of_the_best(searched: Path, tmp_p
     assert "trained on" not in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "epochs"), [("one_step,optimizer=annealed", 1), ("unrolled", 2)]
 )
@@ -274,6 +275,7 @@ def test_an_interrupt_exits_with_its_signal_and_derive_resumes(
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.slow
 @pytest.mark.against_another_process
 def test_a_warm_start_is_reported_and_kept_in_the_checkpoint(
     searched: Path, tmp_path: Path

@@ -35,6 +35,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- killed before the first checkpoint -------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_search_killed_before_its_first_checkpoint_starts_anew(
     searched: Path, tmp_path: Path
 ) -> None:
@@ -48,6 +49,7 @@ def test_a_search_killed_before_its_first_checkpoint_starts_anew(
     assert Genotype.load(out / "g.json") == Genotype.load(searched / "g.json")
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_its_first_step_resumes(searched: Path, tmp_path: Path) -> None:
     command = ["derive", "--genotype", searched / "g.json", "--epochs", 1]
     killed("darts_lite.training.task", ".TrainTask", "step", 1, False,
@@ -61,6 +63,7 @@ def test_a_training_killed_at_its_first_step_resumes(searched: Path, tmp_path: P
     assert one | timed == two | timed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "result"),
     [
@@ -132,6 +135,7 @@ def running(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_folder_is_refused_until_the_first_is_killed(
     running: tuple[Path, subprocess.Popen[str]],
 ) -> None:

@@ -47,6 +47,7 @@ def bits(search: SearchTask) -> dict[str, bytes]:
     return {name: t.numpy().tobytes() for name, t in tensors.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{"space": "cells"}, {}, {"optimizer": "adamw"}, {"space": "cells", "method": "single_path"}],
@@ -219,6 +220,7 @@ def test_a_search_learns_and_its_genotype_has_the_learned_schedules(
     assert {*OPTIMIZERS["sgd"].start} < {*found.recipe.schedules}
 
 
+@pytest.mark.slow
 def test_training_reduces_the_loss(digits: tuple[Dataset, Splits]) -> None:
     search = task(digits, max_params=10**6)
     advance(search, 0, 10, 200)

@@ -250,6 +250,7 @@ def test_the_best_path_of_a_supernet_is_a_teacher(tmp_path: Path) -> None:
     assert all(v.isfinite().all() for v in weights(tmp_path / "d").values())
 
 
+@pytest.mark.slow
 def test_a_study_is_an_ensemble_of_its_trials(searched: Path, tmp_path: Path) -> None:
     study = tmp_path / "study"
     small = ["--dataset", "digits", "--subset", 400, "--space", "blocks", "--cells", 3,
@@ -391,6 +392,7 @@ def test_a_folder_of_images_without_labels(searched: Path, trained: Path, tmp_pa
     assert metrics["pseudo_labels"]["right"] is None
 
 
+@pytest.mark.slow
 def test_self_training_goes_on_in_rounds(searched: Path, tmp_path: Path) -> None:
     out = tmp_path / "s"
     line = ["selftrain", "--genotype", searched / "g.json", "--unlabelled", "rest", "--rounds", 1,

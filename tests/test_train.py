@@ -183,6 +183,7 @@ def test_online_starts_from_the_values_of_the_genotype_and_learns(
     assert task.report()["lr"] == pytest.approx(end["lr"] * cosine(39 / 40))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "stops"),
     [

@@ -299,6 +299,7 @@ def test_resume_remembers_the_database_and_the_settings(within: None, tmp_path: 
     assert [t["fidelity"] for t in lines(out / "trials.jsonl")].count(pytest.approx(1 / 9)) >= 3
 
 
+@pytest.mark.slow
 def test_the_budget_in_hours_covers_all_sessions(
     within: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
