@@ -1,4 +1,4 @@
-"""Report on disk: two pictures, table.md, index.html, and the same content for TensorBoard."""
+"""Report on disk: pictures, table.md, index.html, and the same content for TensorBoard."""
 
 from __future__ import annotations
 
@@ -46,10 +46,9 @@ def write_report(folders: Sequence[Path], out: Path, say: Callable[[str], object
             events.unlink()  # TensorBoard would show the old table beside the new one
     data = studies[0].settings.dataset.get("name", "studies")
     text = results_table(studies)
-    images = {
-        "best_so_far": _best_so_far(studies, data, metric),
-        "scatter": _scatter(studies, data, metric),
-    }
+    images = {"scatter": _scatter(studies, data, metric)}
+    if any(study.trials for study in studies):  # a search and its final training have none
+        images = {"best_so_far": _best_so_far(studies, data, metric)} | images
     with Recorder(out) as recorder:
         for name, image in images.items():
             pictures.save(out / f"{name}.png", image)
