@@ -110,8 +110,24 @@ def test_a_single_top_folder_is_entered(tmp_path: Path, inner: str) -> None:
 
 
 def test_classes_named_like_splits_stay_classes(tmp_path: Path) -> None:
-    dataset = read(fill(tmp_path / "d", "car train test"))
-    assert dataset.classes == ("car", "test", "train") and dataset.train.count == 12
+    dataset = read(fill(tmp_path / "d", "car train bus"))
+    assert dataset.classes == ("bus", "car", "train") and dataset.train.count == 12
+    shoes = fill(tmp_path / "shoes", "boot sandal")
+    fill(shoes / "training shoes", "left right")
+    assert read(shoes).classes == ("boot", "sandal", "training shoes")
+
+
+def test_a_flat_test_folder_beside_the_classes_is_not_a_class(tmp_path: Path) -> None:
+    root = fill(tmp_path / "d", count=6)
+    draw(root / "test" / "0001.jpg")
+    dataset = read(root)
+    assert dataset.classes == ("cat", "dog") and dataset.test is None
+    assert "the 1 images of" in text(dataset) and "have no class; they are not used" in text(
+        dataset
+    )
+    fill(tmp_path / "e" / "train")
+    draw(tmp_path / "e" / "test" / "0001.jpg")
+    assert "test is not used: it lies beside the training images" in text(read(tmp_path / "e"))
 
 
 def test_validation_folder_is_the_validation_split(tmp_path: Path) -> None:

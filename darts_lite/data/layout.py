@@ -85,7 +85,9 @@ def read_layout(root: Path) -> Layout:
     parts = _parts(top, folders)
     trained = parts.pop("train", top)
     names = [n for n in folders if folders[n] not in parts.values()]
-    if trained != top:
+    if trained == top:
+        names = _without_flat_splits(names, folders, passed_over, problems)
+    else:
         used = {path.parts[len(top.parts)] for path in (trained, *parts.values())}
         problems += [
             f"the folder {shown(folders[n])} is not used: it lies beside the training images"
@@ -223,14 +225,15 @@ def _parts(top: Path, folders: dict[str, Path]) -> dict[str, Path]:
         part = split_of(name)
         if part and (_subfolders(path) or not _has_images(path)) and any(path.iterdir()):
             found.setdefault(part, []).append(path)
+    if len(found) == 1 and not any(map(_is_exact, *found.values())):
+        return {}  # a class such as "training shoes"
     if found and "train" not in found and sum(map(len, found.values())) == len(folders):
         raise UserError(
             f"{shown(top)} must have training images, got only {', '.join(sorted(folders))}; name "
             "their folder train"
         )
     for part, paths in found.items():
-        exact = [path for path in paths if path.name.lower() in SPLITS[part]]
-        found[part] = exact or paths
+        found[part] = [path for path in paths if _is_exact(path)] or paths
         if len(found[part]) > 1:
             names = ", ".join(display(path.name) for path in found[part])
             raise UserError(
@@ -238,6 +241,29 @@ def _parts(top: Path, folders: dict[str, Path]) -> dict[str, Path]:
                 "rename one"
             )
     return {part: _entered(paths[0]) for part, paths in found.items()}
+
+
+def _is_exact(path: Path) -> bool:
+    """Tell whether the whole name of a folder stands for a split, not only a word of it."""
+    return any(path.name.lower() in names for names in SPLITS.values())
+
+
+def _without_flat_splits(
+    names: Sequence[str],
+    folders: dict[str, Path],
+    passed_over: Counter[str],
+    problems: list[str],
+) -> list[str]:
+    """Return the names of classes without folders such as "test" that lie beside the classes."""
+    held_out = (*SPLITS["validation"], *SPLITS["test"])
+    flat = [name for name in names if name.lower() in held_out]
+    for name in flat:
+        count = len(list(image_files(folders[name], passed_over, problems)))
+        passed_over["an image outside of the folders of classes"] += count
+        problems.append(
+            f"the {count} images of {shown(folders[name])} have no class; they are not used"
+        )
+    return [name for name in names if name not in flat]
 
 
 def _flat(folder: Path, passed_over: Counter[str], problems: list[str]) -> None:
