@@ -90,7 +90,7 @@ def load_own(
         reading=how,
         found=found,
     )
-    return surveys.surveyed(dataset, seen)
+    return surveys.surveyed(dataset)
 
 
 def _layout(name: str) -> Layout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from darts_lite.data.decoding import Look
 from darts_lite.data.images import Dataset, Images
 from darts_lite.data.layout import listed
 from darts_lite.data.splits import Splits, stratified
@@ -25,12 +24,11 @@ WORSE = 0.02  # loss of accuracy by flips that counts
 ERRORS = 3.0  # standard errors of this loss that count
 
 
-def surveyed(dataset: Dataset, seen: Sequence[Look]) -> Dataset:
+def surveyed(dataset: Dataset) -> Dataset:
     """Return the data set with sentences about its problems, and with its flips decided.
 
     Arguments:
         dataset: images of a user; `reading.flips` is None if the images decide.
-        seen: headers of the files.
     """
     problems, notes = list(dataset.found.problems), list(dataset.found.notes)
     problems += [*_imbalance(dataset), *_copies(dataset), *_narrow(dataset)]
