@@ -18,6 +18,11 @@ from pydantic import ValidationError
 
 from darts_lite.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space, quota, largest size of a file
 
 
@@ -84,6 +89,26 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def locked(file: IO[Any], *, wait: bool) -> bool:
+    """Lock an open file until it is closed or the process ends; return whether that was possible.
+
+    Without `fcntl` (Windows), or on a file system without locks, nothing is locked.
+
+    Arguments:
+        file: the file.
+        wait: whether to wait for another process that has the lock.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return True
 
 
 def write_json(path: Path, value: object) -> None:

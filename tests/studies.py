@@ -30,8 +30,6 @@ from darts_lite.hpo.storage import NAME, Study
 from darts_lite.hpo.worker import Worker
 from darts_lite.training.run import read_data
 
-ROOT = Path(__file__).parent.parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 SMALL = ["--dataset", "digits", "--space", "blocks", "--cells", "3", "--channels", "4",
          "--max-params", "20000", "--epochs", "2", "--subset", "200"]  # fmt: skip
 

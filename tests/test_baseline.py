@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_cli import call, killed, refuse
+from invoking import call, refuse
+from killing import killed
 
 from darts_lite.architecture.cost import network_cost
 from darts_lite.architecture.genotype import Genotype, Source

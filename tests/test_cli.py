@@ -13,17 +13,16 @@ import click
 import pytest
 import torch
 from invoking import call, refuse
+from killing import ENVIRONMENT, ROOT, killed
 from PIL import Image
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.commands.cli import main
 from darts_lite.commands.reference import reference
 
-ROOT = Path(__file__).parent.parent
 SMALL = ["--dataset", "digits", "--space", "blocks", "--cells", "3", "--channels", "4",
          "--batch-size", "16", "--max-params", "3000"]  # fmt: skip
 SEARCH = ["search", *SMALL, "--steps", "24"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture(scope="module")
@@ -157,32 +156,6 @@ def test_random_networks_for_a_network_within_a_limit(searched: Path, tmp_path: 
     result = json.loads((tmp_path / "d" / "random.json").read_text())
     assert result["searched"]["parameters"] == size < free
     assert abs(result["random"][0]["parameters"] - size) <= size / 10
-
-
-KILLED = """
-import os, signal, sys
-import {module} as module
-owner, count = module{owner}, 0
-original = owner.{name}
-def killing(*args, **kwargs):
-    global count
-    count += 1
-    if count == {at}:
-        if {after}: original(*args, **kwargs)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args, **kwargs)
-owner.{name} = killing
-from darts_lite.commands.cli import main
-main(sys.argv[1:])
-"""
-
-
-def killed(module: str, owner: str, name: str, at: int, after: bool, *arguments: object) -> None:
-    """Run a command that kills itself with signal 9 at the `at`-th call of a function."""
-    code = KILLED.format(module=module, owner=owner, name=name, at=at, after=after)
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 @pytest.mark.slow

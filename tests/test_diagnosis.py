@@ -61,13 +61,19 @@ def test_counts_shares_pairs_and_bins_are_of_the_same_images() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def drawings(probabilities: torch.Tensor, images: Images) -> dict[str, np.ndarray]:
+    result = evaluation(probabilities, images.labels)
+    bins = calibration(probabilities, images.labels)
+    return pictures_of(result, bins, probabilities, images, CLASSES)
+
+
 def test_no_error_is_no_pair_and_no_gallery() -> None:
     labels = torch.tensor([0, 1, 2])
     probabilities = torch.eye(3)
     assert confused(torch.eye(3, dtype=torch.long), CLASSES) == []
     assert len(costliest(probabilities, labels)) == 0
     images = Images(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), labels)
-    made = pictures_of(evaluation(probabilities, labels), probabilities, images, CLASSES)
+    made = drawings(probabilities, images)
     assert set(made) == {"confusion", "calibration"}
 
 
@@ -86,9 +92,7 @@ def test_the_gallery_shows_its_images_and_nothing_is_cut_off() -> None:
     probabilities, labels = drawn()
     pixels = torch.zeros(90, 3, 8, 8, dtype=torch.uint8)
     pixels[:, 0] = torch.arange(1, 91)[:, None, None]  # the color tells which image it is
-    made = pictures_of(
-        evaluation(probabilities, labels), probabilities, Images(pixels, labels), CLASSES
-    )
+    made = drawings(probabilities, Images(pixels, labels))
     assert set(made) == {"confusion", "calibration", "errors"}
     gallery = made["errors"]
     shown = {int(r) for r, g, b in gallery.reshape(-1, 3) if 0 < r <= 90 and g == b == 0}

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from invoking import call, refusal, refuse
-from test_cli import ENVIRONMENT, ROOT, SEARCH, SMALL, killed
+from killing import ENVIRONMENT, ROOT, killed
+from test_cli import SEARCH, SMALL
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.errors import UserError

@@ -14,7 +14,9 @@ from invoking import call
 from PIL import Image
 
 import darts_lite as dl
-from darts_lite.commands.refresh import Difference, decide
+from darts_lite.commands.refresh import Difference, _held_out, decide
+from darts_lite.data import load, split
+from darts_lite.data.surveys import image_hashes
 from darts_lite.training.seen import Seen
 
 NAMES = ("down", "up", "wide")
@@ -158,7 +160,7 @@ def test_new_class_replaces_the_model_and_keeps_the_old(place: Path) -> None:
 def test_a_worse_model_is_not_promoted(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import darts_lite.commands.refresh as module
 
-    monkeypatch.setattr(module, "_trained", lambda options, run, *rest: dl.load(run))
+    monkeypatch.setattr(module, "_trained", lambda options, old, *rest: old)
     write(place / "data", {"up": 60, "down": 60}, start=500)
     code, account, output = refresh(place)
     assert code == 0 and account["new_accuracy"] == account["difference"]["accuracy"]  # type: ignore[index]
@@ -202,3 +204,40 @@ def test_a_damaged_run_is_one_line(
 )
 def test_decide(found: Difference, plan: str) -> None:
     assert decide(found)[0] == plan
+
+
+def test_a_fine_tuned_network_remembers_what_its_weights_had_learned(place: Path) -> None:
+    old = Seen.load(place / "out/derive")
+    dl.derive(
+        genotype=str(place / "out/g.json"), out=str(place / "tuned"),
+        start=str(place / "out/derive"), epochs=1, hyperparameters="default", augment="standard", device="cpu",
+        data_dir=str(place / "cache"), say=lambda text: None,
+    )  # fmt: skip
+    new = Seen.load(place / "tuned")
+    assert len(old.earlier) == 0 and set(old.known) == set(old.hashes[old.learned])
+    assert set(new.earlier) == set(old.known) and set(new.known) >= set(old.known)
+
+
+def test_held_out_images_are_no_copies_of_what_a_new_model_trains_on(place: Path) -> None:
+    write(place / "data", {"up": 30, "down": 30}, start=500)
+    for path in list((place / "data" / "up").glob("05*")):
+        for number in range(4):  # some are drawn for training, some for the test
+            shutil.copy(path, path.with_name(f"{number}-{path.name}"))
+    splits = split(load(f"folder:{place / 'data'}", place / "cache"))
+    seen = Seen.load(place / "out/derive")
+    held = set(image_hashes(_held_out(splits, seen)))
+    trained = {h for part in splits[:2] for h in image_hashes(part)}
+    assert held and not held & trained and not held & set(seen.known)
+    assert set(image_hashes(splits.test)) & trained  # else there was nothing to leave out
+
+
+def test_a_promotion_that_was_killed_is_finished(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = place / "out/derive"
+    (place / "out/derive.new").mkdir()
+    shutil.copytree(run, place / "out/derive.new/derive")
+    run.rename(place / "out/derive.1")
+    code, account, output = refresh(place)
+    assert code == 0 and account["plan"] == "keep", output
+    assert dl.load(run).classes == ("down", "up")

@@ -21,12 +21,11 @@ from typing import Any
 
 import pytest
 import torch
+from killing import ENVIRONMENT, ROOT
 from optuna.exceptions import StorageInternalError
 from PIL import Image
 from spaces import random_member
 from studies import (
-    ENVIRONMENT,
-    ROOT,
     SMALL,
     at_most,
     call,

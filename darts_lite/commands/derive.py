@@ -165,7 +165,8 @@ def _trained(run: Run[DeriveOptions], task: TrainTask, held_out: bool) -> dict[s
         validation, images = (split.to(run.device) for split in run.splits[1:])
         probabilities = probabilities_of(network, images)
         test = evaluation(probabilities, images.labels)
-        for name, picture in pictures_of(test, probabilities, images, genotype.classes).items():
+        bins, classes = calibration(probabilities, images.labels), genotype.classes
+        for name, picture in pictures_of(test, bins, probabilities, images, classes).items():
             recorder.picture(step, name, picture)
         metrics = size | _metrics(evaluate(network, validation), test, run.budget)
         if options.tta != "none":
@@ -174,12 +175,13 @@ def _trained(run: Run[DeriveOptions], task: TrainTask, held_out: bool) -> dict[s
             metrics["test_accuracy_tta"] = evaluate(network, run.splits.test, view).accuracy
         recorder.hparams(_shown(options), _best_first(metrics))
         recorder.text(step, "settings", _settings(options, genotype))
-        seen_of(run.splits, probabilities).save(run.folder)
+        start = None if options.start is None else Path(options.start)
+        seen_of(run.splits, probabilities, start).save(run.folder)
         run.progress.doing("measuring the latency")
         latency = latency_of(of_network(network, run.device), genotype.image)
         account = {
             **metrics,
-            **diagnosis(test, calibration(probabilities, images.labels), genotype.classes),
+            **diagnosis(test, bins, classes),
             "latency": {"device": str(run.device), **latency},
             "model_bytes": (run.folder / "model.pt").stat().st_size,
             "pseudo_labels": _counted(task),

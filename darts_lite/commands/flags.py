@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import click
 
-from darts_lite.training.options import flag_of, names_of
+from darts_lite.training.option import flag_of, names_of
 
 Command = Callable[..., Any]
 
@@ -18,7 +18,7 @@ def options_of(cls: type[Any], required: tuple[str, ...] = ()) -> Callable[[Comm
     """Return a decorator that gives a command one flag per field of an options dataclass.
 
     Arguments:
-        cls: the dataclass; its fields are made by `training.options.option`.
+        cls: the dataclass; its fields are made by `training.option.option`.
         required: names of the fields that a new run needs; the command checks them, because a
             resumed run has them already.
     """

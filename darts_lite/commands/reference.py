@@ -12,6 +12,7 @@ from darts_lite.commands.flags import default_text
 from darts_lite.export.options import ExportOptions
 from darts_lite.hpo.options import CorrelateOptions, TuneOptions
 from darts_lite.nas.options import FitOptions, SearchOptions
+from darts_lite.training.option import flag_of
 from darts_lite.training.options import (
     AugmentOptions,
     CheckOptions,
@@ -19,7 +20,6 @@ from darts_lite.training.options import (
     PredictOptions,
     RefreshOptions,
     SelfTrainOptions,
-    flag_of,
 )
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {

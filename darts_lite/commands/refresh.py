@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy.stats import ks_2samp
 
-from darts_lite.architecture.genotype import Genotype, Source
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.commands.derive import derive
 from darts_lite.commands.search import search
 from darts_lite.data import Dataset, Images, Splits
@@ -23,11 +23,16 @@ from darts_lite.data.surveys import image_hashes
 from darts_lite.errors import UserError
 from darts_lite.files import read_json, write_json
 from darts_lite.nas.options import SearchOptions
-from darts_lite.training.options import DataOptions, DeriveOptions, RefreshOptions
+from darts_lite.training.options import (
+    DataOptions,
+    DeriveOptions,
+    RefreshOptions,
+    SourceOptions,
+)
 from darts_lite.training.predictor import Predictor, load
 from darts_lite.training.run import Say, make_folder, read_data
 from darts_lite.training.seen import FILE, Seen, brightness
-from darts_lite.training.source import CHOSEN, data_of, source_of
+from darts_lite.training.source import data_of, source_of
 
 KEPT, REPLACED = 0, 10  # exit statuses
 MUCH = 0.05  # share of new or relabelled images from which the weights are trained again
@@ -88,9 +93,11 @@ def refresh(
     Raises: `UserError` for bad input; `darts_lite.errors.Interrupted` after a signal.
     """
     began = time.monotonic() if started is None else started
+    if not run.exists() and (_new(run) / "derive").exists():
+        (_new(run) / "derive").rename(run)  # killed while it was promoted
     old, seen = load(run), _seen(run)
     genotype = old.genotype
-    data = data_of(genotype, DeriveOptions(dataset=options.dataset, data_dir=options.data_dir))
+    data = data_of(genotype, SourceOptions(dataset=options.dataset, data_dir=options.data_dir))
     dataset, splits = read_data(data, genotype.seed, say)
     if dataset.image != genotype.image:
         raise UserError(
@@ -118,7 +125,7 @@ def refresh(
         account["reason"] += f"; but only {held.count} images are held out, {HELD_OUT} are needed"
         say(account["reason"])
     elif plan != "keep":
-        new = _trained(options, run, genotype, dataset, plan, began, say)
+        new = _trained(options, old, run, data, dataset, plan, began, say)
         account["new_accuracy"] = float(_right(new, held, dataset.classes).float().mean())
         assert difference.accuracy is not None
         better = account["new_accuracy"] > difference.accuracy
@@ -222,9 +229,10 @@ def _seen(run: Path) -> Seen:
 
 
 def _held_out(splits: Splits, seen: Seen) -> Images:
-    """Return the test images that neither the old model nor a new one trains on."""
+    """Return the test images of which neither the old model nor a new one has learned a copy."""
     test = splits.test.to("cpu")
-    known = np.isin(image_hashes(test), seen.hashes[seen.learned])
+    new = [image_hashes(part.to("cpu")) for part in (splits.train, splits.validation)]
+    known = np.isin(image_hashes(test), np.concatenate([seen.known, *new]))
     return test.select(torch.from_numpy(np.flatnonzero(~known)))
 
 
@@ -236,80 +244,56 @@ def _right(model: Predictor, images: Images, classes: Sequence[str]) -> torch.Te
 
 def _trained(
     options: RefreshOptions,
+    old: Predictor,
     run: Path,
-    genotype: Genotype,
+    data: DataOptions,
     dataset: Dataset,
     plan: Plan,
     began: float,
     say: Say,
 ) -> Predictor:
     """Train a new model in RUN.new within what is left of the budget."""
-    folder = run.with_name(run.name + ".new")
+    folder, genotype = _new(run), old.genotype
     if folder.exists():
         say(f"{folder} is of an unfinished refresh; starting anew")
         shutil.rmtree(folder)
     path, seconds = folder / "g.json", 3600 * options.budget_hours
-    own = DataOptions(dataset=options.dataset, data_dir=options.data_dir or "data")
-    source = replace(
-        source_of(own, dataset) if options.dataset else genotype.source,
-        image_size=genotype.source.image_size,
-        subset=genotype.source.subset,
-    )
     if plan == "search":
-        _search(options, genotype, source, run, folder, SEARCH * seconds, began, say)
+        known = {each.name for each in fields(SearchOptions)}
+        again = {name: value for name, value in genotype.search.items() if name in known}
+        again |= asdict(data) | {
+            "warm_start": (str(run / "genotype.json"),),
+            "budget_hours": SEARCH * seconds / 3600,
+            "steps": None,
+            "device": options.device,
+            "out": str(folder),
+        }
+        search(SearchOptions(**again), started=began, say=say, dataset=dataset)  # type: ignore[arg-type]
     else:
         make_folder(folder)
-        data = dict(dataset.fingerprint)
-        replace(genotype, source=source, dataset=data).save(path)  # type: ignore[arg-type]
-    end = began + seconds
-    left = max(1.0, end - time.monotonic())
+        now = dict(dataset.fingerprint)
+        source = source_of(data, dataset)
+        replace(genotype, source=source, dataset=now).save(path)  # type: ignore[arg-type]
     training = DeriveOptions(
         genotype=str(path),
         out=str(folder / "derive"),
         start=str(run) if plan == "fine-tune" else None,
-        budget_hours=left / 3600,
+        budget_hours=max(1.0, began + seconds - time.monotonic()) / 3600,
         device=options.device,
         seed=genotype.seed,
     )
-    derive(training, say=say)
+    derive(training, say=say, dataset=dataset)
     return load(folder / "derive")
 
 
-def _search(
-    options: RefreshOptions,
-    genotype: Genotype,
-    source: Source,
-    run: Path,
-    folder: Path,
-    seconds: float,
-    began: float,
-    say: Say,
-) -> None:
-    """Search again from the old genotype, with the options of its search."""
-    known = {each.name for each in fields(SearchOptions)}
-    said = {n: v for n, v in genotype.search.items() if n in known and n != "warm_start"}
-    how = {n: v for n, v in asdict(source.reading).items() if n not in CHOSEN}
-    again = SearchOptions(
-        **{
-            **said,
-            **how,
-            "dataset": source.dataset,
-            "data_dir": source.data_dir,
-            "image_size": source.image_size,
-            "subset": source.subset,
-            "warm_start": (str(run / "genotype.json"),),
-            "budget_hours": seconds / 3600,
-            "steps": None,
-            "device": options.device,
-            "out": str(folder),
-        }  # type: ignore[arg-type]
-    )
-    search(again, started=began, say=say)
+def _new(run: Path) -> Path:
+    """Return the folder in which a new model is trained."""
+    return run.with_name(run.name + ".new")
 
 
 def _promote(run: Path) -> Path:
     """Put the new run in the place of the old one; return where the old one is kept."""
-    new = run.with_name(run.name + ".new")
+    new = _new(run)
     number = next(i for i in itertools.count(1) if not run.with_name(f"{run.name}.{i}").exists())
     kept = run.with_name(f"{run.name}.{number}")
     run.rename(kept)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -22,12 +22,7 @@ from darts_lite.architecture.reading import Reading
 from darts_lite.data.checks import reading, shown
 from darts_lite.data.decoding import Look, decode, look
 from darts_lite.errors import UserError
-from darts_lite.files import read_json, write_json
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from darts_lite.files import locked, read_json, write_json
 
 CHUNK = 1024  # images between two notes of the progress
 Found = TypeVar("Found")
@@ -101,7 +96,8 @@ def _fill(
 ) -> None:
     """Decode all files into an array on disk; continue that of a killed process."""
     part = target.with_suffix(".part")
-    with part.open("ab+") as file, _alone(file):
+    with part.open("ab+") as file:
+        locked(file, wait=True)  # until another process has filled the same cache
         if target.is_file():  # made by the process that held the lock
             return
         done, broken = 0, {}
@@ -137,21 +133,11 @@ def _each(
             return str(error)
 
     with bar, warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # PIL releases the lock
-        warnings.simplefilter("ignore")  # of odd metadata
+        warnings.filterwarnings("ignore", module="PIL")  # of odd metadata
         for start in range(0, len(files), CHUNK):
             for found in pool.map(one, files[start : start + CHUNK]):
                 bar.update()
                 yield found
-
-
-@contextmanager
-def _alone(file: IO[bytes]) -> Iterator[None]:
-    """Wait until no other process fills the same cache; without effect where there is no fcntl."""
-    if fcntl is None:
-        yield
-        return
-    fcntl.flock(file, fcntl.LOCK_EX)
-    yield  # closing the file, or the end of the process, frees it
 
 
 def _key(files: Sequence[Path], folder: Path, more: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from darts_lite.training.options import Options, option
+from darts_lite.training.option import Options, option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from darts_lite.nas.options import SpaceOptions
-from darts_lite.training.options import MachineOptions, MetricName, option
+from darts_lite.training.option import option
+from darts_lite.training.options import MachineOptions, MetricName
 
 
 @dataclass(frozen=True, kw_only=True)

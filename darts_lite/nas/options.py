@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from darts_lite.architecture.recipe import Recipe
+from darts_lite.training.option import option
 from darts_lite.training.options import (
     AUGMENT,
     ESTIMATOR,
@@ -13,7 +14,6 @@ from darts_lite.training.options import (
     DataOptions,
     MachineOptions,
     RecipeOptions,
-    option,
 )
 
 

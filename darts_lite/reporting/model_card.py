@@ -13,6 +13,11 @@ from darts_lite.files import read_json, write_lines
 NAME = "MODEL_CARD.md"
 FEW = 20  # test images of a class below which its scores say little
 WEAK = 0.7  # recall of a class below which it is named
+READ = {
+    "crop": "cropped to their center and resized",
+    "pad": "padded to a square and resized",
+    "stretch": "resized, whatever their shape,",
+}
 Z95 = 1.959964  # of a 95 % interval
 
 
@@ -182,8 +187,9 @@ def limits(genotype: Genotype, metrics: Mapping[str, Any]) -> list[str]:
         "Every image gets one of the classes, also an image of something else.",
         "The figures hold for images like the test images. Other cameras, light or backgrounds "
         "were not tested.",
-        f"Images are cropped to their center and resized to {width}x{height}; details that are "
-        "lost there cannot count." + (" Color does not count." if channels == 1 else ""),
+        f"Images are {READ[genotype.source.reading.fit or 'crop']} to {width}x{height} pixels; "
+        "details that are lost there cannot count."
+        + (" Color does not count." if channels == 1 else ""),
         "The interval is that of the test images. Another seed gives another network.",
     ]
     classes = metrics["test_classes"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from darts_lite.data.images import Images, floats
 from darts_lite.reporting import pictures
-from darts_lite.training.metrics import Calibration, Evaluation, calibration
+from darts_lite.training.metrics import Calibration, Evaluation
 
 PAIRS = 10  # most confused pairs
 SHOWN = 24  # costliest errors in the gallery
@@ -82,21 +82,24 @@ def costliest(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def pictures_of(
-    evaluation: Evaluation, probabilities: Tensor, images: Images, classes: Sequence[str]
+    evaluation: Evaluation,
+    bins: Calibration,
+    probabilities: Tensor,
+    images: Images,
+    classes: Sequence[str],
 ) -> dict[str, pictures.Image]:
     """Return pictures by name: confusion matrix, calibration, costliest errors if there are any.
 
     Arguments:
         evaluation: result on the images.
+        bins: result of `calibration` on them.
         probabilities: `[N, K]`.
         images: the N test images.
         classes: class names.
     """
     title = f"test: accuracy {evaluation.accuracy:.2%}, macro F1 {evaluation.macro_f1:.2%}"
     error = f"test: calibration error {evaluation.values['ece']:.2%}"
-    count, confidence, right = (
-        each.cpu().numpy() for each in calibration(probabilities, images.labels)
-    )
+    count, confidence, right = (each.cpu().numpy() for each in bins)
     drawn = {
         "confusion": pictures.confusion_matrix(evaluation.confusion, classes, title),
         "calibration": pictures.calibration_plot(count, confidence, right, error),

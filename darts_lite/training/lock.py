@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from darts_lite.errors import UserError
-from darts_lite.files import writing
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from darts_lite.files import locked, writing
 
 
 class Lock:
@@ -38,21 +33,17 @@ class Lock:
 
         Raises: `UserError` if another run has it, or the folder is not writable.
         """
-        if fcntl is None or self._file is not None:
+        if self._file is not None:
             return
         path = self.folder / ".lock"
         with writing(path):
             file = path.open("a", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locked(file, wait=False):
             file.close()
             raise UserError(
                 f"{self.folder} must have one run at a time, got a second; wait for the first, or "
                 "choose another --out"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+            )
         self._file = file
 
     def __enter__(self) -> Lock:

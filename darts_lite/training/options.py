@@ -1,20 +1,17 @@
 """Options of data, device and training: one dataclass per command.
 
-A field is an option. Its default, its type and its help text are defined here only. Flags,
-`--help`, docs/commands.md, config.json and the options that `--resume` restores are derived from
-the fields (`commands.flags`). This module imports no torch, so that `--help` is fast.
+A field is an option (`training.option`). Its default, its type and its help text are defined here
+only. This module imports no torch, so that `--help` is fast.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Literal
 
 from darts_lite.architecture.reading import Fit
 from darts_lite.architecture.recipe import ClassWeights, Sampling, ScheduleName
-from darts_lite.errors import UserError
+from darts_lite.training.option import Options, option
 
 ESTIMATOR = "one_step,optimizer=annealed"
 AUGMENT = (
@@ -36,83 +33,6 @@ MAY_CHANGE = frozenset({"out", "data_dir", "download", "device", "checkpoint_sec
 """Options that a resumed run may change, and that say nothing about its result."""
 MAY_MOVE = MAY_CHANGE | {"dataset"}
 """Options that a resumed run may change: the data may lie elsewhere, but are compared."""
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    above: bool = False,
-    below: bool = False,
-    shown: str | None = None,
-    flag: str | None = None,
-    alone: float | None = None,
-) -> Any:
-    """Return a dataclass field that is an option.
-
-    Arguments:
-        default: the default; None leaves the choice to the data or the machine.
-        help: help text, with the unit.
-        low: smallest allowed number.
-        high: largest allowed number.
-        above: whether the number must be above `low`.
-        below: whether the number must be below `high`.
-        shown: text of the default in the help, if the value is not clear.
-        flag: the flag, if it differs from the name of the field.
-        alone: value of the flag without a number; None if it needs one.
-    """
-    limits = {"low": low, "high": high, "above": above, "below": below}
-    words = {"help": help, "shown": shown, "flag": flag, "alone": alone}
-    return field(default=default, metadata={**limits, **words})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Base of all options: a value outside of its type's names or its limits is a `UserError`."""
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for each in fields(self):
-            value, flag = getattr(self, each.name), flag_of(each)
-            if value is None:
-                continue
-            names = names_of(hints[each.name])
-            if names and value not in names:
-                raise UserError(f"{flag} must be one of {', '.join(names)}, got {value!r}")
-            if isinstance(value, int | float):
-                if not math.isfinite(value):
-                    raise UserError(f"{flag} must be a finite number, got {value!r}")
-                if not within(value, each.metadata):
-                    raise UserError(f"{flag} must be {limits(each.metadata)}, got {value!r}")
-
-
-def flag_of(each: Field[Any]) -> str:
-    """Return the flag of an option."""
-    return each.metadata["flag"] or "--" + each.name.replace("_", "-")
-
-
-def names_of(hint: Any) -> tuple[str, ...]:
-    """Return the names that a type hint allows, `Literal[...]` or `Literal[...] | None`."""
-    parts = [part for part in get_args(hint) if get_origin(part) is Literal] or [hint]
-    return get_args(parts[0]) if get_origin(parts[0]) is Literal else ()
-
-
-def within(value: float, about: Mapping[str, Any]) -> bool:
-    """Tell whether a number lies within the limits of its option."""
-    low, high = about["low"], about["high"]
-    if low is not None and (value < low or (about["above"] and value == low)):
-        return False
-    return high is None or value < high or (value == high and not about["below"])
-
-
-def limits(about: Mapping[str, Any]) -> str:
-    """Return the limits of an option in words."""
-    low, high = about["low"], about["high"]
-    words = [] if low is None else [f"{'above' if about['above'] else 'at least'} {low:g}"]
-    words += [] if high is None else [f"{'below' if about['below'] else 'at most'} {high:g}"]
-    return " and ".join(words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -462,7 +382,7 @@ class SelfTrainOptions(PseudoOptions, SourceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RefreshOptions(Options):
+class RefreshOptions(DeviceOptions):
     """Options of a look at new data with an old model."""
 
     dataset: str | None = option(None, "Data set of today.", shown="that of the run")
@@ -472,7 +392,6 @@ class RefreshOptions(Options):
     budget_hours: float = option(
         1.0, "Wall-clock hours for a new model, if one is needed.", low=0, above=True
     )
-    device: str = option("auto", "Device: auto, cpu, cuda, cuda:1.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ class Seen(NamedTuple):
         learned: whether weights or decisions followed the image; False for test images; bool [N].
         brightness: mean value of every image in [0, 1], float32 [N].
         confidence: probability of the predicted class of every test image, float32 [T].
+        earlier: hashes of the images that the starting weights had learned from, uint64 [E].
     """
 
     hashes: np.ndarray
@@ -34,6 +35,12 @@ class Seen(NamedTuple):
     learned: np.ndarray
     brightness: np.ndarray
     confidence: np.ndarray
+    earlier: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        """Hashes of all images that the weights have learned from, uint64."""
+        return np.concatenate((self.hashes[self.learned], self.earlier))
 
     def save(self, folder: Path) -> None:
         """Write the arrays into a folder of a run."""
@@ -47,13 +54,17 @@ class Seen(NamedTuple):
             return cls(*(content[name] for name in cls._fields))
 
 
-def seen_of(splits: Splits, probabilities: Tensor) -> Seen:
+def seen_of(splits: Splits, probabilities: Tensor, start: Path | None = None) -> Seen:
     """Return what a training on splits saw.
 
     Arguments:
         splits: splits of the training, on any device.
         probabilities: of the test images, `[T, K]`.
+        start: folder of the run whose weights the training started from; None for new weights.
     """
+    earlier = np.zeros(0, np.uint64)
+    if start is not None and (start / FILE).exists():
+        earlier = Seen.load(start).known
     parts = [part.to("cpu") for part in splits]
     return Seen(
         np.concatenate([image_hashes(part) for part in parts]),
@@ -61,6 +72,7 @@ def seen_of(splits: Splits, probabilities: Tensor) -> Seen:
         np.repeat([True, True, False], [part.count for part in parts]),
         np.concatenate([brightness(part) for part in parts]),
         probabilities.max(1).values.cpu().float().numpy(),
+        earlier,
     )
 
 
