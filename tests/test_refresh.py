@@ -210,7 +210,8 @@ def test_a_fine_tuned_network_remembers_what_its_weights_had_learned(place: Path
     old = Seen.load(place / "out/derive")
     dl.derive(
         genotype=str(place / "out/g.json"), out=str(place / "tuned"),
-        start=str(place / "out/derive"), epochs=1, hyperparameters="default", augment="standard", device="cpu",
+        start=str(place / "out/derive"), epochs=1, hyperparameters="default", augment="standard",
+        device="cpu",
         data_dir=str(place / "cache"), say=lambda text: None,
     )  # fmt: skip
     new = Seen.load(place / "tuned")
