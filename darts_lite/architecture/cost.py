@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network, stages_of
+from darts_lite.architecture.networks import network_of
 from darts_lite.architecture.operations import CANDIDATES, has_residual
 from darts_lite.architecture.space import Cell, Operation, SearchSpace
 from darts_lite.architecture.weights import Weights, option_probabilities, uniform
@@ -87,6 +88,12 @@ def network_cost(space: SearchSpace, image: tuple[int, int, int], classes: int) 
     with torch.device("meta"):
         network = Network(space, image, classes)
         return count(network, torch.empty(1, *image))
+
+
+def cost_of(genotype: Genotype) -> Cost:
+    """Return the exact cost of the network of a genotype, counted on the network itself."""
+    with torch.device("meta"):
+        return count(network_of(genotype), torch.empty(1, *genotype.image))
 
 
 def genotype_with_cost(

@@ -13,10 +13,9 @@ channels_last.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
-from darts_lite.architecture.network import Network
 from darts_lite.architecture.weights import Weights
 
 Params = tuple[Tensor, ...]
@@ -29,21 +28,21 @@ class FlatNetwork:
     The network's own parameters are only the starting point and the target of `export`.
 
     Arguments:
-        network: Network to wrap.
+        network: nn.Module to wrap.
 
     Attributes:
         params: The two vectors at construction.
         groups: Names and shapes of the parameters in each of the two vectors.
     """
 
-    def __init__(self, network: Network):
+    def __init__(self, network: nn.Module):
         self.network = network
         self.groups: tuple[list[tuple[str, torch.Size]], ...] = ([], [])
         for name, parameter in network.named_parameters():
             self.groups[0 if parameter.dim() > 1 else 1].append((name, parameter.shape))
         self.params = self.flatten(network)
 
-    def flatten(self, network: Network) -> Params:
+    def flatten(self, network: nn.Module) -> Params:
         """Return the two vectors of another network with the same architecture."""
         values = dict(network.named_parameters())
         return tuple(
@@ -72,10 +71,11 @@ class FlatNetwork:
             Logits [B, classes].
         """
         self.network.train()
-        return functional_call(self.network, self.unflatten(params), (x, weights))
+        inputs = (x,) if weights is None else (x, weights)
+        return functional_call(self.network, self.unflatten(params), inputs)
 
     @torch.no_grad()
-    def export(self, params: Params) -> Network:
+    def export(self, params: Params) -> nn.Module:
         """Write the vectors into the parameters of the network, and return the network."""
         named = self.unflatten(params)
         for name, parameter in self.network.named_parameters():

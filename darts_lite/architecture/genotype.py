@@ -13,6 +13,7 @@ from darts_lite.architecture.operations import check
 from darts_lite.architecture.reading import Reading
 from darts_lite.architecture.recipe import Recipe
 from darts_lite.architecture.space import STRICT, SearchSpace
+from darts_lite.architecture.structure import ChangedLayers
 from darts_lite.errors import UserError
 from darts_lite.files import first_fault, write_json
 
@@ -56,6 +57,7 @@ class Genotype:
         finished: False if the search was interrupted.
         seed: Random seed of the search and of the data splits.
         versions: Versions of the packages of the search.
+        structure: Layers that differ from those of the space, after compression; None for none.
     """
 
     __pydantic_config__ = STRICT
@@ -73,6 +75,7 @@ class Genotype:
     finished: bool = True
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)
+    structure: ChangedLayers | None = None
 
     def __post_init__(self) -> None:
         if self.version != FORMAT_VERSION:

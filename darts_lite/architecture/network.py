@@ -7,9 +7,11 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from darts_lite.architecture.layers import BatchNorm
 from darts_lite.architecture.operations import CANDIDATES, has_residual
+from darts_lite.architecture.plain import PlainCell, PlainEdge, PlainNetwork, folded, ordinary
 from darts_lite.architecture.space import Cell, Operation, SearchSpace
 from darts_lite.architecture.weights import EdgeWeights, Weights
 
@@ -82,6 +84,11 @@ class MixedOp(nn.Module):
         branch = operation(activated, scale, sizes)
         return branch if out is None else out + branch
 
+    def sequential(self) -> PlainEdge:
+        """Return the layers of a concrete operation, not copied."""
+        plain = [operation.plain() for operation in self.operations.values()]  # type: ignore[operator]
+        return PlainEdge(self.residual, plain[0] if plain else None)
+
 
 class Project(nn.Module):
     """1x1 convolution to the width of a cell, with a stride where the resolutions differ.
@@ -99,6 +106,11 @@ class Project(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(F.silu(x[:, :, :: self.stride, :: self.stride])))
+
+    def sequential(self) -> nn.Sequential:
+        """Return the layers, not copied."""
+        subsampled = nn.AvgPool2d(1, self.stride) if self.stride > 1 else nn.Identity()
+        return nn.Sequential(nn.SiLU(), subsampled, self.conv, self.norm)
 
 
 class CellModule(nn.Module):
@@ -145,6 +157,12 @@ class CellModule(nn.Module):
             if node in sources:
                 activated[node] = F.silu(total)
         return nodes[-1] if cell.nodes == 1 else torch.cat(nodes[cell.inputs :], 1)
+
+    def sequential(self) -> PlainCell:
+        """Return the layers of a discrete cell, not copied."""
+        project = [each.sequential() for each in self.project]  # type: ignore[operator]
+        edges = [edge.sequential() for edge in self.edges]  # type: ignore[operator]
+        return PlainCell(self.cell, project, edges)
 
 
 class Stage:
@@ -226,15 +244,7 @@ class Network(nn.Module):
         )
         self.classifier = nn.Linear(features, classes)
         if generator is not None:
-            self._initialize(generator)
-
-    def _initialize(self, generator: torch.Generator) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", generator=generator)
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01, generator=generator)
-                nn.init.zeros_(module.bias)
+            initialize(self, generator)
 
     def forward(self, x: Tensor, weights: Weights | None = None) -> Tensor:
         """Return the logits.
@@ -252,6 +262,29 @@ class Network(nn.Module):
         for name, module in zip(self.space.sequence, self.cells):
             states = [states[-1], module(states, None if rows is None else rows[name])]
         return self.classifier(F.silu(states[-1]).mean((2, 3)))
+
+    def sequential(self) -> PlainNetwork:
+        """Return the layers of a discrete network as a `PlainNetwork`, not copied."""
+        cells = [cell.sequential() for cell in self.cells]  # type: ignore[operator]
+        return PlainNetwork(self.stem, self.norm, cells, self.classifier)
+
+    def plain(self, fold: bool = False) -> nn.Module:
+        """Return a copy of a discrete network of ordinary torch modules, in evaluation mode.
+
+        For tools that hook modules: pruning, summaries, Grad-CAM, torch.fx.
+
+        Arguments:
+            fold: Whether convolutions take over the map of the BatchNorm after them.
+
+        >>> from darts_lite.architecture.presets import blocks
+        >>> from darts_lite.nas.random_networks import uniform_random
+        >>> space = uniform_random(blocks(4, 3), torch.Generator().manual_seed(0))
+        >>> net, x = Network(space, (1, 8, 8), 10), torch.rand(2, 1, 8, 8)
+        >>> torch.allclose(net.plain()(x), net.eval()(x), atol=1e-6)
+        True
+        """
+        plain = ordinary(self.sequential())
+        return folded(plain) if fold else plain
 
     def inherit(self, other: Network) -> None:
         """Copy the weights of this architecture out of a supernet.
@@ -276,6 +309,17 @@ class Network(nn.Module):
                 parameter.copy_(_slice(larger, parameter.shape))
 
 
+def initialize(module: nn.Module, generator: torch.Generator) -> None:
+    """Draw the weights of convolutions and linear layers (He et al. 2015), in place."""
+    for each in module.modules():
+        if isinstance(each, nn.Conv2d):
+            nn.init.kaiming_normal_(each.weight, mode="fan_out", generator=generator)
+        elif isinstance(each, nn.Linear):
+            nn.init.normal_(each.weight, std=0.01, generator=generator)
+            if each.bias is not None:
+                nn.init.zeros_(each.bias)
+
+
 def _index(cell: Cell, edge: object) -> int:
     pairs = [(e.source, e.target) for e in cell.edges]
     return pairs.index((edge.source, edge.target))  # type: ignore[attr-defined]
@@ -291,7 +335,7 @@ def _slice(tensor: Tensor, shape: torch.Size) -> Tensor:
 
 @torch.no_grad()
 def calibrate(
-    network: Network, batches: Iterable[tuple[Tensor, Tensor]], weights: Weights | None = None
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], weights: Weights | None = None
 ) -> None:
     """Set the running statistics of every BatchNorm to the averages over batches.
 
@@ -301,7 +345,7 @@ def calibrate(
             skipped.
         weights: Mixing weights of a supernet; None for a discrete network.
     """
-    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     network.train()
     several = (
         (x, y) for x, y in batches if len(x) > 1
@@ -309,6 +353,6 @@ def calibrate(
     for i, (x, _) in enumerate(several):
         for norm in norms:
             norm.momentum = 1 / (i + 1)
-        network(x, weights)
+        network(x) if weights is None else network(x, weights)
     for norm in norms:
         norm.momentum = 0.0

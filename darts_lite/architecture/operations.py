@@ -6,10 +6,11 @@ per choice, the operation is concrete and has no masks.
 Each operation reads an *activated* input [B, C_in, H, W] and returns a branch
 [B, C_out, H/stride, W/stride]. It ends in a BatchNorm whose affine map absorbs the mixing weight:
 p * BN(h) costs nothing and saves no activation of its own. A convolution that feeds a BatchNorm is
-assigned directly before it; `folding` relies on this order.
+assigned directly before it; `plain.folded` relies on this order. `plain()` returns the same layers,
+of a concrete operation, as ordinary modules.
 
-To add an operation, write a class below and decorate it with `candidate`. The presets then contain
-the operation, and the tables of tests/test_operations.py test it.
+To add an operation, write a class below, with `plain`, and decorate it with `candidate`. The
+presets then contain the operation, and the tables of tests/test_operations.py test it.
 """
 
 from __future__ import annotations
@@ -91,6 +92,10 @@ class Conv(Entangled):
         h = masked_conv(self.conv, x, kernel=self.mask("kernel", choices))
         return self.norm(h, scale)
 
+    def plain(self) -> nn.Sequential:
+        """Return the layers."""
+        return nn.Sequential(self.conv, self.norm)
+
 
 @candidate("bottleneck", {"kernel": (3, 5), "ratio": (2, 4)}, colors=("#fde3c8", "#c26a12"))
 class Bottleneck(Entangled):
@@ -117,6 +122,11 @@ class Bottleneck(Entangled):
         h = masked_conv(self.conv, h, kernel=kernel, inputs=width, outputs=width)
         h = F.silu(self.norm2(h))
         return self.norm3(masked_conv(self.expand, h, inputs=width), scale)
+
+    def plain(self) -> nn.Sequential:
+        """Return the layers."""
+        reduce, middle = (self.reduce, self.norm1, nn.SiLU()), (self.conv, self.norm2, nn.SiLU())
+        return nn.Sequential(*reduce, *middle, self.expand, self.norm3)
 
 
 @candidate(
@@ -146,6 +156,13 @@ class InvertedResidual(Entangled):
         h = F.silu(self.norm2(h))
         return self.norm3(masked_conv(self.project, h, inputs=width), scale)
 
+    def plain(self) -> nn.Sequential:
+        """Return the layers."""
+        expand = self.expand, self.norm1, nn.SiLU()
+        return nn.Sequential(
+            *expand, self.depthwise, self.norm2, nn.SiLU(), self.project, self.norm3
+        )
+
 
 @candidate("skip", {}, colors=("#ececec", "#757575"))
 class Skip(Entangled):
@@ -167,6 +184,12 @@ class Skip(Entangled):
         if self.stride > 1:
             x = F.avg_pool2d(x, self.stride, ceil_mode=True)
         return self.norm(x if self.project is None else self.project(x), scale)
+
+    def plain(self) -> nn.Sequential:
+        """Return the layers."""
+        pool = [nn.AvgPool2d(self.stride, ceil_mode=True)] if self.stride > 1 else []
+        project = [] if self.project is None else [self.project]
+        return nn.Sequential(*pool, *project, self.norm)
 
 
 def has_residual(in_channels: int, out_channels: int, stride: int) -> bool:

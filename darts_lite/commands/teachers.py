@@ -217,12 +217,12 @@ def _classes(
 def _inherited(path: Path, genotype: Genotype) -> Network:
     """Return the network of a genotype with the weights of the supernet of its search."""
     search = _search(path, "--from")
-    supernet = search.network.export(search.inner.params)
+    supernet = search.supernet()
     if supernet.space.channels != genotype.space.channels:
         raise UserError(
             f"--from supernet needs a supernet as wide as its result, {genotype.space.channels} "
             f"channels, got {supernet.space.channels}; search with --search-channels "
-            f"{genotype.space.channels}, or --method gdas"
+            f"{genotype.space.channels}"
         )
     network = Network(genotype.space, genotype.image, len(genotype.classes))
     network.inherit(supernet)
@@ -243,7 +243,7 @@ def _search(genotype: Path, flag: str) -> SearchTask:
 def _supernet(genotype: Path, splits: Splits, device: torch.device) -> Logits:
     """Return the logits of a supernet, its mixture or best path, of the search of a genotype."""
     search = _search(genotype, "--teacher")
-    network = search.network.export(search.inner.params)
+    network = search.supernet()
     weights = None
     if search.scores is not None:  # paths were trained, not their mixture
         best = Network(search.discrete().with_channels(network.space.channels), search.image,

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import darts_lite
-from darts_lite.architecture.folding import folded
 from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.network import Network
+from darts_lite.architecture.plain import PlainNetwork, folded
 from darts_lite.architecture.reading import Reading
-from darts_lite.training.predictor import Predictor
+from darts_lite.training.predictor import Ensemble, Predictor
 
 FITS = {
     "crop": "crop its center to a square, ",
@@ -30,13 +31,22 @@ class Deployed(nn.Module):
 
     def __init__(self, network: nn.Module, uint8: bool):
         super().__init__()
-        self.network = folded(network)
+        self.network = _without_norms(network)
         self.uint8 = uint8
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the class probabilities `[B, K]` of images `[B, C, H, W]`."""
         pixels = images.float() / 255 if self.uint8 else images
         return self.network(pixels).softmax(1)
+
+
+def _without_norms(network: nn.Module) -> nn.Module:
+    """Return a copy of a network whose convolutions have taken over the maps of BatchNorm."""
+    if isinstance(network, Ensemble):
+        return Ensemble(map(_without_norms, network.members))
+    if isinstance(network, Network):
+        return network.plain(fold=True)
+    return folded(network) if isinstance(network, PlainNetwork) else network
 
 
 def program_of(predictor: Predictor, uint8: bool) -> torch.export.ExportedProgram:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from darts_lite.architecture.cost import network_cost
+from darts_lite.architecture.cost import cost_of
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.errors import UserError
 from darts_lite.nas.defaults import resolved
@@ -36,7 +36,7 @@ def load_genotype(
     saved = path.parent / "search" / "checkpoint.pt"
     genotype = Genotype.load(path) if path.exists() or not saved.exists() else None
     if genotype is not None:
-        counted = network_cost(genotype.space, genotype.image, len(genotype.classes))
+        counted = cost_of(genotype)
         if counted != (genotype.parameters, genotype.macs):
             raise UserError(
                 f"{path}: parameters and macs must be {counted.parameters} and {counted.macs}, "

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from darts_lite.architecture.cost import network_cost
-from darts_lite.architecture.flat_network import FlatNetwork
 from darts_lite.architecture.network import Network
 from darts_lite.architecture.space import SearchSpace
 from darts_lite.architecture.weights import Weights, option_probabilities
 from darts_lite.augment import Augmentation
 from darts_lite.data import Dataset, Splits, evaluation_batches
-from darts_lite.hypergradient import InnerState
 from darts_lite.nas.relaxation import entropy
 from darts_lite.reporting import augmentation_report, pictures
 from darts_lite.reporting.recorder import Recorder
@@ -39,14 +37,14 @@ class Watched(Protocol):
     image: tuple[int, int, int]
     device: torch.device
     space: SearchSpace
-    network: FlatNetwork
-    inner: InnerState
     augment: Augmentation
     fraction: float
 
     def weights(self, temperature: float | None = None) -> Weights: ...
 
     def discrete(self) -> SearchSpace: ...
+
+    def supernet(self) -> Network: ...
 
     def augmenting(self) -> dict[str, Tensor]: ...
 
@@ -74,7 +72,7 @@ class Monitor:
         """
         shown, space = sample(task.splits.validation, EVALUATED), task.discrete()
         statistics = list(evaluation_batches(sample(task.splits.train, CALIBRATED), BATCH))
-        supernet = task.network.export(task.inner.params)
+        supernet = task.supernet()
         mixed = accuracy(supernet, shown, statistics, task.weights())
         classes = len(task.dataset.classes)
         narrow = space.with_channels(supernet.space.channels)

@@ -228,6 +228,12 @@ class SearchTask(JointTask):
             f"~{values['expected/parameters'] / 1e3:.0f}k parameters"
         )
 
+    def supernet(self) -> Network:
+        """Return the supernet with its current weights."""
+        network = self.network.export(self.inner.params)
+        assert isinstance(network, Network)
+        return network
+
     def discrete(self) -> SearchSpace:
         """Return the discrete space that selection gives now."""
         selector = self.method.selector

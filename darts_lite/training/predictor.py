@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from darts_lite.architecture.genotype import Genotype
-from darts_lite.architecture.network import Network
+from darts_lite.architecture.networks import network_of
 from darts_lite.data.decoding import decode
 from darts_lite.data.images import floats
 from darts_lite.errors import UserError
@@ -202,7 +202,7 @@ def load(run: str | Path, device: str | torch.device = "cpu") -> Predictor:
             "folder of a finished training"
         )
     genotype = Genotype.load(folder / "genotype.json")
-    network = Network(genotype.space, genotype.image, len(genotype.classes))
+    network = network_of(genotype)
     try:
         network.load_state_dict(checkpoint.read(path))
     except RuntimeError as error:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from darts_lite.architecture.flat_network import FlatNetwork, Params
 from darts_lite.architecture.genotype import Genotype
-from darts_lite.architecture.network import Network, calibrate
+from darts_lite.architecture.network import calibrate
+from darts_lite.architecture.networks import network_of
 from darts_lite.data import Dataset, Images, Splits, evaluation_batches
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.training import checkpoint
@@ -64,14 +65,14 @@ class TrainTask(JointTask):
         splits: Splits,
         device: torch.device,
         teacher: Teacher | None = None,
-        start: Network | None = None,
+        start: nn.Module | None = None,
         pseudo: PseudoLabels | None = None,
     ):
         self.options, self.genotype, self.splits = options, genotype, splits
         self.pseudo = pseudo
         self.batch_size = options.batch_size or genotype.recipe.batch_size
         generator = torch.Generator().manual_seed(options.seed)
-        network = Network(genotype.space, genotype.image, len(genotype.classes), generator)
+        network = network_of(genotype, generator)
         if start is not None:
             take_over(network, start, options.start or "")
         flat = FlatNetwork(network.to(device))
@@ -186,7 +187,7 @@ class TrainTask(JointTask):
         calibrate(network, evaluation_batches(sample(self.images, 1024), 128))
         return measure(network.eval(), self.splits.validation, metric)
 
-    def finish(self, step: int, recorder: Recorder) -> Network:
+    def finish(self, step: int, recorder: Recorder) -> nn.Module:
         """Return the trained network, with BatchNorm calibrated on its training images."""
         params = self.weights
         if self.selection is not None:
@@ -195,12 +196,12 @@ class TrainTask(JointTask):
                 params = self.selection.best[0][1]
         return self._calibrated(params)
 
-    def kept(self) -> list[Network]:
+    def kept(self) -> list[nn.Module]:
         """Return the best networks that `options.keep` asks for, the best first."""
         best = [] if self.selection is None else self.selection.best
         return [self._calibrated(params) for _, params in best[: self.options.keep]]
 
-    def _calibrated(self, params: Params) -> Network:
+    def _calibrated(self, params: Params) -> nn.Module:
         """Return a copy of the network with the given weights and calibrated statistics."""
         network = copy.deepcopy(self.network.export(params))
         calibrate(network, evaluation_batches(sample(self.images, CALIBRATED), 256))

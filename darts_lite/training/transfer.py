@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from darts_lite.architecture.flat_network import FlatNetwork, Params
-from darts_lite.architecture.network import Network
 from darts_lite.errors import UserError
 from darts_lite.hypergradient.hyperparameters import HyperSpec, LogInterval
 from darts_lite.training.options import TeacherOptions
@@ -20,7 +19,7 @@ START = (1.1e-3, 9.0)  # range of its start
 TRAVEL = 4.0  # distance that its raw value can move in one training
 
 
-def take_over(network: Network, other: Network, name: str) -> bool:
+def take_over(network: nn.Module, other: nn.Module, name: str) -> bool:
     """Copy the weights of a network of the same architecture; return whether with its classifier.
 
     The classifier is kept as it is if the numbers of classes differ.
@@ -32,7 +31,8 @@ def take_over(network: Network, other: Network, name: str) -> bool:
     Raises: `UserError` if a weight beside the classifier has another shape.
     """
     own, theirs = dict(network.named_parameters()), dict(other.named_parameters())
-    whole = network.classifier.out_features == other.classifier.out_features
+    last = (n for n in own if n.startswith(CLASSIFIER))
+    whole = all(n in theirs and own[n].shape == theirs[n].shape for n in last)
     wanted = {n: v for n, v in own.items() if whole or not n.startswith(CLASSIFIER)}
     for key, value in wanted.items():
         if key not in theirs or theirs[key].shape != value.shape:
@@ -156,12 +156,13 @@ def rates_of(network: FlatNetwork) -> Rates:
     """Return the depth of every weight of a network.
 
     >>> from darts_lite.architecture.presets import blocks
+    >>> from darts_lite.architecture.network import Network
     >>> from darts_lite.nas.random_networks import uniform_random
     >>> space = uniform_random(blocks(4, 3), torch.Generator().manual_seed(0))
     >>> rates_of(FlatNetwork(Network(space, (1, 8, 8), 10))).count
     5
     """
-    cells = len(network.network.cells)
+    cells = len(network.network.cells)  # type: ignore[arg-type]
     device = network.params[0].device
     sizes = []
     for group in network.groups:
