@@ -12,7 +12,8 @@ from darts_lite.augment.operations.record import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
 from darts_lite.nas.options import SearchOptions
-from darts_lite.nas.task import WARM_UP, SearchTask
+from darts_lite.nas.problem import ALPHA
+from darts_lite.nas.task import SETTLING, WARM_UP, SearchTask
 from darts_lite.reporting.recorder import Recorder
 from darts_lite.schedules import cosine
 from darts_lite.training import loop
@@ -57,14 +58,14 @@ def test_a_resumed_search_is_bit_identical_from_any_step(
     digits: tuple[Dataset, Splits], tmp_path: Path, changes: dict[str, str]
 ) -> None:
     whole = task(digits, **changes)
-    advance(whole, 0, 18, 20)
-    for stop in (2, 5, 9, 16):
+    advance(whole, 0, 20, 20)
+    for stop in (2, 5, 9, 16, 19):
         part = task(digits, **changes)
         advance(part, 0, stop, 20)
         torch.save(part.state_dict(), tmp_path / "s.pt")
         again = task(digits, **changes)
         again.load_state_dict(torch.load(tmp_path / "s.pt", weights_only=True))
-        advance(again, stop, 18, 20)
+        advance(again, stop, 20, 20)
         assert bits(again) == bits(whole)
 
 
@@ -276,12 +277,46 @@ def test_the_default_width_is_the_widest_that_fits_on_average() -> None:
     assert average(width) <= 100_000 < average(width + 2)
 
 
+def test_a_search_settles_on_the_network_that_it_returns(
+    digits: tuple[Dataset, Splits], tmp_path: Path
+) -> None:
+    """The last steps train the selected path; logits stay, all other values go on learning."""
+    search = task(digits)
+    first = round(40 * SETTLING)
+    advance(search, 0, first)
+    assert search.weights()["block1"].path is None
+    before, values = search.discrete(), search.hyper.values()
+    logits = {n: v.clone() for n, v in search.hyper.raw.items() if n.startswith(ALPHA)}
+    advance(search, first, 40)
+    assert search.discrete() == before
+    assert all(torch.equal(search.hyper.raw[n], v) for n, v in logits.items())
+    assert any(not torch.equal(v, values[n]) for n, v in search.hyper.values().items())
+    path = [option for cell in search.weights().values() for option in cell.path or ()]
+    assert path == [edge.operations[0] for _, edge in before.edges]
+    with Recorder(tmp_path) as recorder:
+        found = search.evaluate(40, recorder, last=True)
+    assert found["accuracy/mixed"] == pytest.approx(found["accuracy/one_hot"], abs=1e-6)
+    smaller = network_cost(before, search.image, 10).parameters - 1
+    narrow = task(digits, max_params=smaller)
+    narrow.load_state_dict(search.state_dict())
+    assert network_cost(narrow.discrete(), search.image, 10).parameters <= smaller
+
+
+def test_a_small_result_is_widened_to_half_of_the_limit(digits: tuple[Dataset, Splits]) -> None:
+    search = task(digits, max_params=30_000)
+    small = network_cost(search.discrete(), search.image, 10).parameters
+    found = search.genotype()
+    wider = network_cost(found.space.with_channels(found.space.channels + 1), search.image, 10)
+    assert small < 5000 < found.parameters <= 15_000 < wider.parameters
+
+
 def test_fill_widens_the_result_to_the_limit(digits: tuple[Dataset, Splits]) -> None:
     plain = task(digits, fill=False, max_params=20_000).genotype()
     wide = task(digits, fill=True, max_params=20_000).genotype()
     more = wide.space.with_channels(wide.space.channels + 1)
-    assert plain.space.channels == 4 < wide.space.channels
-    assert wide.space.with_channels(4) == plain.space
+    assert plain.space.channels < wide.space.channels
+    assert wide.space.with_channels(4) == plain.space.with_channels(4)
+    assert plain.parameters <= 10_000
     assert wide.parameters <= 20_000 < network_cost(more, wide.image, 10).parameters
 
 

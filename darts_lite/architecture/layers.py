@@ -40,7 +40,7 @@ class BatchNorm(nn.BatchNorm2d):
         """Return `scale * BN(x)`.
 
         Arguments:
-            x: Features [B, C, H, W]; in training, C may be a sampled width.
+            x: Features [B, C, H, W]; C may be a sampled width, of the first channels.
             scale: Scalar; None means 1.
         """
         weight: Tensor = self.weight
@@ -51,16 +51,11 @@ class BatchNorm(nn.BatchNorm2d):
             weight, bias = weight * scale, bias * scale
         if self.training and not self.momentum:
             return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
-        return F.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            weight,
-            bias,
-            self.training,
-            self.momentum or 0.0,
-            self.eps,
-        )
+        mean, variance = self.running_mean, self.running_var
+        assert mean is not None and variance is not None
+        mean, variance = mean[: len(weight)], variance[: len(weight)]  # views, to be updated
+        momentum = self.momentum or 0.0
+        return F.batch_norm(x, mean, variance, weight, bias, self.training, momentum, self.eps)
 
 
 class Entangled(nn.Module):

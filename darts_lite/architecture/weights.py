@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from darts_lite.architecture.space import Cell, Operation, SearchSpace
@@ -57,6 +58,65 @@ class CellWeights(NamedTuple):
 
 
 Weights = dict[str, CellWeights]  # cell name -> weights
+
+
+def on_path(cell: Cell, path: Path, like: Tensor) -> CellWeights:
+    """Return the weights of one path: one for what is on it, zero beside it.
+
+    Arguments:
+        cell: Cell of the search space.
+        path: Concrete option of each edge; None for an edge that is left out.
+        like: Tensor whose type and device the weights have.
+    """
+    operations = cell.edges[0].operations
+    names = [operation.name for operation in operations]
+    rows = torch.tensor([0 if option is None else names.index(option.name) for option in path])
+    edge = None
+    if cell.edges_compete:
+        edge = torch.tensor([float(option is not None) for option in path]).to(like)
+    choices = {
+        operation.name: {
+            choice: _hot([_place(option, operation, choice) for option in path], len(sizes), like)
+            for choice, sizes in operation.choices.items()
+            if len(sizes) > 1
+        }
+        for operation in operations
+    }
+    return CellWeights(edge, _hot(rows.tolist(), len(operations), like), choices, path)
+
+
+def _hot(places: list[int], size: int, like: Tensor) -> Tensor:
+    return F.one_hot(torch.tensor(places), size).to(like)
+
+
+def _place(option: Operation | None, operation: Operation, choice: str) -> int:
+    """Return the place of the option's size; the first one for other operations."""
+    if option is None or option.name != operation.name:
+        return 0
+    return operation.choices[choice].index(option.choices[choice][0])
+
+
+def member_weights(space: SearchSpace, member: SearchSpace, like: Tensor) -> Weights:
+    """Return the weights of the path of a discrete space in a search space.
+
+    Arguments:
+        space: Search space.
+        member: Discrete space with some of its edges and options.
+        like: Tensor whose type and device the weights have.
+
+    >>> from darts_lite.architecture.presets import blocks
+    >>> from darts_lite.nas.random_networks import uniform_random
+    >>> member = uniform_random(blocks(length=3), torch.Generator().manual_seed(0))
+    >>> weights = member_weights(blocks(length=3), member, torch.zeros(()))
+    >>> weights["block1"].path == member.cell("block1").edges[0].operations
+    True
+    """
+    weights: Weights = {}
+    for cell in space.cells:
+        chosen = {(e.source, e.target): e.operations[0] for e in member.cell(cell.name).edges}
+        path = tuple(chosen.get((edge.source, edge.target)) for edge in cell.edges)
+        weights[cell.name] = on_path(cell, path, like)
+    return weights
 
 
 def uniform(space: SearchSpace) -> Weights:

@@ -24,6 +24,7 @@ class Method:
         selector: maps the space and its mixing weights to a discrete space.
         scored: whether the logits are scores of sampled paths (`single_path.PathScores`) instead of
             outer variables with hypergradients.
+        settles: whether the last part of the search trains the selected path alone.
         timed: whether, in a budget of hours, the time of training limits the result
             (`select.TimedKnapsack` instead of `selector`).
     """
@@ -32,6 +33,7 @@ class Method:
     regularizers: tuple[Regularizer, ...] = ()
     selector: Selector = knapsack
     scored: bool = False
+    settles: bool = False
     timed: bool = False
 
 
@@ -45,4 +47,4 @@ def method_of(options: SearchOptions, costs: CostTable) -> Method:
     if options.method == "single_path":
         return Method(relaxation=UniformPath(), scored=True, timed=True)
     decay = (BetaDecay(),) if options.protect else ()
-    return Method(regularizers=(*decay, ParameterHinge(costs, float(options.limit))))
+    return Method(regularizers=(*decay, ParameterHinge(costs, float(options.limit))), settles=True)

@@ -30,12 +30,14 @@ class Phase(NamedTuple):
         temperature: temperature of the softmaxes of the relaxation.
         fraction: fraction of the budget, for the regularizers.
         draws: noise of the relaxation, for each step of the window.
+        settled: weights of the path that is trained at the end; None for those of the relaxation.
     """
 
     lr_factor: float
     temperature: float = 1.0
     fraction: float = 0.0
     draws: tuple[Any, ...] = (None,)
+    settled: Weights | None = None
 
 
 def logit_specs(space: SearchSpace, start: Mapping[str, Tensor]) -> list[HyperSpec]:
@@ -115,6 +117,8 @@ class SupernetProblem:
         return total
 
     def _mix(self, values: Hyper, phase: Phase, draws: Any) -> Weights:
+        if phase.settled is not None:
+            return phase.settled
         return self.relaxation(self.space, select(values, ALPHA), phase.temperature, draws)
 
     def at(self, weights: Weights) -> Callable[[Params, Tensor], Tensor]:

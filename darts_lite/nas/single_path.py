@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from darts_lite.architecture.space import Cell, Operation, SearchSpace
-from darts_lite.architecture.weights import CellWeights, Path, Weights
+from darts_lite.architecture.weights import CellWeights, Path, Weights, on_path
 from darts_lite.nas.relaxation import logit_shapes, relax
 
 RANGE = 25.0  # largest logit
@@ -70,24 +69,15 @@ def _one_path(cell: Cell, draws: Mapping[str, Tensor], like: Tensor) -> CellWeig
         }
         for o in cell.edges[0].operations
     }
-    kept, edge = list(range(count)), None
+    kept = list(range(count))
     if cell.edges_compete:
         beta = draws[f"{cell.name}.edge"]
         kept = [i for node in cell.inner_nodes for i in _largest(cell, node, beta)]
-        edge = torch.zeros(count).index_fill(0, torch.tensor(kept), 1.0).to(like)
     path: Path = tuple(
         _option(cell.edges[i].operations[int(operations[i])], sizes, i) if i in kept else None
         for i in range(count)
     )
-    choices = {
-        o.name: {
-            choice: F.one_hot(index, len(o.choices[choice])).to(like)
-            for choice, index in sizes[o.name].items()
-        }
-        for o in cell.edges[0].operations
-    }
-    hot = F.one_hot(operations, len(cell.edges[0].operations)).to(like)
-    return CellWeights(edge, hot, choices, path)
+    return on_path(cell, path, like)
 
 
 def _largest(cell: Cell, node: int, beta: Tensor) -> list[int]:

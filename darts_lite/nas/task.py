@@ -25,7 +25,7 @@ from darts_lite.architecture.network import Network
 from darts_lite.architecture.presets import PRESETS
 from darts_lite.architecture.space import SearchSpace
 from darts_lite.architecture.speed import Seconds, training_seconds
-from darts_lite.architecture.weights import Weights
+from darts_lite.architecture.weights import Weights, member_weights
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
 from darts_lite.hypergradient import Bilevel
@@ -56,7 +56,9 @@ from darts_lite.training.problem import (
 WARM_UP = 0.25  # fraction of the budget
 INHERITED_WARM_UP = 0.05  # fraction of the budget, with the weights of an earlier search
 ANNEALING = 0.75  # fraction of the budget at which annealing begins
+SETTLING = 0.9  # fraction of the budget from which the selected path alone is trained
 SCORING = 0.75  # fraction of the budget at which the weights are trained and scoring begins
+LEAST = 0.5  # of the parameter limit: smaller results are widened, up to it
 PATHS = 4  # paths that are scored on one batch
 FINAL_TEMPERATURE = 0.2
 EVERY = {  # steps from one hypergradient to the next
@@ -131,6 +133,7 @@ class SearchTask(JointTask):
         size = options.batch_size
         feed = Feed(splits.train, splits.validation, size, self.augment, seed, recipe.sampling)
         super().__init__(plain, hyper, feed, device, warm.weights(flat.params))
+        self._path: Weights | None = None  # of the selection, once it is trained alone
         self.seconds: Seconds | None = None  # measured at the first step of a budget of hours
         self.discrete()  # raise the error of an impossible limit now, not after the search
 
@@ -142,7 +145,8 @@ class SearchTask(JointTask):
         """Return the softmax temperature at a fraction of the budget; one for scored logits."""
         if self.scores is not None:
             return 1.0
-        return FINAL_TEMPERATURE ** max(0.0, (fraction - ANNEALING) / (1 - ANNEALING))
+        cooled = (fraction - ANNEALING) / (SETTLING - ANNEALING)
+        return FINAL_TEMPERATURE ** min(1.0, max(0.0, cooled))
 
     def lr_factor(self, fraction: float) -> float:
         return super().lr_factor(fraction if self.scores is None else min(1.0, fraction / SCORING))
@@ -163,7 +167,23 @@ class SearchTask(JointTask):
         if self.scores is not None and fraction >= SCORING:
             self._score(self.scores, fraction)
             return 1
+        if self._settles(fraction) and self._path is None:
+            self._settle()
         return super().step(fraction)
+
+    def _settles(self, fraction: float) -> bool:
+        return self.method.settles and fraction >= SETTLING
+
+    def _settle(self) -> None:
+        """Train the selected path alone from now on; the logits stay as they are.
+
+        A step then costs that of a discrete network, and the weights and all other learned values
+        adapt to the path: nothing is lost when the search ends.
+        """
+        like = next(iter(self.hyper.raw.values()))
+        self._path = member_weights(self.space, self.discrete(), like)
+        hyper = self.hyper
+        hyper.plan = replace(hyper.plan, constant=hyper.plan.constant | {"architecture"})
 
     def _score(self, scores: PathScores, fraction: float) -> None:
         """Score some paths on one validation batch, and set the logits."""
@@ -196,11 +216,17 @@ class SearchTask(JointTask):
         """Return the bilevel problem of a window; the relaxation draws once for each step."""
         draws = tuple(self._draw() for _ in train)
         temperature = self.temperature(self.fraction)
-        phase = Phase(lr_factor, temperature, self.fraction, draws)
+        phase = Phase(lr_factor, temperature, self.fraction, draws, self._path)
         return self.problem.bind(train, validation, phase)
 
     def weights(self, temperature: float | None = None) -> Weights:
-        """Return the current mixing weights, without noise."""
+        """Return the current mixing weights, without noise; those of the path once it is trained.
+
+        Arguments:
+            temperature: temperature of the softmaxes; None for that of the search.
+        """
+        if temperature is None and self._path is not None:
+            return self._path
         if temperature is None:
             temperature = self.temperature(self.fraction)
         logits = select(self.hyper.variables.raw, ALPHA)
@@ -239,7 +265,8 @@ class SearchTask(JointTask):
         selector = self.method.selector
         if self.seconds is not None:
             selector = TimedKnapsack(self.seconds)
-        return selector(self.space, self.weights(), self.costs, self.options.limit)
+        weights = self.weights(self.temperature(self.fraction))
+        return selector(self.space, weights, self.costs, self.options.limit)
 
     def evaluate(self, step: int, recorder: Recorder, last: bool = False) -> dict[str, float]:
         """Return the accuracy of the mixture and of its selection; record pictures."""
@@ -257,17 +284,22 @@ class SearchTask(JointTask):
         if self.scores is not None:
             self.scores.load_state_dict(state["scores"])
             self._first = checkpoint.move(state["first_logits"], self.device)
+        if self._settles(self.fraction):
+            self._settle()
 
     def genotype(self, finished: bool = True) -> Genotype:
         """Return the selected network within the parameter limit, with the learned schedules.
+
+        A network of few parameters is widened: where a search was too short to tell operations
+        apart, ties fall to the cheaper one.
 
         Arguments:
             finished: whether the search spent its whole budget.
         """
         schedules, space = self.hyper.schedules(), self.discrete()
-        if self.options.fill:
-            image, classes = self.dataset.image, len(self.dataset.classes)
-            space = filled(space, image, classes, self.options.limit)
+        image, classes = self.dataset.image, len(self.dataset.classes)
+        share = 1.0 if self.options.fill else LEAST
+        space = filled(space, image, classes, int(share * self.options.limit))
         return result(self.options, self.dataset, space, schedules, finished)
 
 
