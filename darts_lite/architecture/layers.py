@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from darts_lite.architecture.depthwise import depthwise_conv
 from darts_lite.architecture.space import Operation
 
 # choice -> probabilities [n], summing to one, or the index of the sampled size
@@ -109,7 +110,7 @@ def masked_conv(
     """Return the output of a convolution with a masked or sliced weight.
 
     Arguments:
-        layer: Convolution; one with groups is depthwise. Only a folded one has a bias.
+        layer: Convolution without bias; one with groups is depthwise.
         x: Features [B, C, H, W].
         kernel: Mask [k, k] of the kernel, or the size of a central slice; None for all of it.
         inputs: Mask [C] of the input channels, or the number of the first ones; None for all.
@@ -133,8 +134,9 @@ def masked_conv(
         weight = weight * kernel
     elif inputs is not None:
         weight = weight * inputs[:, None, None]
-    groups = len(weight) if depthwise else 1
-    return F.conv2d(x, weight, layer.bias, layer.stride, weight.shape[2] // 2, 1, groups)
+    if depthwise:
+        return depthwise_conv(x, weight, layer.stride[0])
+    return F.conv2d(x, weight, None, layer.stride, weight.shape[2] // 2)
 
 
 def conv_layer(
