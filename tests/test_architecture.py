@@ -55,6 +55,8 @@ IMPORTERS = {  # library -> the modules that may import it
     "click": ("darts_lite.commands.cli", "darts_lite.commands.flags"),
     "onnx": ("darts_lite.export.onnx_file",),
     "onnxruntime": ("darts_lite.export.onnx_file",),
+    "timm": ("darts_lite.architecture.timm_network",),
+    "safetensors": ("darts_lite.training.checkpoint",),
     "optuna": ("darts_lite.hpo.storage", "darts_lite.hpo.optuna_adapters"),
 }
 WITHOUT_TORCH = (

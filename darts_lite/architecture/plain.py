@@ -98,6 +98,10 @@ class PlainNetwork(nn.Module):
         self.activation = nn.SiLU()
         self.classifier = classifier
 
+    def depths(self) -> dict[str, int]:
+        """Return the depth of every parameter: 0 for the stem, the cells, last the classifier."""
+        return cell_depths(self, len(self.cells))
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [B, classes] of images [B, C, H, W] in [0, 1]."""
         h = self.norm(self.stem(x - 0.5))
@@ -105,6 +109,23 @@ class PlainNetwork(nn.Module):
         for cell in self.cells:
             states = [states[-1], cell(states)]
         return self.classifier(self.activation(states[-1]).mean((2, 3)))
+
+
+def cell_depths(network: nn.Module, cells: int) -> dict[str, int]:
+    """Return the depth of every parameter by its name: 0 for the stem, the cells, the classifier.
+
+    Arguments:
+        network: Network with a stem, `cells` and a `classifier`.
+        cells: Number of cells.
+    """
+
+    def depth(name: str) -> int:
+        first, _, rest = name.partition(".")
+        if first == "cells":
+            return int(rest.partition(".")[0]) + 1
+        return cells + 1 if first == "classifier" else 0
+
+    return {name: depth(name) for name, _ in network.named_parameters()}
 
 
 def ordinary(network: nn.Module) -> nn.Module:

@@ -107,7 +107,14 @@ def _trainings(
 
 
 def _wider(genotype: Genotype, factor: float) -> Genotype:
-    """Return the genotype with more channels."""
+    """Return the genotype with more channels; raise `UserError` if its width is fixed."""
+    if genotype.structure is not None:
+        if factor != 1:
+            raise UserError(
+                "--growth must be 1 for a network that is not of a space, as its width is fixed, "
+                f"got {factor:g} times the width; give --growth 1"
+            )
+        return genotype
     space = genotype.space.with_channels(round(factor * genotype.space.channels))
     cost = network_cost(space, genotype.image, len(genotype.classes))
     return replace(genotype, space=space, **cost._asdict())
