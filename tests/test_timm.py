@@ -6,26 +6,40 @@ import builtins
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from invoking import call, refuse
+from spaces import random_member
+from test_network import SPACES
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 import darts_lite as dl
-from darts_lite.architecture.cost import cost_of
+from darts_lite.architecture.cost import cost_of, genotype_with_cost
 from darts_lite.architecture.flat_network import FlatNetwork
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import calibrate
 from darts_lite.architecture.networks import network_of
 from darts_lite.architecture.structure import TimmModel
-from darts_lite.architecture.timm_network import TimmNetwork, pretrained, timm_network
+from darts_lite.architecture.timm_network import (
+    TimmNetwork,
+    pretrained,
+    require_trainable,
+    timm_network,
+)
+from darts_lite.commands.pretrained import as_timm
+from darts_lite.data import Dataset, Images, Splits
 from darts_lite.errors import UserError
+from darts_lite.hypergradient import InnerState
 from darts_lite.training import checkpoint
+from darts_lite.training.options import DeriveOptions
+from darts_lite.training.problem import Batch
 from darts_lite.training.task import TrainTask
 from darts_lite.training.transfer import rates_of, take_over
 
@@ -39,7 +53,7 @@ SEARCH = ["--dataset", "digits", "--subset", "200", "--space", "blocks", "--cell
 
 
 def imagenet(name: str, seed: int = 0, **size: Any) -> nn.Module:
-    """Return a model with 1000 classes, color images and BatchNorm statistics like a trained one."""
+    """Return a model with 1000 classes, color images and statistics as after a training."""
     torch.manual_seed(seed)
     model = timm.create_model(name, **size).eval()
     for module in model.modules():
@@ -76,7 +90,7 @@ def derive(searched: Path, out: Path, *words: object) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def trained(searched: Path, file: Path) -> Path:
     """Return a run that fine-tuned test_resnet on digits."""
-    out = searched.parent / "trained"
+    out = searched / "derive"
     derive(searched, out, "--from", f"timm:test_resnet:{file}", "--epochs", 4)
     return out
 
@@ -122,10 +136,8 @@ def test_weights_of_color_images_fit_gray_ones_as_timm_adapts_them() -> None:
     assert network.mean.shape == (1, 1, 1)
     assert float(network.mean) == pytest.approx(sum(about["mean"]) / 3)
     assert float(network.std) == pytest.approx(sum(about["std"]) / 3)
-    again, whole = pretrained(
-        "test_efficientnet", GRAY, 10,
-        {n.removeprefix("model."): v for n, v in network.state_dict().items()}, "file",
-    )  # fmt: skip
+    fine_tuned = network.model.state_dict()
+    again, whole = pretrained("test_efficientnet", GRAY, 10, fine_tuned, "file")
     assert whole and torch.equal(dict(again.named_parameters())["model.conv_stem.weight"], stem)
 
 
@@ -181,9 +193,8 @@ def test_cost_is_exact(name: str) -> None:
 
 
 def genotype(name: str) -> Genotype:
-    from test_plain import genotype_of_space  # noqa: PLC0415
-
-    return genotype_of_space(GRAY, TimmModel(name=name))
+    member = random_member(SPACES["blocks"], 0)
+    return as_timm(genotype_with_cost(member, GRAY, tuple("0123456789")), name)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -223,3 +234,328 @@ def test_a_classifier_of_other_classes_stays_new() -> None:
     assert torch.equal(own.model.layer1[0].conv1.weight, other.model.layer1[0].conv1.weight)
     with pytest.raises(UserError, match="architecture of the genotype"):
         take_over(own, timm_network("test_efficientnet", GRAY, 4), "run")
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_steps_are_those_of_plain_torch(
+    digits: tuple[Dataset, Splits], searched: Path, name: str
+) -> None:
+    """The twin has BatchNorm as timm makes it, torch's SGD, and images normalized by hand."""
+    dataset, splits = digits
+    dataset = larger(dataset)
+    splits = Splits(*(enlarged(part) for part in splits))
+    made = as_timm(replace(Genotype.load(searched / "g.json"), image=(1, 32, 32)), name)
+    options = DeriveOptions(augment="none", hyperparameters="default", epochs=1, batch_size=16)
+    task = TrainTask(options, made, dataset, splits, torch.device("cpu"))
+    network = task.network.network.double()  # ReLU multiplies rounding errors
+    params = tuple(p.double() for p in task.inner.params)
+    task.inner = InnerState(params, task.plain.optimizer.init(params))
+    size = {"img_size": 32} if name == "test_vit" else {}
+    twin = timm.create_model(name, in_chans=1, num_classes=10, **size).double()
+    twin.load_state_dict(network.model.state_dict(), strict=False)
+    twin.train()
+    decayed = {True: [], False: []}
+    for parameter in twin.parameters():
+        decayed[parameter.dim() > 1].append(parameter)
+    groups = [{"params": decayed[True]}, {"params": decayed[False], "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    mean, std = (sum(twin.pretrained_cfg[n]) / 3 for n in ("mean", "std"))
+    begin = task.network.unflatten(task.inner.params)
+    batches, original = [], task.feed.batch
+
+    def batch(*arguments: Any) -> Batch:
+        made = original(*arguments)
+        batches.append(made._replace(images=made.images.double()))
+        return batches[-1]
+
+    task.feed.batch = batch  # type: ignore[method-assign]
+    for fraction in (0.3, 0.5, 0.7):
+        task.step(fraction)
+        x, y = batches[-1].images, batches[-1].labels
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 0.1 * task.lr_factor(
+            fraction
+        )
+        optimizer.zero_grad()
+        F.cross_entropy(twin((x - mean) / std), y, label_smoothing=0.1).backward()
+        optimizer.step()
+    ours = task.network.unflatten(task.inner.params)
+    for key, value in twin.named_parameters():
+        moved = (value - begin[f"model.{key}"]).norm()
+        assert (ours[f"model.{key}"] - value).norm() <= 1e-6 * moved + 1e-9, key
+
+
+def enlarged(images: Images) -> Images:
+    """Return images of four times the size."""
+    pixels = images.pixels.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    return Images(pixels, images.labels)
+
+
+def larger(dataset: Dataset) -> Dataset:
+    test = None if dataset.test is None else enlarged(dataset.test)
+    return replace(dataset, train=enlarged(dataset.train), test=test)
+
+
+def test_fine_tuning_starts_from_the_file_and_a_new_classifier(
+    searched: Path, file: Path, tmp_path: Path
+) -> None:
+    metrics = derive(searched, tmp_path, "--from", f"timm:test_resnet:{file}", "--freeze",
+                     "features")  # fmt: skip
+    made = Genotype.load(tmp_path / "genotype.json")
+    assert made.structure == TimmModel(name="test_resnet")
+    assert (metrics["parameters"], metrics["macs"]) == (made.parameters, made.macs) == cost_of(made)
+    before, after = torch.load(file, weights_only=True), weights(tmp_path)
+    moved = set()
+    for name, _ in network_of(made).named_parameters():
+        key = name.removeprefix("model.")
+        wanted = before[key].sum(1, keepdim=True) if key == "conv1.0.weight" else before[key]
+        if after[name].shape != wanted.shape or not torch.equal(after[name], wanted):
+            moved.add(key)
+    assert moved == {"fc.weight", "fc.bias"}
+    start = network_of(made, torch.Generator().manual_seed(0))
+    assert not torch.equal(after["model.fc.weight"], start.model.fc.weight)
+
+
+def test_safetensors_and_checkpoints_of_timm_hold_the_same_weights(
+    file: Path, tmp_path: Path
+) -> None:
+    wanted = torch.load(file, weights_only=True)
+    safetensors.save_file(wanted, tmp_path / "w.safetensors")
+    torch.save({"epoch": 3, "state_dict": {f"module.{n}": v for n, v in wanted.items()},
+                "state_dict_ema": wanted}, tmp_path / "w.pt")  # fmt: skip
+    torch.save({"model": {f"_orig_mod.module.{n}": v for n, v in wanted.items()}},
+               tmp_path / "v.pt")  # fmt: skip
+    for name in ("w.safetensors", "w.pt", "v.pt"):
+        found = checkpoint.read_weights(tmp_path / name)
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[n], wanted[n]) for n in wanted)
+
+
+WAYS = [
+    [],
+    ["--freeze", "2", "--unfreeze-at", 0.5, "--layer-decay", 0.7],
+    ["--ema", 0.9, "--select", "best", "--clip", 1],
+    ["--hyperparameters", "online", "--estimator", "one_step", "--learn", "layer_lr"],
+]
+
+
+@pytest.mark.parametrize("words", WAYS, ids=["plain", "transfer", "average", "online"])
+@pytest.mark.filterwarnings("ignore:OneStep learns the lr greedily")
+def test_a_resumed_fine_tuning_equals_an_uninterrupted_one(
+    searched: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[Any]
+) -> None:
+    line = ["--from", f"timm:test_resnet:{file}", "--epochs", 4, *words]
+    derive(searched, tmp_path / "whole", *line)
+    derive(searched, tmp_path / "again", *line)
+    original, count = TrainTask.step, 0
+
+    def stopping(task: TrainTask, fraction: float) -> int:
+        nonlocal count
+        count += 1
+        if count == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(task, fraction)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainTask, "step", stopping)
+        out = ["--genotype", searched / "g.json", "--out", tmp_path / "d"]
+        stopped = call("derive", *out, *line)
+    assert stopped.exit_code == 143, stopped.output
+    resumed = call("derive", "--resume", "--out", tmp_path / "d")
+    assert resumed.exit_code == 0, resumed.output
+    one = weights(tmp_path / "whole")
+    for other in ("again", "d"):
+        two = weights(tmp_path / other)
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[n], two[n]) for n in one)
+    if "online" in words:
+        learned = Genotype.load(tmp_path / "d" / "learned.json").recipe.schedules
+        count = rates_of(FlatNetwork(network_of(Genotype.load(tmp_path / "d" / "genotype.json"))))
+        names = [n for n in learned if n.startswith("layer_lr.")]
+        assert len(names) == count.count
+        assert all(learned[n][0][1] != learned[n][-1][1] for n in names)
+
+
+# --- a run in use ---------------------------------------------------------------------------------
+
+
+def test_a_run_is_loaded_without_the_file_of_its_start(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timm.models._builder, "load_pretrained", None)
+    predictor = dl.load(trained)
+    network = predictor.network
+    assert isinstance(network, TimmNetwork) and not network.training
+    images = pixels()
+    with torch.no_grad():
+        direct = network(images.float() / 255).softmax(1)
+    torch.testing.assert_close(predictor.predict(images).probabilities, direct)
+
+
+def test_predict_report_and_card_speak_of_the_timm_model(
+    searched: Path, trained: Path, tmp_path: Path
+) -> None:
+    card = (trained / "MODEL_CARD.md").read_text()
+    assert "it is the timm model `test_resnet`" in card and "- space" not in card
+    assert not (trained / "pictures" / "genotype.png").exists()
+    from PIL import Image
+
+    Image.fromarray(pixels(1)[0, 0].numpy()).save(tmp_path / "one.png")
+    said = call("predict", trained, tmp_path / "one.png")
+    assert said.exit_code == 0, said.output
+    assert said.stdout.split()[1] in Genotype.load(trained / "genotype.json").classes
+    report = call("report", searched, "--out", tmp_path / "report")
+    assert report.exit_code == 0, report.output
+    page = "".join(p.read_text() for p in (tmp_path / "report").glob("*.html"))
+    assert str(cost_of(Genotype.load(trained / "genotype.json")).parameters) in page
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
+def test_export_computes_the_same(searched: Path, tmp_path: Path, name: str, form: str) -> None:
+    if form == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(package)
+    torch.save(imagenet(name).state_dict(), tmp_path / "w.pth")
+    run = tmp_path / "run"
+    derive(searched, run, "--from", f"timm:{name}:{tmp_path / 'w.pth'}", "--epochs", 1)
+    found = call("export", run, "--format", form)
+    assert found.exit_code == 0, found.output
+    assert "largest difference" in found.output
+
+
+def test_a_run_starts_another_and_teaches(searched: Path, trained: Path, tmp_path: Path) -> None:
+    derive(searched, tmp_path / "next", "--genotype", trained / "genotype.json", "--from", trained,
+           "--freeze", "features")  # fmt: skip
+    one, two = weights(trained), weights(tmp_path / "next")
+    network = network_of(Genotype.load(trained / "genotype.json"))
+    moved = {n for n, _ in network.named_parameters() if not torch.equal(one[n], two[n])}
+    assert moved == {"model.fc.weight", "model.fc.bias"}
+    derive(searched, tmp_path / "alone", "--epochs", 1)
+    derive(searched, tmp_path / "taught", "--epochs", 1, "--teacher", trained)
+    alone, taught = weights(tmp_path / "alone"), weights(tmp_path / "taught")
+    assert alone.keys() == taught.keys() and "stem.weight" in alone
+    assert not torch.equal(alone["stem.weight"], taught["stem.weight"])
+    line = ["derive", "--genotype", searched / "g.json", "--from", trained, "--epochs", 1]
+    assert "take the genotype of that training" in refuse(*line, "--out", tmp_path / "x")
+
+
+def test_a_teacher_of_timm_sees_normalized_images(
+    searched: Path, trained: Path, tmp_path: Path
+) -> None:
+    """The run's own model as a file teaches as the run does."""
+    inner = {n.removeprefix("model."): v for n, v in weights(trained).items() if "model." in n}
+    torch.save(inner, tmp_path / "w.pth")
+    derive(searched, tmp_path / "a", "--epochs", 1, "--teacher",
+           f"timm:test_resnet:{tmp_path / 'w.pth'}")  # fmt: skip
+    derive(searched, tmp_path / "b", "--epochs", 1, "--teacher", trained)
+    one, two = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(one[n], two[n]) for n in one)
+
+
+def test_folds_and_selftraining_of_a_timm_model(
+    searched: Path, trained: Path, file: Path, tmp_path: Path
+) -> None:
+    found = call("derive", "--genotype", searched / "g.json", "--from", f"timm:test_resnet:{file}",
+                 "--folds", 2, "--epochs", 1, "--out", tmp_path / "f")  # fmt: skip
+    assert found.exit_code == 0, found.output
+    assert dl.load(tmp_path / "f").predict(pixels()).probabilities.shape == (9, 10)
+    line = ["selftrain", "--genotype", trained / "genotype.json", "--unlabelled", "rest:100",
+            "--rounds", 1, "--epochs", 1, "--confidence", 0, "--out", tmp_path / "s"]  # fmt: skip
+    assert "--growth must be 1" in refuse(*line)
+    again = call(*line, "--growth", 1)
+    assert again.exit_code == 0, again.output
+    last = Genotype.load(tmp_path / "s" / "last" / "genotype.json")
+    assert last.structure == TimmModel(name="test_resnet")
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "words", "said"),
+    [
+        ("timm:", [], "--from must be timm:NAME:FILE with a local file"),
+        ("timm:test_resnet", [], "--from must be timm:NAME:FILE with a local file"),
+        ("timm:test_resnet:no.pth", [], "--from must be timm:NAME:FILE with a local file"),
+        ("timm:test_resnets:FILE", [], "timm.list_models(), such as test_resnet"),
+        ("timm:test_resnet.no:FILE", [], "tag of the timm model test_resnet must be one of r160"),
+        ("timm:hf-hub:FILE", [], "must be a name of timm.list_models(), got 'hf-hub'"),
+        ("timm:test_efficientnet:FILE", [], "must hold weights of the timm model test_efficient"),
+        ("timm:test_vit:FILE", [], "the timm model test_vit must take images [1, 8, 8]"),
+        ("timm:test_convnext:FILE", [], "the timm model test_convnext must take images [1, 8, 8]"),
+        ("timm:test_resnet:TEXT", [], "must be a readable checkpoint"),
+        ("timm:test_resnet:EMPTY", [], "must hold a state dictionary of tensors, got dict"),
+        ("timm:test_resnet:CODE", [], "must be a readable checkpoint"),
+        ("timm:test_resnet:BAD.safetensors", [], "must be a readable safetensors file"),
+        ("timm:test_resnet:FILE", ["--max-params", 1000], "--max-params must be at least 373370"),
+        ("timm:test_resnet:FILE", ["--freeze", "9"], "--freeze must be features or a number from"),
+        ("timm:test_resnet:FILE", ["--random", 2], "--random draws networks of the space"),
+    ],
+)
+def test_bad_input_is_one_line(
+    searched: Path, file: Path, tmp_path: Path, start: str, words: list[Any], said: str
+) -> None:
+    (tmp_path / "TEXT").write_text("no weights")
+    (tmp_path / "BAD.safetensors").write_text("no weights")
+    torch.save({}, tmp_path / "EMPTY")
+    torch.save(Code(), tmp_path / "CODE")
+    head, _, last = start.rpartition(":")
+    path = {"FILE": file}.get(last, tmp_path / last if last.isupper() or "BAD" in last else last)
+    line = ["derive", "--genotype", searched / "g.json", "--epochs", 1, "--out", tmp_path / "d"]
+    assert said in refuse(*line, "--from", f"{head}:{path}", *words)
+    assert not Code.ran
+
+
+class Code:
+    """A pickled object that would run code."""
+
+    ran = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return setattr, (Code, "ran", True)
+
+
+def test_a_teacher_of_other_classes_is_refused(searched: Path, file: Path, tmp_path: Path) -> None:
+    line = ["derive", "--genotype", searched / "g.json", "--epochs", 1, "--out", tmp_path / "d"]
+    said = refuse(*line, "--teacher", f"timm:test_resnet:{file}")
+    assert "must have weights of 10 classes" in said
+
+
+def test_without_timm_the_remedy_is_named(
+    searched: Path, trained: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = builtins.__import__
+
+    def missing(name: str, *rest: Any) -> Any:
+        if name.partition(".")[0] in ("timm", "safetensors"):
+            raise ImportError(name)
+        return original(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    line = ["derive", "--genotype", searched / "g.json", "--epochs", 1, "--out", tmp_path / "d"]
+    for flag in ("--from", "--teacher"):
+        said = refuse(*line, flag, f"timm:test_resnet:{file}")
+        assert "needs timm, which is not installed; run pip install timm" in said
+    with pytest.raises(UserError, match="run pip install timm"):
+        dl.load(trained)
+    with pytest.raises(UserError, match="run pip install safetensors"):
+        checkpoint.read_weights(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("name", ["hf-hub:user/model", "../x", ""])
+def test_a_name_in_a_genotype_names_no_place(trained: Path, tmp_path: Path, name: str) -> None:
+    content = json.loads((trained / "genotype.json").read_text())
+    content["structure"]["name"] = name
+    (tmp_path / "g.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="a model of timm must have a plain name"):
+        Genotype.load(tmp_path / "g.json")
+
+
+def test_a_model_that_changes_buffers_in_training_is_refused() -> None:
+    network = timm_network("test_resnet", GRAY, 10)
+    network.model.bn1.track_running_stats, network.model.bn1.momentum = True, 0.1
+    with pytest.raises(UserError, match=r"one that changes model\.bn1\.running_mean in training"):
+        require_trainable(network, "test_resnet", GRAY)

@@ -55,6 +55,7 @@ def _rounds(run: Several[SelfTrainOptions], started: float | None, say: Say) -> 
     if not options.unlabelled:
         raise UserError("--unlabelled must name a folder of images, or rest:N, got nothing")
     genotype = load_genotype(Path(options.genotype), None, options.data_dir, say)
+    _wider(genotype, options.growth)  # refuses a network of fixed width before anything is written
     run.take()
     run.write(genotype.dataset)
     trainings = _trainings(options, genotype, out)
