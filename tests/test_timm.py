@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from invoking import call, refuse
 from spaces import random_member
 from test_network import SPACES
+from test_refresh import refresh, write
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
@@ -469,6 +470,23 @@ def test_folds_and_selftraining_of_a_timm_model(
     assert again.exit_code == 0, again.output
     last = Genotype.load(tmp_path / "s" / "last" / "genotype.json")
     assert last.structure == TimmModel(name="test_resnet")
+
+
+def test_refresh_trains_a_timm_model_again_for_a_new_class(file: Path, tmp_path: Path) -> None:
+    write(tmp_path / "data", {"down": 60, "up": 60})
+    dl.search(
+        dataset=f"folder:{tmp_path / 'data'}", steps=3, cells=3, channels=4, batch_size=8,
+        max_params=20_000, augment="standard", out=str(tmp_path / "out"), device="cpu",
+        data_dir=str(tmp_path / "cache"), say=str,
+    )  # fmt: skip
+    dl.derive(genotype=str(tmp_path / "out/g.json"), epochs=2, hyperparameters="default",
+              start=f"timm:test_resnet:{file}", say=str)  # fmt: skip
+    write(tmp_path / "data", {"wide": 100})
+    status, found, _ = refresh(tmp_path, 15)
+    assert found["plan"] == "fine-tune" and "instead of a search" in str(found["reason"])
+    assert status == 10, found  # the old model never names the new class
+    new = dl.load(tmp_path / "out/derive")
+    assert new.classes == ("down", "up", "wide") and isinstance(new.network, TimmNetwork)
 
 
 # --- bad input ------------------------------------------------------------------------------------
