@@ -18,7 +18,7 @@ from darts_lite.compression import criteria
 from darts_lite.compression.gates import Batch, learn_gates
 from darts_lite.compression.layers import Small, Trained, small_of
 from darts_lite.compression.options import CriterionName, ScopeName
-from darts_lite.compression.target import Target, fastest_enough, milliseconds
+from darts_lite.compression.target import Target, largest_within, milliseconds
 from darts_lite.compression.widths import (
     Group,
     WidthCost,
@@ -95,15 +95,13 @@ def prune(trained: Trained, target: Target, knobs: Pruning) -> Small:
 
     if target.kind != "ms":
         return cut(target.limit, 0 if target.kind == "params" else 1)
-    smallest = cost(_least(groups))[1]
 
     def time(small: Small) -> float:
         assert small.network is not None
         return milliseconds(small.network, genotype.image)
 
-    return fastest_enough(
-        lambda macs: cut(max(macs, smallest), 1), time, target, float(before[1]), "prune"
-    )
+    sizes = float(cost(_least(groups))[1]), float(before[1])
+    return largest_within(lambda macs: cut(macs, 1), time, target, sizes, "prune")
 
 
 def groups_of(network: PlainNetwork, image: tuple[int, int, int], scope: ScopeName) -> list[Group]:
@@ -173,7 +171,7 @@ def _greedy(
     least = [max(1, round(share * group.size)) for group in groups]
     now = float(cost(widths)[kind])
     while now > limit:
-        best: tuple[float, int, int, float] | None = None
+        best: tuple[float, int, int, int] | None = None
         for i, (group, width) in enumerate(zip(groups, widths)):
             step = (width - 1) // multiple * multiple
             step = step if step >= 1 and width > multiple else width - 1
@@ -225,7 +223,9 @@ def _require_possible(
     """Raise `UserError` if even one channel per group is too many."""
     if target.kind == "ms":
         ones = [torch.arange(group.size) == 0 for group in groups]
-        smallest: float = milliseconds(narrowed(trained.network, groups, ones), trained.genotype.image)
+        smallest: float = milliseconds(
+            narrowed(trained.network, groups, ones), trained.genotype.image
+        )
     else:
         smallest = target.of(cost(_least(groups)))
     if smallest > target.limit:

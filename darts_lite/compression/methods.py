@@ -1,0 +1,88 @@
+"""The methods of `compress` by name. Each maps a trained network and a target to a smaller one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from darts_lite.architecture.cost import network_cost
+from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.networks import network_of
+from darts_lite.compression.layers import Small, Trained
+from darts_lite.compression.options import CompressOptions
+from darts_lite.compression.pruning import Pruning, prune, usual_scope
+from darts_lite.compression.target import Target, milliseconds
+from darts_lite.errors import UserError
+
+Method = Callable[[Trained, Target, CompressOptions], Small]
+
+
+def pruned(trained: Trained, target: Target, options: CompressOptions) -> Small:
+    """Return the network without the channels that are needed least; see `pruning`."""
+    knobs = Pruning(
+        options.criterion, options.scope or usual_scope(), options.multiple, options.gate_steps
+    )
+    return prune(trained, target, knobs)
+
+
+def narrower(trained: Trained, target: Target, options: CompressOptions) -> Small:
+    """Return the same architecture with fewer channels, within a target, with new weights.
+
+    Arguments:
+        trained: the trained network, whose space is taken.
+        target: the target.
+        options: options of the command; unused.
+    Raises: `UserError` if even one channel is too much.
+    """
+    genotype = trained.genotype
+    value = float("inf")
+    for channels in range(genotype.space.channels, 0, -1):
+        made = _with_channels(genotype, channels)
+        if target.kind == "ms":
+            network = network_of(made, torch.Generator().manual_seed(0)).eval()
+            value = milliseconds(network.to(trained.validation.pixels.device), made.image)
+        else:
+            value = target.of((made.parameters, made.macs))
+        if value <= target.limit:
+            return Small(made, None)
+    raise target.impossible(value, "distill")
+
+
+def _with_channels(genotype: Genotype, channels: int) -> Genotype:
+    space = genotype.space.with_channels(channels)
+    cost = network_cost(space, genotype.image, len(genotype.classes))
+    return replace(genotype, space=space, structure=None, **cost._asdict())
+
+
+METHODS: dict[str, Method] = {"prune": pruned, "distill": narrower}
+LAST = ("int8",)  # methods that follow the fine-tuning, and write a file beside its network
+
+
+def methods_of(text: str) -> list[str]:
+    """Return the methods that `--method` names.
+
+    Arguments:
+        text: names with commas.
+    Raises: `UserError` if a name is unknown, or one stands where it cannot.
+
+    >>> methods_of("prune,int8")
+    ['prune', 'int8']
+    """
+    names = [name.strip() for name in text.split(",")]
+    known = [*METHODS, *LAST]
+    for place, name in enumerate(names):
+        if name not in known:
+            raise UserError(
+                f"--method must have names of {', '.join(known)}, with commas, got {name!r}"
+            )
+        if name in LAST and place < len(names) - 1:
+            raise UserError(f"--method must have {name} as its last method, got {text!r}")
+        if name == "distill" and place:
+            raise UserError(
+                f"--method must have distill first, because it makes new weights, got {text!r}"
+            )
+    if len(set(names)) < len(names):
+        raise UserError(f"--method must have each method once, got {text!r}; give --rounds")
+    return names
