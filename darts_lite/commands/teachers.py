@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network, calibrate
@@ -23,7 +23,7 @@ from darts_lite.training.distillation import TEMPERATURE, WEIGHT, Teacher, ensem
 from darts_lite.training.distillation_losses import map_classes
 from darts_lite.training.metrics import sample
 from darts_lite.training.options import DeriveOptions, TeacherOptions
-from darts_lite.training.predictor import load
+from darts_lite.training.predictor import Ensemble, load
 from darts_lite.training.self_training import PseudoLabels, pseudo_labels
 
 Logits = Callable[[Tensor], Tensor]
@@ -127,7 +127,7 @@ def _saw(folder: Path, options: DeriveOptions, genotype: Genotype) -> bool:
     return not (alike and held_out and options.folds is None)
 
 
-def start_of(options: DeriveOptions, genotype: Genotype, device: torch.device) -> Network | None:
+def start_of(options: DeriveOptions, genotype: Genotype, device: torch.device) -> nn.Module | None:
     """Return the network of `--from`; None without it.
 
     Arguments:
@@ -141,7 +141,7 @@ def start_of(options: DeriveOptions, genotype: Genotype, device: torch.device) -
     if options.start == SUPERNET:
         return _inherited(Path(options.genotype), genotype)
     network = load(options.start, device).network
-    if not isinstance(network, Network):
+    if isinstance(network, Ensemble):
         raise UserError(
             f"--from must be one training, got the cross-validation {options.start}; give one of "
             "its folds"
@@ -304,6 +304,6 @@ def _timm(text: str, dataset: Dataset, device: torch.device) -> Logits:
     return _constant(model.to(device).eval())
 
 
-def _constant(network: torch.nn.Module) -> torch.nn.Module:
+def _constant(network: nn.Module) -> nn.Module:
     """Return the network with weights that get no gradients."""
     return network.requires_grad_(False)

@@ -13,8 +13,7 @@ from darts_lite.architecture.plain import PlainNetwork
 from darts_lite.compression.widths import Group, WidthCost
 from darts_lite.hypergradient import HyperSpec, Identity, Learner, OneStep
 
-OPEN = 2.0  # raw value at the start: a gate of 0.88
-SHARP = (1.0, 4.0)  # factor of the raw value at the start and at the end
+OPEN = 2.0  # raw value at the start; a gate is open above 0
 TRAVEL = 12.0  # distance that a raw value can move
 RISE = 0.05  # growth per step of the weight of the cost, in log units of the excess
 Batch = tuple[Tensor, Tensor]
@@ -95,16 +94,18 @@ def learn_gates(
     steps: int,
     rate: float,
 ) -> Tensor:
-    """Learn a gate per channel by hypergradient while the weights train; return the gates.
+    """Learn a gate per channel by hypergradient while the weights train; return their raw values.
 
-    The gates are outer variables. The weights follow the training loss of the gated network; the
-    gates follow the one-step hypergradient of
+    The gates are outer variables a; a gate is open, 1, if a > 0, and shut, 0, otherwise. The
+    weights follow the training loss of the gated network; the gates follow the one-step
+    hypergradient of
 
-        validation loss + price max(0, log(E[cost] / limit)),
+        validation loss + price max(0, log(cost / limit)),
 
-    where the expected cost counts the gates as widths. The price grows as long as the cost is
-    above the limit, so that it is reached. The sigmoid of the gates gets sharper, so that they end
-    near 0 or 1. At the end the scales of the BatchNorms take over the gates, in place.
+    where the cost counts open gates as widths, so that it is exact. The price grows as long as the
+    cost is above the limit. The derivative of a gate in a is that of sigmoid(a) (straight-through;
+    Bengio et al. 2013), so that shut gates can open again. Gates between 0 and 1 were worse: they
+    stay there, and the cut changes the network.
 
     Arguments:
         network: network to train, in place; it is in evaluation mode afterwards.
@@ -118,51 +119,41 @@ def learn_gates(
         rate: learning rate of the weights.
 
     Returns:
-        Gates `[N]` over all groups, 0 to 1.
+        Raw values `[N]` over all groups; the sign says whether a gate is open.
     """
     gated = Gated(network.train(), groups)
     sizes = [group.size for group in groups]
-    sharpness, price = SHARP[0], 1.0
-
-    def gates_of(learned: Mapping[str, Tensor]) -> Tensor:
-        return (sharpness * learned["gates"]).sigmoid()
+    price = 1.0
 
     def excess(gates: Tensor) -> Tensor:
         widths = [part.sum() for part in gates.split(sizes)]
-        return F.relu((cost(widths)[kind] / limit).log())
+        return F.relu((cost(widths)[kind].clamp(min=1.0) / limit).log())
 
     def inner(model: nn.Module, batch: Batch, learned: Mapping[str, Tensor]) -> Tensor:
-        return F.cross_entropy(model(batch[0], gates_of(learned)), batch[1])
+        return F.cross_entropy(model(batch[0], binary(learned["gates"])), batch[1])
 
     def outer(model: nn.Module, batch: Batch, learned: Mapping[str, Tensor]) -> Tensor:
-        gates = gates_of(learned)
+        gates = binary(learned["gates"])
         return F.cross_entropy(model(batch[0], gates), batch[1]) + price * excess(gates)
 
     parameters = list(network.parameters())
     optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, nesterov=True)
-    device = parameters[0].device
-    start = torch.full((gated.count,), OPEN, device=device)
+    start = torch.full((gated.count,), OPEN, device=parameters[0].device)
     spec = HyperSpec("gates", start, Identity(), "architecture", TRAVEL)
     estimator = OneStep("one_sided", radius=1e-3)
     learner = Learner(gated, optimizer, inner, [spec], steps, estimator, outer)
-    for step in range(steps):
-        fraction = step / steps
-        sharpness = SHARP[0] + (SHARP[1] - SHARP[0]) * fraction
+    for _ in range(steps):
         learner.step(next(train), next(validation))
-        with torch.no_grad():
-            price += RISE * float(excess(gates_of(learner.values())))
-    gates = gates_of(learner.values())
-    _absorb(gated.free(), groups, gates)
-    network.eval()
-    return gates.cpu()
+        price += RISE * float(excess(binary(learner.values()["gates"])))
+    gated.free().eval()
+    return learner.values()["gates"].cpu()
 
 
-@torch.no_grad()
-def _absorb(network: PlainNetwork, groups: Sequence[Group], gates: Tensor) -> None:
-    """Multiply the scales and shifts of the gated BatchNorms by the gates."""
-    all_gates = torch.cat([gates, gates.new_ones(1)])
-    for name, owner in owners(network, groups).items():
-        norm = network.get_submodule(name)
-        assert isinstance(norm, nn.BatchNorm2d)
-        norm.weight.mul_(all_gates[owner])
-        norm.bias.mul_(all_gates[owner])
+def binary(raw: Tensor) -> Tensor:
+    """Return 1 where a value is above 0, else 0, with the derivative of its sigmoid.
+
+    >>> binary(torch.tensor([-2.0, 0.1]))
+    tensor([0., 1.])
+    """
+    soft = raw.sigmoid()
+    return (raw > 0).to(soft) + (soft - soft.detach())
