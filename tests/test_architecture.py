@@ -56,7 +56,7 @@ IMPORTERS = {  # library -> the modules that may import it
     "click": ("darts_lite.commands.cli", "darts_lite.commands.flags"),
     "onnx": ("darts_lite.export.onnx_file",),
     "onnxruntime": ("darts_lite.export.onnx_file",),
-    "torch_pruning": ("darts_lite.compression.widths",),
+    "torch_pruning": (),
     "optuna": ("darts_lite.hpo.storage", "darts_lite.hpo.optuna_adapters"),
 }
 WITHOUT_TORCH = (

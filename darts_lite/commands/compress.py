@@ -26,7 +26,6 @@ from darts_lite.commands.several import Several
 from darts_lite.compression.layers import Small, Trained, plain_copy
 from darts_lite.compression.methods import LAST, METHODS, methods_of
 from darts_lite.compression.options import CompressOptions
-from darts_lite.compression.pruning import usual_scope
 from darts_lite.compression.target import Target, between, milliseconds, target_of
 from darts_lite.data import Dataset, Images, Splits, evaluation_batches
 from darts_lite.errors import UserError
@@ -151,10 +150,6 @@ def _compressed(
     options = several.options
     names = methods_of(options.method)
     target = _target(options, names, original)
-    if options.scope is None and "prune" in names:
-        options = replace(options, scope=usual_scope())
-        several = replace(several, options=options)
-        say(f"pruning with --scope {options.scope}")
     device = device_named(options.device)
     source = SourceOptions(
         dataset=options.dataset, data_dir=options.data_dir, download=options.download

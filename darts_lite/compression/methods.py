@@ -12,7 +12,7 @@ from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.networks import network_of
 from darts_lite.compression.layers import Small, Trained
 from darts_lite.compression.options import CompressOptions
-from darts_lite.compression.pruning import Pruning, prune, usual_scope
+from darts_lite.compression.pruning import Pruning, prune
 from darts_lite.compression.target import Target, milliseconds
 from darts_lite.errors import UserError
 
@@ -21,9 +21,7 @@ Method = Callable[[Trained, Target, CompressOptions], Small]
 
 def pruned(trained: Trained, target: Target, options: CompressOptions) -> Small:
     """Return the network without the channels that are needed least; see `pruning`."""
-    knobs = Pruning(
-        options.criterion, options.scope or usual_scope(), options.multiple, options.gate_steps
-    )
+    knobs = Pruning(options.criterion, options.scope, options.multiple, options.gate_steps)
     return prune(trained, target, knobs)
 
 

@@ -31,11 +31,10 @@ class CompressOptions(MachineOptions):
         low=0,
         above=True,
     )
-    scope: ScopeName | None = option(
-        None,
+    scope: ScopeName = option(
+        "all",
         "Channels that prune may remove. inner: inside of bottlenecks and inverted residuals; all: "
-        "also those that several layers share (extra: compress).",
-        shown="all if torch-pruning is installed, else inner",
+        "also those that several layers share.",
     )
     criterion: CriterionName = option(
         "taylor",

@@ -6,7 +6,6 @@ import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -48,15 +47,10 @@ class Pruning:
     """
 
     criterion: CriterionName = "taylor"
-    scope: ScopeName = "inner"
+    scope: ScopeName = "all"
     multiple: int = 1
     gate_steps: int = 400
     gate_rate: float = GATE_RATE
-
-
-def usual_scope() -> ScopeName:
-    """Return "all" if torch-pruning is installed, else "inner"."""
-    return "all" if find_spec("torch_pruning") else "inner"
 
 
 def prune(trained: Trained, target: Target, knobs: Pruning) -> Small:
@@ -69,7 +63,7 @@ def prune(trained: Trained, target: Target, knobs: Pruning) -> Small:
     Raises: `UserError` if the target is impossible; it names the smallest possible network.
     """
     genotype, network = trained.genotype, trained.network
-    groups = groups_of(network, genotype.image, knobs.scope)
+    groups = groups_of(network, knobs.scope)
     cost = WidthCost(network, groups, genotype.image)
     _require_possible(trained, groups, cost, target, knobs)
     before = cost(cost.sizes)
@@ -104,22 +98,21 @@ def prune(trained: Trained, target: Target, knobs: Pruning) -> Small:
     return largest_within(lambda macs: cut(macs, 1), time, target, sizes, "prune")
 
 
-def groups_of(network: PlainNetwork, image: tuple[int, int, int], scope: ScopeName) -> list[Group]:
+def groups_of(network: PlainNetwork, scope: ScopeName) -> list[Group]:
     """Return the groups of channels that may go.
 
     Arguments:
         network: the network.
-        image: channels, height and width of an input image.
         scope: inner widths, or all channels.
-    Raises: `UserError` if torch-pruning is missing, or there is no inner width.
+    Raises: `UserError` if there is no inner width.
     """
     if scope == "all":
-        return coupled_groups(network, image)
+        return coupled_groups(network)
     groups = inner_groups(network)
     if not groups:
         raise UserError(
             "--scope inner needs bottlenecks or inverted residuals, got a network without them; "
-            "use --scope all (pip install torch-pruning), or --method distill"
+            "use --scope all"
         )
     return groups
 
@@ -213,7 +206,7 @@ def smallest_cost(genotype: Genotype, network: PlainNetwork, scope: ScopeName) -
         network: the network.
         scope: inner widths, or all channels.
     """
-    groups = groups_of(network, genotype.image, scope)
+    groups = groups_of(network, scope)
     return Cost(*WidthCost(network, groups, genotype.image)(_least(groups)))
 
 

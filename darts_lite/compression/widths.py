@@ -2,7 +2,8 @@
 
 A channel goes only if all layers that write or read it are cut. `inner_groups` finds the channels
 inside of an operation by the order of its layers; `coupled_groups` finds all channels, also those
-of the residual stream, by the dependency graph of torch-pruning (Fang et al. 2023, DepGraph).
+of the residual stream. torch-pruning finds the same on chains of blocks (a test compares), but
+loses channels of DARTS cells, where the terms of a concatenation also have residual connections.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from darts_lite.architecture.cost import Cost
 from darts_lite.architecture.layers import BatchNorm
 from darts_lite.architecture.plain import PlainEdge, PlainNetwork, ordinary
-from darts_lite.errors import UserError
 
 Side = Literal["inputs", "outputs"]
 
@@ -94,45 +94,98 @@ def _group(size: int, members: Sequence[tuple[str, Side]], norms: Sequence[str])
     return Group(size, tuple(Cut(name, side, index) for name, side in members), tuple(norms))
 
 
-def coupled_groups(network: PlainNetwork, image: tuple[int, int, int]) -> list[Group]:
+def coupled_groups(network: PlainNetwork) -> list[Group]:
     """Return all channels that can go, each group with all layers that share its channels.
 
-    Needs torch-pruning (extra `compress`).
+    Channels are followed through the graph of the network: a sum makes channels one, a
+    concatenation puts them beside each other (DepGraph, Fang et al. 2023). Those of the images and
+    the classes stay.
 
     Arguments:
         network: the network.
-        image: channels, height and width of an input image.
-    Raises: `UserError` if torch-pruning is not installed.
+
+    >>> from darts_lite.architecture.presets import blocks
+    >>> from darts_lite.architecture.network import Network
+    >>> from darts_lite.nas.random_networks import uniform_random
+    >>> space = uniform_random(blocks(4, 3), torch.Generator().manual_seed(0))
+    >>> groups = coupled_groups(Network(space, (1, 8, 8), 10).sequential())
+    >>> [cut.name for cut in groups[0].cuts][:2]
+    ['stem', 'norm']
     """
-    graph_of = _torch_pruning().DependencyGraph
-    plain = ordinary(network).cpu()
-    names = {module: name for name, module in plain.named_modules()}
-    with torch.enable_grad():
-        graph = graph_of().build_dependency(plain, example_inputs=torch.rand(1, *image))
-    found = []
-    for each in graph.get_all_groups(ignored_layers=[plain.classifier]):
-        size = graph.get_out_channels(each[0].dep.target.module)
-        rows: dict[tuple[str, Side], list[set[int]]] = {}
-        for item in each:
-            module = item.dep.target.module
-            if module not in names or not isinstance(
-                module, nn.Conv2d | nn.BatchNorm2d | nn.Linear
-            ):
-                continue
-            both = isinstance(module, nn.BatchNorm2d) or _is_depthwise(module)
-            outputs = both or graph.is_out_channel_pruning_fn(item.dep.handler)
-            key: tuple[str, Side] = (names[module], "outputs" if outputs else "inputs")
-            mine = rows.setdefault(key, [set() for _ in range(size)])
-            for own, root in zip(item.idxs, item.root_idxs):
-                mine[root].add(own)
+    plain = ordinary(network)
+    members = _members(plain)
+    alike: dict[tuple[tuple[str, Side, int], ...], list[_Places]] = {}
+    for places in members:
+        signature = tuple((name, side, len(found)) for (name, side), found in places.items())
+        alike.setdefault(signature, []).append(places)
+    groups = []
+    for signature, channels in alike.items():
         cuts = tuple(
-            Cut(name, side, torch.tensor([sorted(row) for row in table]))
-            for (name, side), table in rows.items()
+            Cut(name, side, torch.tensor([each[name, side] for each in channels]))
+            for name, side, _ in signature
         )
         norms = _writers(plain, [cut.name for cut in cuts])
-        if norms:
-            found.append(Group(size, cuts, norms))
-    return found
+        if norms:  # factors of a low-rank layer have none: their widths are its ranks
+            groups.append(Group(len(channels), cuts, norms))
+    return groups
+
+
+_Places = dict[tuple[str, Side], list[int]]  # layer and side -> its channels
+
+
+def _members(plain: nn.Module) -> list[_Places]:
+    """Return for every channel that can go the channels of layers that go with it."""
+    parent: list[int] = []  # union-find over the outputs of dense layers
+    places: list[tuple[int, str, Side, int]] = []
+    fixed: set[int] = set()
+
+    def root(channel: int) -> int:
+        while parent[channel] != channel:
+            parent[channel] = parent[parent[channel]]
+            channel = parent[channel]
+        return channel
+
+    def new(count: int) -> list[int]:
+        first = len(parent)
+        parent.extend(range(first, first + count))
+        return list(range(first, first + count))
+
+    def note(channels: Sequence[int], name: str, side: Side) -> None:
+        places.extend((channel, name, side, i) for i, channel in enumerate(channels))
+
+    graph = torch.fx.symbolic_trace(plain).graph
+    values: dict[torch.fx.Node, list[int]] = {}
+    for node in graph.nodes:
+        inputs = [values[each] for each in node.all_input_nodes]
+        if node.op == "placeholder":
+            module = plain.get_submodule("stem")
+            first = next(m for m in module.modules() if isinstance(m, nn.Conv2d))
+            values[node] = new(first.in_channels)
+            fixed.update(values[node])
+        elif node.op == "call_module":
+            name, module = str(node.target), plain.get_submodule(str(node.target))
+            dense = isinstance(module, nn.Linear | nn.Conv2d) and not _is_depthwise(module)
+            if dense:
+                note(inputs[0], name, "inputs")
+                values[node] = new(_count(module, "outputs"))
+            else:
+                values[node] = inputs[0]
+            if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+                note(values[node], name, "outputs")
+        elif node.op == "output":
+            fixed.update(inputs[0])
+        elif node.target is torch.cat:
+            values[node] = [channel for part in node.args[0] for channel in values[part]]
+        else:  # sums, the shift of the images, the mean over pixels
+            values[node] = inputs[0]
+            for other in inputs[1:]:
+                for one, two in zip(inputs[0], other):
+                    parent[root(two)] = root(one)
+    found: dict[int, _Places] = {}
+    for channel, name, side, place in places:
+        found.setdefault(root(channel), {}).setdefault((name, side), []).append(place)
+    kept = {root(channel) for channel in fixed}
+    return [mine for channel, mine in found.items() if channel not in kept]
 
 
 def _writers(network: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
@@ -155,17 +208,6 @@ def _before(name: str, other: str) -> bool:
     parent, _, place = name.rpartition(".")
     same, _, later = other.rpartition(".")
     return parent == same and place.isdigit() and int(place) < int(later)
-
-
-def _torch_pruning() -> Any:
-    try:
-        import torch_pruning
-    except ImportError:
-        raise UserError(
-            "--scope all needs torch-pruning, which is not installed; run pip install "
-            "torch-pruning, or use --scope inner"
-        ) from None
-    return torch_pruning
 
 
 def _is_depthwise(module: nn.Module) -> bool:
