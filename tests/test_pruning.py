@@ -255,7 +255,7 @@ def test_magnitude_and_norm_are_those_of_the_channels() -> None:
                 part = module.weight[c] if cut.side == "outputs" else module.weight[:, c]
                 total[c] += float(part.detach().square().sum())
             if cut.name in group.norms:
-                scale[c] = float(module.weight[c].abs())
+                scale[c] = float(module.weight[c].detach().abs())
     magnitude = criteria.magnitude(network, groups)[first:]
     torch.testing.assert_close(magnitude, (total / total.mean()).float())
     torch.testing.assert_close(criteria.norm(network, groups)[first:], scale.float())

@@ -63,7 +63,7 @@ class CompressOptions(MachineOptions):
         low=1,
     )
     rate: float = option(
-        0.1, "Factor of the learning rate of RUN for fine-tuning.", low=0, high=10, above=True
+        1.0, "Factor of the learning rate of RUN for fine-tuning.", low=0, high=10, above=True
     )
     teacher: bool = option(True, "Distill from RUN while fine-tuning.")
     teacher_weight: float | None = option(

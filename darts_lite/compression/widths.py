@@ -2,8 +2,9 @@
 
 A channel goes only if all layers that write or read it are cut. `inner_groups` finds the channels
 inside of an operation by the order of its layers; `coupled_groups` finds all channels, also those
-of the residual stream. torch-pruning finds the same on chains of blocks (a test compares), but
-loses channels of DARTS cells, where the terms of a concatenation also have residual connections.
+of the residual stream. torch-pruning 1.6.1 finds the same on chains of blocks (a test compares),
+but makes networks that do not run if terms of a concatenation have residual connections between
+them.
 """
 
 from __future__ import annotations
@@ -345,7 +346,7 @@ def narrowed(
     for name, sides in masks.items():
         if not all(mask.all() for mask in sides.values()):
             old = made.get_submodule(name)
-            made.set_submodule(name, _cut(old, sides).to(next(old.parameters())))
+            made.set_submodule(name, _cut(old, sides))
     return made.eval()
 
 
@@ -363,7 +364,7 @@ def _cut(old: nn.Module, sides: Mapping[str, Tensor]) -> nn.Module:
     """Return a layer with some of the channels of another one."""
     if isinstance(old, nn.BatchNorm2d):
         keep = sides["outputs"]
-        norm = BatchNorm(int(keep.sum()))
+        norm = BatchNorm(int(keep.sum())).to(old.weight)
         values = old.state_dict()
         for name, value in norm.state_dict().items():
             value.copy_(values[name][keep])
@@ -389,6 +390,7 @@ def _cut(old: nn.Module, sides: Mapping[str, Tensor]) -> nn.Module:
         )
     else:
         new = nn.Linear(weight.shape[1], len(weight), bias is not None)
+    new.to(old.weight)
     new.weight.copy_(weight)
     if bias is not None and new.bias is not None:
         new.bias.copy_(bias)
