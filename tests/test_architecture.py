@@ -26,6 +26,7 @@ ORDER = (  # a room may import from itself and from the rooms before it
     "training",
     "export",
     "nas",
+    "compression",
     "hpo",
     "commands",
 )
@@ -55,6 +56,7 @@ IMPORTERS = {  # library -> the modules that may import it
     "click": ("darts_lite.commands.cli", "darts_lite.commands.flags"),
     "onnx": ("darts_lite.export.onnx_file",),
     "onnxruntime": ("darts_lite.export.onnx_file",),
+    "tensorly": ("darts_lite.compression.factors",),
     "optuna": ("darts_lite.hpo.storage", "darts_lite.hpo.optuna_adapters"),
 }
 WITHOUT_TORCH = (

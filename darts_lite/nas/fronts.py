@@ -27,7 +27,7 @@ def best_choices(groups: Sequence[Sequence[Choice]], limit: int | None = None) -
     """
     rest = [min(cost for cost, _ in group) for group in groups]
     costs, scores = np.zeros(1, np.int64), np.zeros(1)
-    steps: list[tuple[np.ndarray, int]] = []  # kept pairs (of the front, of the group), and its size
+    steps: list[tuple[np.ndarray, int]] = []  # kept pairs (front, group), size of the group
     for i, group in enumerate(groups):
         more = np.array([cost for cost, _ in group], np.int64)
         gain = np.array([score for _, score in group], np.float64)

@@ -1,0 +1,1 @@
+"""Trained networks made smaller: low-rank layers, int8."""
