@@ -57,6 +57,7 @@ IMPORTERS = {  # library -> the modules that may import it
     "onnx": ("darts_lite.export.onnx_file",),
     "onnxruntime": ("darts_lite.export.onnx_file",),
     "torch_pruning": (),
+    "tensorly": ("darts_lite.compression.factors",),
     "optuna": ("darts_lite.hpo.storage", "darts_lite.hpo.optuna_adapters"),
 }
 WITHOUT_TORCH = (
