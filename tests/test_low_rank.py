@@ -1,4 +1,4 @@
-"""Low-rank layers: exact where the layer is of low rank, the best of their rank, counted, chosen."""
+"""Low-rank layers: exact where the layer is of low rank, best of their rank, counted, chosen."""
 
 from __future__ import annotations
 
@@ -211,14 +211,19 @@ def test_an_impossible_limit_names_the_smallest(method: str) -> None:
     assert low_rank(net, method, Limit(parameters=smallest), IMAGE).cost.parameters == smallest
 
 
-def test_a_layer_that_is_used_twice_is_counted_twice() -> None:
-    conv = nn.Conv2d(8, 8, 3, padding=1).double()
-    net = nn.Sequential(conv, nn.SiLU(), conv)
+def test_a_layer_that_is_used_twice_stays() -> None:
+    twice = nn.Conv2d(8, 8, 3, padding=1)
+    net = nn.Sequential(twice, nn.SiLU(), twice, nn.Conv2d(8, 16, 3)).double()
     x = torch.zeros(1, 8, 6, 6).double()
-    plan = low_rank(net, "svd", Limit(parameters=400), (8, 6, 6), drawn(0, 4, 8, 6, 6))
-    with pytest.raises(UserError, match="choose another network"):
-        low_rank(nn.Sequential(nn.Conv2d(4, 4, 3, groups=4)), "svd", Energy(), (4, 6, 6))
+    plan = low_rank(net, "svd", Limit(parameters=1300), (8, 6, 6), drawn(0, 4, 8, 6, 6))
+    assert list(plan.layers) == ["3"] and plan.kept["0"] == "used 2 times in a forward pass"
     assert count(apply(net, plan), x) == plan.cost
+
+
+def test_a_network_without_such_layers_is_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
+    with pytest.raises(UserError, match="got none: 0 is grouped; choose another network"):
+        low_rank(net, "svd", Energy(), (4, 6, 6))
 
 
 @pytest.mark.parametrize("share", [0.9, 0.99])
@@ -314,5 +319,10 @@ def test_norms_fold_into_the_last_of_the_new_layers() -> None:
     small = apply(net, low_rank(net, "svd", Energy(0.6), (1, 8, 8)))
     x, without = torch.rand(4, 1, 8, 8), folded(small)
     torch.testing.assert_close(without(x), small(x), atol=1e-5, rtol=1e-5)
-    convs = [m for m in without.modules() if isinstance(m, nn.Conv2d)]
-    assert len(convs) == len([m for m in small.modules() if isinstance(m, nn.Conv2d)])
+    assert len(small.cells[0].edges[0].operation[0]) == 2  # type: ignore[index,arg-type]
+    more = [len(convolutions(n)) for n in (small, net, without, folded(net))]
+    assert more[0] - more[1] == more[2] - more[3] > 0
+
+
+def convolutions(net: nn.Module) -> list[nn.Module]:
+    return [m for m in net.modules() if isinstance(m, nn.Conv2d)]

@@ -192,6 +192,7 @@ def scaled(weight: Tensor, factor: Tensor) -> Tensor:
 def factorize(weight: Tensor, c: Tensor, method: Method, ranks: Ranks) -> Factors:
     """Return the factors of a weight [outputs, inputs, k, k] and their error."""
     matrix = weight.flatten(1)
+    first: tuple[Tensor, ...]
     if method == "svd":
         left = torch.linalg.svd(matrix @ root(c), full_matrices=False)[0][:, : ranks[0]]
         head = left.T @ matrix

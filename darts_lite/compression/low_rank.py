@@ -337,8 +337,8 @@ def _within(
     """Return the candidates with the least sum of errors within a limit of the whole network."""
     groups = []
     for layer in layers:
-        kind = _method(layer.weight, method)
-        candidates = [_candidate(layer, kind, ranks) for ranks in _cheaper(layer, kind)]
+        mine = _method(layer.weight, method)
+        candidates = [_candidate(layer, mine, ranks) for ranks in _cheaper(layer, mine)]
         groups.append([_whole(layer), *candidates])
     kind = 0 if limit.macs is None else 1
     total = (sum(p.numel() for p in network.parameters()), macs)[kind]
