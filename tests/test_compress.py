@@ -168,6 +168,39 @@ def test_two_compressions_are_equal(run: Path, half: int, pruned: Path, tmp_path
     assert same(pruned / "compressed", tmp_path / "compressed") and same(pruned, tmp_path)
 
 
+@pytest.mark.parametrize("method", ["svd", "tucker", "cp"])
+def test_low_rank_methods_reach_their_target(run: Path, tmp_path: Path, method: str) -> None:
+    if method != "svd":
+        pytest.importorskip("tensorly")
+    before = Genotype.load(run / "genotype.json")
+    limit = int(0.9 * before.macs)
+    found = dl.compress(run, method=method, target_macs=limit, epochs=1, out=str(tmp_path), say=str)
+    assert found["macs"] <= limit and found["compression"]["methods"] == [method]
+    structure = Genotype.load(tmp_path / "genotype.json").structure
+    assert structure is not None and any(len(layers) > 1 for layers in structure.layers.values())
+
+
+def test_a_chain_prunes_factorizes_and_quantizes(run: Path, half: int, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    found = dl.compress(run, method="prune,svd,int8", target_params=half, epochs=2,
+                        out=str(tmp_path), say=str)  # fmt: skip
+    assert found["parameters"] <= half
+    about = found["compression"]
+    assert about["methods"] == ["prune", "svd", "int8"]
+    sizes = [(tmp_path / f).stat().st_size for f in ("model.onnx", "model_int8.onnx")]
+    assert [about["int8"][n]["bytes"] for n in ("float32", "int8")] == sizes
+    assert about["int8"]["float32"]["accuracy"] == pytest.approx(found["test_accuracy"])
+
+
+def test_int8_alone_needs_no_target_and_keeps_the_network(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    found = dl.compress(run, method="int8", out=str(tmp_path), say=str)
+    assert same(run, tmp_path) and (tmp_path / "model_int8.onnx").exists()
+    assert found["test_accuracy"] == read(run / "metrics.json")["test_accuracy"]
+    again = call("derive", "--resume", "--out", tmp_path)
+    assert again.exit_code == 0 and "is finished" in again.output
+
+
 # --- resuming -------------------------------------------------------------------------------------
 
 COMMAND = "darts_lite.commands.compress"

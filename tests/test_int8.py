@@ -135,9 +135,7 @@ def test_bad_input_is_one_line(
     onnx.save(model, bare)
     text.write_text("no ONNX file")
     for source in (bare, text):
-        with pytest.raises(
-            UserError, match=r"must be an ONNX file of `export`.*; export the"
-        ):
+        with pytest.raises(UserError, match=r"must be an ONNX file of `export`.*; export the"):
             quantize(source, pixels, out)
     with pytest.raises(UserError, match=r"cannot read .*gone\.onnx: No such file"):
         OnnxNetwork(tmp_path / "gone.onnx")

@@ -23,13 +23,17 @@ from darts_lite.architecture.network import calibrate
 from darts_lite.architecture.recipe import Recipe
 from darts_lite.commands.derive import derive
 from darts_lite.commands.several import Several
+from darts_lite.compression.int8 import compare, quantize
 from darts_lite.compression.layers import Small, Trained, plain_copy
 from darts_lite.compression.methods import LAST, METHODS, methods_of
 from darts_lite.compression.options import CompressOptions
 from darts_lite.compression.target import Target, between, milliseconds, target_of
 from darts_lite.data import Dataset, Images, Splits, evaluation_batches
 from darts_lite.errors import UserError
-from darts_lite.files import read_json, write_json
+from darts_lite.export import onnx_file
+from darts_lite.export.options import ExportOptions
+from darts_lite.export.write import export
+from darts_lite.files import read_json, replacing, write_json
 from darts_lite.reporting.model_card import write_card
 from darts_lite.training import checkpoint
 from darts_lite.training.build import recipe_with
@@ -157,7 +161,13 @@ def _compressed(
     dataset, splits = read_data(data_of(original.genotype, source), original.genotype.seed, say)
     require_data_of(original.genotype, dataset, str(original.folder))
     splits = on(device, splits)
+    if "int8" in names:
+        onnx_file.require_packages()
     stages = _stages(options, names, original, out)
+    if not stages:
+        several.take()
+        several.write(dataset.fingerprint, run=str(original.folder.absolute()))
+        _copy(original.folder, out)
     for number, stage in enumerate(stages):
         previous = original.predictor if number == 0 else load(stages[number - 1].folder)
         if not (stage.compressed / "metrics.json").exists():
@@ -173,7 +183,32 @@ def _compressed(
         taken = None if not begun else {"data_dir", "download", "device", "checkpoint_seconds"}
         derive(training, resume=taken, started=started, say=say, dataset=dataset)
         started = time.monotonic()
-    return _finished(several, original, out, names, target, dataset, say)
+    extra = {"int8": _quantized(out, splits, say)} if "int8" in names else {}
+    return _finished(several, original, out, names, target, extra, dataset, say)
+
+
+def _copy(run: Path, out: Path) -> None:
+    """Copy the files of a training, whose network does not change."""
+    for name in COPIED:
+        if (run / name).exists():
+            with replacing(out / name, "wb") as file:
+                file.write((run / name).read_bytes())
+
+
+def _quantized(out: Path, splits: Splits, say: Say) -> dict[str, Any]:
+    """Write model.onnx and model_int8.onnx; return what was measured of both."""
+    source, made = out / "model.onnx", out / "model_int8.onnx"
+    export(out, ExportOptions(), say=lambda text: None)
+    quantize(source, splits.validation.pixels, made)
+    found = compare(source, made, splits.test)
+    say(found.lines())
+    return {
+        "file": made.name,
+        "float32": found.before._asdict(),
+        "int8": found.after._asdict(),
+        "agreement": found.agreement,
+        "warning": found.warning,
+    }
 
 
 def _original(run: Path) -> Original:
@@ -371,6 +406,7 @@ def _finished(
     out: Path,
     names: list[str],
     target: Target | None,
+    extra: Mapping[str, Any],
     dataset: Dataset,
     say: Say,
 ) -> dict[str, Any]:
@@ -378,7 +414,8 @@ def _finished(
     options = several.options
     made = load(out)
     device = device_named(options.device)
-    untuned = read_json(out / "compressed" / "metrics.json")
+    path = out / "compressed" / "metrics.json"
+    untuned = read_json(path) if path.exists() else {}
     times = {
         name: _times(plain_copy(predictor.network).to(device), predictor.genotype.image)
         for name, predictor in (("before", original.predictor), ("after", made))
@@ -400,6 +437,7 @@ def _finished(
             "after": metrics["test_accuracy"],
         },
         "milliseconds": times,
+        **extra,
     }
     write_json(out / "metrics.json", metrics)
     write_card(out)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
 from darts_lite.architecture.cost import network_cost
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.networks import network_of
-from darts_lite.compression.layers import Small, Trained
+from darts_lite.architecture.plain import PlainNetwork
+from darts_lite.compression.layers import Small, Trained, small_of
+from darts_lite.compression.low_rank import Limit, apply, low_rank
 from darts_lite.compression.options import CompressOptions
 from darts_lite.compression.pruning import Pruning, prune
-from darts_lite.compression.target import Target, milliseconds
+from darts_lite.compression.target import Target, largest_within, milliseconds
+from darts_lite.data import evaluation_batches
 from darts_lite.errors import UserError
+from darts_lite.training.metrics import sample
 
+RECONSTRUCTED = 256  # training images on which the outputs of low-rank layers are reconstructed
+SMALLER = 0.85  # factor between the sizes that are tried for the smallest network of low rank
 Method = Callable[[Trained, Target, CompressOptions], Small]
 
 
@@ -54,7 +62,52 @@ def _with_channels(genotype: Genotype, channels: int) -> Genotype:
     return replace(genotype, space=space, structure=None, **cost._asdict())
 
 
-METHODS: dict[str, Method] = {"prune": pruned, "distill": narrower}
+def _factorized(method: Literal["tucker", "cp", "svd"]) -> Method:
+    def factorized(trained: Trained, target: Target, options: CompressOptions) -> Small:
+        """Return the network of low-rank layers, whose outputs are reconstructed on images."""
+        genotype = trained.genotype
+        network = copy.deepcopy(trained.network).cpu()
+        chosen = sample(trained.train, RECONSTRUCTED).to("cpu")
+        (images, _) = next(iter(evaluation_batches(chosen, RECONSTRUCTED)))
+
+        def made(limit: Limit) -> Small:
+            plan = low_rank(network, method, limit, genotype.image, images)
+            whole = apply(network, plan)
+            assert isinstance(whole, PlainNetwork)
+            return small_of(genotype, whole)
+
+        def time(small: Small) -> float:
+            assert small.network is not None
+            return milliseconds(small.network, genotype.image)
+
+        if target.kind == "params":
+            return made(Limit(parameters=int(target.limit)))
+        if target.kind == "macs":
+            return made(Limit(macs=int(target.limit)))
+        least = float(genotype.macs)
+        while _possible(made, SMALLER * least):
+            least *= SMALLER
+        sizes = least, float(genotype.macs)
+        return largest_within(lambda m: made(Limit(macs=int(m))), time, target, sizes, method)
+
+    return factorized
+
+
+def _possible(made: Callable[[Limit], Small], macs: float) -> bool:
+    try:
+        made(Limit(macs=int(macs)))
+    except UserError:
+        return False
+    return True
+
+
+METHODS: dict[str, Method] = {
+    "prune": pruned,
+    "tucker": _factorized("tucker"),
+    "cp": _factorized("cp"),
+    "svd": _factorized("svd"),
+    "distill": narrower,
+}
 LAST = ("int8",)  # methods that follow the fine-tuning, and write a file beside its network
 
 
