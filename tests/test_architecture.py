@@ -26,6 +26,7 @@ ORDER = (  # a room may import from itself and from the rooms before it
     "training",
     "export",
     "nas",
+    "compression",
     "hpo",
     "commands",
 )
@@ -57,6 +58,8 @@ IMPORTERS = {  # library -> the modules that may import it
     "onnxruntime": ("darts_lite.export.onnx_file",),
     "timm": ("darts_lite.architecture.timm_network",),
     "safetensors": ("darts_lite.training.checkpoint",),
+    "torch_pruning": (),
+    "tensorly": ("darts_lite.compression.factors",),
     "optuna": ("darts_lite.hpo.storage", "darts_lite.hpo.optuna_adapters"),
 }
 WITHOUT_TORCH = (
@@ -69,6 +72,7 @@ WITHOUT_TORCH = (
     "export.options",
     "nas.options",
     "hpo.options",
+    "compression.options",
     "training.budget",
     "training.memory",
     "commands.cli",

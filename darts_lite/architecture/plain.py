@@ -155,17 +155,27 @@ def folded(network: nn.Module) -> nn.Module:
     """
     network = copy.deepcopy(network).eval()
     for parent in list(network.modules()):
-        before: tuple[str, nn.Module] | None = None
+        before: str | None = None
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d):
-                if before and isinstance(before[1], nn.Conv2d):
-                    setattr(parent, before[0], _fused(before[1], child))
+                owner, at = _last(parent, before) if before else (parent, name)
+                conv = getattr(owner, at)
+                if isinstance(conv, nn.Conv2d):
+                    setattr(owner, at, _fused(conv, child))
                     setattr(parent, name, nn.Identity())
                 else:
                     unit = _identity(child.num_features).to(child.weight.device)
                     setattr(parent, name, _fused(unit, child))
-            before = name, child
+            before = name
     return network
+
+
+def _last(parent: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the owner and the name of the last layer of a child, which may be a sequence."""
+    child = getattr(parent, name)
+    if isinstance(child, nn.Sequential) and len(child):
+        return _last(child, list(child._modules)[-1])
+    return parent, name
 
 
 def _identity(channels: int) -> nn.Conv2d:

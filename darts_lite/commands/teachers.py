@@ -294,6 +294,6 @@ def _timm(text: str, dataset: Dataset, device: torch.device) -> Logits:
     return _constant(network.to(device).eval())
 
 
-def _constant(network: torch.nn.Module) -> torch.nn.Module:
+def _constant(network: nn.Module) -> nn.Module:
     """Return the network with weights that get no gradients."""
     return network.requires_grad_(False)
