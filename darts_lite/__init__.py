@@ -16,6 +16,7 @@ _PUBLIC = {  # name -> the module that has it, imported when it is asked for
     "search": "darts_lite.commands.api",
     "derive": "darts_lite.commands.api",
     "selftrain": "darts_lite.commands.api",
+    "compress": "darts_lite.commands.api",
     "tune": "darts_lite.commands.api",
     "load": "darts_lite.training.predictor",
     "Genotype": "darts_lite.architecture.genotype",

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ Row = dict[str, float]
 class Job:
     """One row of a table and one seed."""
 
-    table: Callable[[str, int, float], Row]
+    table: Callable[..., Row]
     name: str
     seed: int
     seconds: float
@@ -101,19 +102,23 @@ def train(
     pseudo: PseudoLabels | None = None,
     batch_size: int = 128,
     rate: float = 0.1,
+    rounds: int | None = None,
     **options: Any,
 ) -> tuple[Network, Row]:
-    """Train once; return the network and its test metrics."""
+    """Train once, for `rounds` epochs or else for seconds; return the network and its metrics."""
     genotype = by_hand(dataset, channels, rate)
     said = DeriveOptions(seed=seed, batch_size=batch_size, **options)
     task = TrainTask(said, genotype, dataset, splits, CPU, teacher, start, pseudo)
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, Recorder(Path(folder)) as recorder:
         store = loop.Store(Path(folder) / "checkpoint.pt", "toolbox", {}, every=1e9)
-        step = loop.run(task, Budget(seconds + loop.CLOSING), recorder, store)
+        budget = Budget(seconds + loop.CLOSING)
+        if rounds is not None:
+            budget = Budget(steps=rounds * (task.images.count // batch_size))
+        step = loop.run(task, budget, recorder, store)
         network = task.finish(step, recorder)
     row = dict(evaluate(network, splits.test).values)
-    for kind in ("flip", "crops"):
+    for kind in ("flip", "crops") if rounds is None else ():
         view = lambda x, kind=kind: probabilities(network, x, kind, dataset.flips)  # noqa: E731
         row[f"accuracy, {kind}"] = evaluate(network, splits.test, view).accuracy
     epochs = step * batch_size / task.images.count
@@ -225,6 +230,8 @@ TRANSFER: dict[str, dict[str, Any]] = {
         "learn": "layer_lr",
     },
 }
+SHORT = ("from scratch", "all weights, one rate", "frozen for a third", "layer decay 0.5")
+"""Rows of short trainings, whose budget is in epochs."""
 
 
 def classes_of(dataset: Dataset, first: int, each: int, seed: int) -> tuple[Dataset, Splits]:
@@ -249,8 +256,8 @@ def classes_of(dataset: Dataset, first: int, each: int, seed: int) -> tuple[Data
     return part, split(part, seed=seed)
 
 
-def transfer(name: str, seed: int, seconds: float) -> Row:
-    """Train on 100 images of each of the classes 5 to 9."""
+def transfer(name: str, seed: int, seconds: float, rounds: int | None = None) -> Row:
+    """Train on 100 images of each of the classes 5 to 9, for seconds or for `rounds` epochs."""
     dataset, _ = fashion(10_000)
     target, splits = classes_of(dataset, 5, 100, seed)
     options = dict(TRANSFER[name])
@@ -258,14 +265,16 @@ def transfer(name: str, seed: int, seconds: float) -> Row:
     if options.pop("start", None):
         start = Network(by_hand(target).space, (1, 28, 28), 5)
         start.load_state_dict(torch.load(kept("start", seconds), weights_only=True))
-    return train(target, splits, seed, seconds, start=start, batch_size=64, **options)[1]
+    return train(
+        target, splits, seed, seconds, start=start, batch_size=64, rounds=rounds, **options
+    )[1]
 
 
 # --- running ------------------------------------------------------------------------------------
 
 
 def run(
-    table: Callable[[str, int, float], Row],
+    table: Callable[..., Row],
     names: Sequence[str],
     seconds: float,
     out: str,
@@ -278,7 +287,8 @@ def run(
         rows = list(pool.map(Job.__call__, jobs))
     found = {name: [r for j, r in zip(jobs, rows) if j.name == name] for name in names}
     Path(out).mkdir(parents=True, exist_ok=True)
-    (Path(out) / f"{table.__name__}.json").write_text(json.dumps(found, indent=1))
+    kept_as = getattr(table, "__name__", "transfer-epochs")
+    (Path(out) / f"{kept_as}.json").write_text(json.dumps(found, indent=1))
     print_table(found, shown, metric)
 
 
@@ -344,16 +354,25 @@ def unlabelled_command(seconds: float, out: str, once: bool) -> None:
 
 @main.command("transfer")
 @seconds_option
+@click.option("--epochs", multiple=True, type=int, help="Of a training, in place of the seconds.")
+@click.option("--source-epochs", type=int, help="On the classes 0 to 4, in place of the seconds.")
 @out_option
-def transfer_command(seconds: float, out: str) -> None:
+def transfer_command(
+    seconds: float, epochs: tuple[int, ...], source_epochs: int | None, out: str
+) -> None:
     """Compare ways to start from a network of other classes."""
     torch.set_num_threads(2)
     dataset, _ = fashion(10_000)
     source, splits = classes_of(dataset, 0, 2000, 0)
-    network, row = train(source, splits, 9, seconds)
+    network, row = train(source, splits, 9, seconds, rounds=source_epochs)
     click.echo(f"classes 0-4: {row['accuracy']:.2%} after {row['epochs']:.0f} epochs")
     torch.save(network.state_dict(), kept("start", seconds))
-    run(transfer, tuple(TRANSFER), seconds, out, ("accuracy",), "accuracy")
+    if not epochs:
+        run(transfer, tuple(TRANSFER), seconds, out, ("accuracy",), "accuracy")
+    for count in epochs:
+        click.echo(f"\n{count} epochs")
+        table = partial(transfer, rounds=count)
+        run(table, SHORT, seconds, f"{out}/{count}", ("accuracy",), "accuracy")
 
 
 @main.command("overhead")

@@ -26,6 +26,7 @@ ORDER = (  # a room may import from itself and from the rooms before it
     "training",
     "export",
     "nas",
+    "compression",
     "hpo",
     "commands",
 )
@@ -55,6 +56,10 @@ IMPORTERS = {  # library -> the modules that may import it
     "click": ("darts_lite.commands.cli", "darts_lite.commands.flags"),
     "onnx": ("darts_lite.export.onnx_file",),
     "onnxruntime": ("darts_lite.export.onnx_file",),
+    "timm": ("darts_lite.architecture.timm_network",),
+    "safetensors": ("darts_lite.training.checkpoint",),
+    "torch_pruning": (),
+    "tensorly": ("darts_lite.compression.factors",),
     "optuna": ("darts_lite.hpo.storage", "darts_lite.hpo.optuna_adapters"),
 }
 WITHOUT_TORCH = (
@@ -67,6 +72,7 @@ WITHOUT_TORCH = (
     "export.options",
     "nas.options",
     "hpo.options",
+    "compression.options",
     "training.budget",
     "training.memory",
     "commands.cli",

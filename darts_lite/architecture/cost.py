@@ -93,7 +93,8 @@ def network_cost(space: SearchSpace, image: tuple[int, int, int], classes: int) 
 def cost_of(genotype: Genotype) -> Cost:
     """Return the exact cost of the network of a genotype, counted on the network itself."""
     with torch.device("meta"):
-        return count(network_of(genotype), torch.empty(1, *genotype.image))
+        network = network_of(genotype).to("meta")  # timm makes its networks on the CPU
+        return count(network, torch.empty(1, *genotype.image))
 
 
 def genotype_with_cost(

@@ -13,7 +13,7 @@ from darts_lite.architecture.operations import check
 from darts_lite.architecture.reading import Reading
 from darts_lite.architecture.recipe import Recipe
 from darts_lite.architecture.space import STRICT, SearchSpace
-from darts_lite.architecture.structure import ChangedLayers
+from darts_lite.architecture.structure import Structure
 from darts_lite.errors import UserError
 from darts_lite.files import first_fault, write_json
 
@@ -57,7 +57,8 @@ class Genotype:
         finished: False if the search was interrupted.
         seed: Random seed of the search and of the data splits.
         versions: Versions of the packages of the search.
-        structure: Layers that differ from those of the space, after compression; None for none.
+        structure: What the network is, if it is not the one of the space: changed layers, after
+            compression, or a model of timm. None for the network of the space.
     """
 
     __pydantic_config__ = STRICT
@@ -75,7 +76,7 @@ class Genotype:
     finished: bool = True
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)
-    structure: ChangedLayers | None = None
+    structure: Structure | None = None
 
     def __post_init__(self) -> None:
         if self.version != FORMAT_VERSION:

@@ -11,7 +11,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from darts_lite.architecture.layers import BatchNorm
 from darts_lite.architecture.operations import CANDIDATES, has_residual
-from darts_lite.architecture.plain import PlainCell, PlainEdge, PlainNetwork, folded, ordinary
+from darts_lite.architecture.plain import (
+    PlainCell,
+    PlainEdge,
+    PlainNetwork,
+    cell_depths,
+    folded,
+    ordinary,
+)
 from darts_lite.architecture.space import Cell, Operation, SearchSpace
 from darts_lite.architecture.weights import EdgeWeights, Weights
 
@@ -263,6 +270,10 @@ class Network(nn.Module):
             states = [states[-1], module(states, None if rows is None else rows[name])]
         return self.classifier(F.silu(states[-1]).mean((2, 3)))
 
+    def depths(self) -> dict[str, int]:
+        """Return the depth of every parameter: 0 for the stem, the cells, last the classifier."""
+        return cell_depths(self, len(self.cells))
+
     def sequential(self) -> PlainNetwork:
         """Return the layers of a discrete network as a `PlainNetwork`, not copied."""
         cells = [cell.sequential() for cell in self.cells]  # type: ignore[operator]
@@ -346,13 +357,14 @@ def calibrate(
         weights: Mixing weights of a supernet; None for a discrete network.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    kept = [norm.track_running_stats for norm in norms]
     network.train()
     several = (
         (x, y) for x, y in batches if len(x) > 1
     )  # the variance of one image may be undefined
     for i, (x, _) in enumerate(several):
         for norm in norms:
-            norm.momentum = 1 / (i + 1)
+            norm.momentum, norm.track_running_stats = 1 / (i + 1), True
         network(x) if weights is None else network(x, weights)
-    for norm in norms:
-        norm.momentum = 0.0
+    for norm, tracks in zip(norms, kept):
+        norm.momentum, norm.track_running_stats = 0.0, tracks

@@ -9,22 +9,32 @@ from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.layers import BatchNorm
 from darts_lite.architecture.network import Network, initialize
 from darts_lite.architecture.plain import PlainNetwork
-from darts_lite.architecture.structure import ChangedLayers, ConvLayer, Layer, NormLayer
+from darts_lite.architecture.structure import (
+    ChangedLayers,
+    ConvLayer,
+    Layer,
+    NormLayer,
+    TimmModel,
+)
+from darts_lite.architecture.timm_network import TimmNetwork, timm_network
 from darts_lite.errors import UserError
 
 
 def network_of(
     genotype: Genotype, generator: torch.Generator | None = None
-) -> Network | PlainNetwork:
+) -> Network | PlainNetwork | TimmNetwork:
     """Return the network of a genotype, with new weights.
 
     Arguments:
         genotype: Genotype.
         generator: CPU generator of the weights; None keeps torch's default initialization.
-    Raises: `UserError` if the changed layers do not fit the space.
+    Raises: `UserError` if the changed layers do not fit the space, or timm cannot make the network.
     """
-    network = Network(genotype.space, genotype.image, len(genotype.classes))
-    whole = network if genotype.structure is None else changed(network, genotype.structure)
+    structure, classes = genotype.structure, len(genotype.classes)
+    if isinstance(structure, TimmModel):
+        return timm_network(structure.name, genotype.image, classes, generator)
+    network = Network(genotype.space, genotype.image, classes)
+    whole = network if structure is None else changed(network, structure)
     if generator is not None:
         initialize(whole, generator)
     return whole

@@ -98,6 +98,10 @@ class PlainNetwork(nn.Module):
         self.activation = nn.SiLU()
         self.classifier = classifier
 
+    def depths(self) -> dict[str, int]:
+        """Return the depth of every parameter: 0 for the stem, the cells, last the classifier."""
+        return cell_depths(self, len(self.cells))
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits [B, classes] of images [B, C, H, W] in [0, 1]."""
         h = self.norm(self.stem(x - 0.5))
@@ -105,6 +109,23 @@ class PlainNetwork(nn.Module):
         for cell in self.cells:
             states = [states[-1], cell(states)]
         return self.classifier(self.activation(states[-1]).mean((2, 3)))
+
+
+def cell_depths(network: nn.Module, cells: int) -> dict[str, int]:
+    """Return the depth of every parameter by its name: 0 for the stem, the cells, the classifier.
+
+    Arguments:
+        network: Network with a stem, `cells` and a `classifier`.
+        cells: Number of cells.
+    """
+
+    def depth(name: str) -> int:
+        first, _, rest = name.partition(".")
+        if first == "cells":
+            return int(rest.partition(".")[0]) + 1
+        return cells + 1 if first == "classifier" else 0
+
+    return {name: depth(name) for name, _ in network.named_parameters()}
 
 
 def ordinary(network: nn.Module) -> nn.Module:
@@ -134,17 +155,27 @@ def folded(network: nn.Module) -> nn.Module:
     """
     network = copy.deepcopy(network).eval()
     for parent in list(network.modules()):
-        before: tuple[str, nn.Module] | None = None
+        before: str | None = None
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d):
-                if before and isinstance(before[1], nn.Conv2d):
-                    setattr(parent, before[0], _fused(before[1], child))
+                owner, at = _last(parent, before) if before else (parent, name)
+                conv = getattr(owner, at)
+                if isinstance(conv, nn.Conv2d):
+                    setattr(owner, at, _fused(conv, child))
                     setattr(parent, name, nn.Identity())
                 else:
                     unit = _identity(child.num_features).to(child.weight.device)
                     setattr(parent, name, _fused(unit, child))
-            before = name, child
+            before = name
     return network
+
+
+def _last(parent: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the owner and the name of the last layer of a child, which may be a sequence."""
+    child = getattr(parent, name)
+    if isinstance(child, nn.Sequential) and len(child):
+        return _last(child, list(child._modules)[-1])
+    return parent, name
 
 
 def _identity(channels: int) -> nn.Conv2d:

@@ -1,7 +1,8 @@
-"""What a network is, where it is not the one of a space: changed layers. Imports no torch."""
+"""What a network is, where it is not the one of a space. Imports no torch."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -74,3 +75,23 @@ class ChangedLayers:
     __pydantic_config__ = STRICT
     kind: Literal["layers"] = "layers"
     layers: dict[str, tuple[Layer, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmModel:
+    """A model of the library timm, in the place of the network of the space.
+
+    Arguments:
+        name: Name of the model, such as "resnet18" or, with a tag of timm, "resnet18.a1_in1k".
+    """
+
+    __pydantic_config__ = STRICT
+    kind: Literal["timm"] = "timm"
+    name: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(f"a model of timm must have a plain name, got {self.name!r}")
+
+
+Structure = Annotated[ChangedLayers | TimmModel, Field(discriminator="kind")]

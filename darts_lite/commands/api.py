@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from darts_lite.architecture.genotype import Genotype
+from darts_lite.commands import compress as _compress
 from darts_lite.commands import derive as _derive
 from darts_lite.commands import fit as _fit
 from darts_lite.commands import folds, random_baseline
 from darts_lite.commands import search as _search
 from darts_lite.commands import selftrain as _selftrain
+from darts_lite.compression.options import CompressOptions
 from darts_lite.errors import UserError
 from darts_lite.hpo.options import TuneOptions
 from darts_lite.nas.options import FitOptions, SearchOptions
@@ -90,6 +92,23 @@ def selftrain(*, resume: bool = False, say: Say = print, **options: Any) -> dict
     """
     given = set(options) if resume else None
     return _selftrain.selftrain(SelfTrainOptions(**options), resume=given, say=say)
+
+
+def compress(
+    run: str | Path, *, resume: bool = False, say: Say = print, **options: Any
+) -> dict[str, Any]:
+    """Make the network of a training smaller and fine-tune it; return its `metrics.json`.
+
+    Arguments:
+        run: folder of the training, as for `load`.
+        resume: whether to continue the run in `out` with its own settings.
+        say: prints a line for the user.
+        options: fields of `CompressOptions`, the flags of the command, such as
+            `target_params=50_000`.
+    Raises: `UserError` for bad input; `TypeError` for an unknown option.
+    """
+    given = set(options) if resume else None
+    return _compress.compress(Path(run), CompressOptions(**options), resume=given, say=say)
 
 
 def tune(*, resume: bool = False, say: Say = print, **options: Any) -> Path:

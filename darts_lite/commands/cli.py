@@ -19,6 +19,7 @@ from click.core import ParameterSource
 
 import darts_lite
 from darts_lite.commands.flags import options_of
+from darts_lite.compression.options import CompressOptions
 from darts_lite.errors import Interrupted, UserError
 from darts_lite.export.options import ExportOptions
 from darts_lite.files import quiet_threads
@@ -150,6 +151,21 @@ def export(run: str, **flags: Any) -> None:
         from darts_lite.export.write import export
 
         export(Path(run), ExportOptions(**flags), say=click.echo)
+
+
+@main.command()
+@click.argument("run", metavar="RUN")
+@options_of(CompressOptions)
+@_resume
+@click.pass_context
+def compress(context: click.Context, /, run: str, resume: bool, **flags: Any) -> None:
+    """Make the network of a derive run smaller, and fine-tune it."""
+    with _clear_errors():
+        from darts_lite.commands.compress import compress
+
+        given = _given(context) - {"run"} if resume else None
+        options = CompressOptions(**flags)
+        compress(Path(run), options, resume=given, started=PROCESS_START, say=click.echo)
 
 
 @main.command()

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.structure import TimmModel
+from darts_lite.commands.pretrained import genotype_of, is_timm
 from darts_lite.commands.teachers import labels_of, start_of, teacher_of, that_saw
 from darts_lite.data import Dataset
 from darts_lite.data.splits import fold_of
@@ -82,8 +84,10 @@ def _derived(
     """Train and test the network of a run; write its files and return the metrics."""
     options, folder, say = run.options, run.folder, run.say
     kept = folder / "genotype.json"
-    path, limit = (kept, None) if run.saved else (Path(options.genotype), options.max_params)
-    genotype = load_genotype(path, limit, options.data_dir, say)
+    if run.saved:
+        genotype = load_genotype(kept, None, options.data_dir, say)
+    else:
+        genotype = genotype_of(options, say)
     run.load(data_of(genotype, options), genotype.seed, dataset)
     require_data_of(genotype, run.dataset, options.genotype)
     require_views(options.tta, run.dataset.flips)
@@ -147,7 +151,10 @@ def _trained(run: Run[DeriveOptions], task: TrainTask, held_out: bool) -> dict[s
     genotype, options = task.genotype, run.options
     size: dict[str, float] = {"parameters": genotype.parameters, "macs": genotype.macs}
     with run.recorder() as recorder:
-        recorder.picture(run.start.step, "genotype", pictures.draw_genotype(genotype.space))
+        if isinstance(genotype.structure, TimmModel):
+            recorder.text(run.start.step, "genotype", f"timm model `{genotype.structure.name}`")
+        else:
+            recorder.picture(run.start.step, "genotype", pictures.draw_genotype(genotype.space))
         recorder.scalars(run.start.step, size)
         recorder.charts(CHARTS)
         step = run.train(task, recorder)
@@ -175,8 +182,8 @@ def _trained(run: Run[DeriveOptions], task: TrainTask, held_out: bool) -> dict[s
             metrics["test_accuracy_tta"] = evaluate(network, run.splits.test, view).accuracy
         recorder.hparams(_shown(options), _best_first(metrics))
         recorder.text(step, "settings", _settings(options, genotype))
-        start = None if options.start is None else Path(options.start)
-        seen_of(run.splits, probabilities, start).save(run.folder)
+        start = None if is_timm(options.start) else options.start
+        seen_of(run.splits, probabilities, None if start is None else Path(start)).save(run.folder)
         run.progress.doing("measuring the latency")
         latency = latency_of(of_network(network, run.device), genotype.image)
         account = {
@@ -258,6 +265,10 @@ def _settings(options: DeriveOptions, genotype: Genotype) -> str:
     """Return all settings, and the last learned values, as a Markdown table."""
     learned = {f"final {n}": f"{v:.4g}" for n, v in genotype.recipe.last.items()}
     named = {n: v for n, v in asdict(options).items() if n not in MAY_CHANGE and v is not None}
-    space = {"space": genotype.space.preset, "channels": genotype.space.channels}
+    space: dict[str, Any]
+    if isinstance(genotype.structure, TimmModel):
+        space = {"network": f"timm model {genotype.structure.name}"}
+    else:
+        space = {"space": genotype.space.preset, "channels": genotype.space.channels}
     rows = [f"| {name} | {value} |" for name, value in (named | space | learned).items()]
     return "\n".join(["| setting | value |", "|---|---|", *rows])

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from darts_lite.commands.derive import folder_of
+from darts_lite.commands.pretrained import genotype_of
 from darts_lite.commands.several import Several, train_each
 from darts_lite.data import Splits
 from darts_lite.data.splits import fold_of
 from darts_lite.errors import UserError
 from darts_lite.files import replacing
-from darts_lite.nas.loading import load_genotype
 from darts_lite.training.device import device_named
 from darts_lite.training.metrics import probabilities_of
 from darts_lite.training.options import DeriveOptions
@@ -68,7 +68,7 @@ def _each(run: Several[DeriveOptions], started: float | None, say: Say) -> dict[
     else:
         seeds = range(options.seed, options.seed + (options.repeats or 0))
         own = {out / f"seed{s}": replace(each, seed=s) for s in seeds}
-    genotype = load_genotype(Path(options.genotype), options.max_params, options.data_dir, say)
+    genotype = genotype_of(options, say)
     run.take()
     run.write(genotype.dataset)
     placed = {folder: replace(o, out=str(folder)) for folder, o in own.items()}

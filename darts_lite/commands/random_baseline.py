@@ -15,6 +15,7 @@ from typing import Any
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.commands.derive import folder_of
+from darts_lite.commands.pretrained import is_timm
 from darts_lite.commands.several import Several, train_each
 from darts_lite.errors import UserError
 from darts_lite.nas.loading import load_genotype
@@ -60,6 +61,11 @@ def _each(run: Several[DeriveOptions], started: float | None, say: Say) -> dict[
     assert count is not None
     options = replace(run.options, out=str(out))
     like = load_genotype(Path(options.genotype), options.max_params, options.data_dir, say)
+    if like.structure is not None or is_timm(options.start):
+        raise UserError(
+            "--random draws networks of the space of the genotype, got a network that is not of a "
+            "space; give the genotype of a search, without --from timm:..."
+        )
     drawn = random_genotypes(like, count, options.max_params)
     run.take()
     folders = [out / f"random{i}" for i in range(count)]

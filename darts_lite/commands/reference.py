@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from darts_lite.commands.flags import default_text
+from darts_lite.compression.options import CompressOptions
 from darts_lite.export.options import ExportOptions
 from darts_lite.hpo.options import CorrelateOptions, TuneOptions
 from darts_lite.nas.options import FitOptions, SearchOptions
@@ -35,13 +36,17 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
         ExportOptions,
         "`export RUN`: one file with the network, its preprocessing and its class names.",
     ),
+    "compress": (
+        CompressOptions,
+        "`compress RUN`: a smaller network from a trained one, fine-tuned; see compression.md.",
+    ),
     "tune": (TuneOptions, "Run a study of our method or another method; write `OUT/g.json`."),
     "correlate": (CorrelateOptions, "Measure how well cheap trainings rank configurations."),
     "check": (CheckOptions, "Say what a search would see of the data, without training."),
     "refresh": (RefreshOptions, "Look at new data with the model of `RUN`; keep or replace it."),
     "augment": (AugmentOptions, "Draw the effect of an augmentation."),
 }
-RESUMED = ("fit", "search", "derive", "selftrain", "tune", "correlate")
+RESUMED = ("fit", "search", "derive", "selftrain", "compress", "tune", "correlate")
 
 
 def reference() -> str:

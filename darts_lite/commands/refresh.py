@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from scipy.stats import ks_2samp
 
+from darts_lite.architecture.cost import cost_of
 from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.structure import TimmModel
 from darts_lite.commands.derive import derive
 from darts_lite.commands.search import search
 from darts_lite.data import Dataset, Images, Splits
@@ -125,6 +127,9 @@ def refresh(
         account["reason"] += f"; but only {held.count} images are held out, {HELD_OUT} are needed"
         say(account["reason"])
     elif plan != "keep":
+        if plan == "search" and isinstance(genotype.structure, TimmModel):
+            plan = account["plan"] = "fine-tune"
+            account["reason"] += "; a timm model is trained again instead of a search"
         new = _trained(options, old, run, data, dataset, plan, began, say)
         account["new_accuracy"] = float(_right(new, held, dataset.classes).float().mean())
         assert difference.accuracy is not None
@@ -273,7 +278,8 @@ def _trained(
         make_folder(folder)
         now = dict(dataset.fingerprint)
         source = source_of(data, dataset)
-        replace(genotype, source=source, dataset=now).save(path)  # type: ignore[arg-type]
+        changed = replace(genotype, source=source, dataset=now, classes=dataset.classes)  # type: ignore[arg-type]
+        replace(changed, **cost_of(changed)._asdict()).save(path)
     training = DeriveOptions(
         genotype=str(path),
         out=str(folder / "derive"),

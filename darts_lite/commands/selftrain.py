@@ -55,6 +55,7 @@ def _rounds(run: Several[SelfTrainOptions], started: float | None, say: Say) -> 
     if not options.unlabelled:
         raise UserError("--unlabelled must name a folder of images, or rest:N, got nothing")
     genotype = load_genotype(Path(options.genotype), None, options.data_dir, say)
+    _wider(genotype, options.growth)  # refuses a network of fixed width before anything is written
     run.take()
     run.write(genotype.dataset)
     trainings = _trainings(options, genotype, out)
@@ -107,7 +108,14 @@ def _trainings(
 
 
 def _wider(genotype: Genotype, factor: float) -> Genotype:
-    """Return the genotype with more channels."""
+    """Return the genotype with more channels; raise `UserError` if its width is fixed."""
+    if genotype.structure is not None:
+        if factor != 1:
+            raise UserError(
+                "--growth must be 1 for a network that is not of a space, as its width is fixed, "
+                f"got {factor:g} times the width; give --growth 1"
+            )
+        return genotype
     space = genotype.space.with_channels(round(factor * genotype.space.channels))
     cost = network_cost(space, genotype.image, len(genotype.classes))
     return replace(genotype, space=space, **cost._asdict())

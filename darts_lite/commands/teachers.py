@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network, calibrate
 from darts_lite.architecture.weights import CellWeights
+from darts_lite.commands.pretrained import TIMM, pretrained_of
 from darts_lite.data import Dataset, Splits, changed, evaluation_batches
 from darts_lite.data.unlabelled import load_unlabelled
 from darts_lite.errors import UserError
@@ -23,7 +24,7 @@ from darts_lite.training.distillation import TEMPERATURE, WEIGHT, Teacher, ensem
 from darts_lite.training.distillation_losses import map_classes
 from darts_lite.training.metrics import sample
 from darts_lite.training.options import DeriveOptions, TeacherOptions
-from darts_lite.training.predictor import load
+from darts_lite.training.predictor import Ensemble, load
 from darts_lite.training.self_training import PseudoLabels, pseudo_labels
 
 Logits = Callable[[Tensor], Tensor]
@@ -52,11 +53,10 @@ def teacher_of(
     text = options.teacher
     if text is None:
         return None
-    kind, _, rest = text.partition(":")
     if text == SUPERNET:
         logits = _supernet(genotype, splits, device)
-    elif kind == "timm":
-        logits = _timm(rest, dataset, device)
+    elif text.startswith(TIMM):
+        logits = _timm(text, dataset, device)
     else:
         folders = [each for name in _folders(text) for each in _members(Path(name))]
         logits = ensemble([_trained(f, dataset, device, options) for f in folders])
@@ -110,9 +110,11 @@ def that_saw(options: DeriveOptions, genotype: Genotype) -> list[Path]:
         genotype: genotype of the training.
     """
     text = options.teacher or ""
-    named = [] if text == SUPERNET or text.startswith("timm:") else _folders(text)
+    named = [] if text == SUPERNET or text.startswith(TIMM) else _folders(text)
     folders = [each for name in named for each in _members(Path(name))]
-    folders += [] if options.start in (None, SUPERNET) else [Path(options.start)]
+    start = options.start
+    own = start is not None and start != SUPERNET and not start.startswith(TIMM)
+    folders += [Path(str(start))] if own else []
     return [folder for folder in folders if _saw(folder, options, genotype)]
 
 
@@ -127,7 +129,7 @@ def _saw(folder: Path, options: DeriveOptions, genotype: Genotype) -> bool:
     return not (alike and held_out and options.folds is None)
 
 
-def start_of(options: DeriveOptions, genotype: Genotype, device: torch.device) -> Network | None:
+def start_of(options: DeriveOptions, genotype: Genotype, device: torch.device) -> nn.Module | None:
     """Return the network of `--from`; None without it.
 
     Arguments:
@@ -140,8 +142,13 @@ def start_of(options: DeriveOptions, genotype: Genotype, device: torch.device) -
         return None
     if options.start == SUPERNET:
         return _inherited(Path(options.genotype), genotype)
+    if options.start.startswith(TIMM):
+        generator = torch.Generator().manual_seed(options.seed)
+        return pretrained_of(
+            options.start, "--from", genotype.image, len(genotype.classes), generator
+        )[0].to(device)
     network = load(options.start, device).network
-    if not isinstance(network, Network):
+    if isinstance(network, Ensemble):
         raise UserError(
             f"--from must be one training, got the cross-validation {options.start}; give one of "
             "its folds"
@@ -274,36 +281,19 @@ def _timm(text: str, dataset: Dataset, device: torch.device) -> Logits:
     """Return the logits of a timm model with weights from a local file.
 
     Arguments:
-        text: NAME:FILE.
+        text: timm:NAME:FILE.
     """
-    try:
-        import timm  # type: ignore[import-not-found]
-    except ImportError:
+    classes = len(dataset.classes)
+    network, whole = pretrained_of(text, "--teacher", dataset.image, classes)
+    if not whole:
         raise UserError(
-            "--teacher timm:... needs timm, which is not installed; pip install timm"
-        ) from None
-    name, _, file = text.partition(":")
-    if name not in timm.list_models() or not Path(file).is_file():
-        raise UserError(
-            f"--teacher must be timm:NAME:FILE with a model of timm and a file of its weights, got "
-            f"timm:{text}; timm.list_models() lists the names"
+            f"--teacher {text} must have weights of {classes} classes, those of the data set, got "
+            "another number; fine-tune it first with `derive --from`, and give the folder of that "
+            "run"
         )
-    try:
-        model = timm.create_model(
-            name,
-            checkpoint_path=file,
-            in_chans=dataset.channels,
-            num_classes=len(dataset.classes),
-        )
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0][:100]
-        raise UserError(
-            f"{file} must hold weights of {name} for {dataset.channels} channels and "
-            f"{len(dataset.classes)} classes, got {reason!r}; fine-tune it on this data set first"
-        ) from None
-    return _constant(model.to(device).eval())
+    return _constant(network.to(device).eval())
 
 
-def _constant(network: torch.nn.Module) -> torch.nn.Module:
+def _constant(network: nn.Module) -> nn.Module:
     """Return the network with weights that get no gradients."""
     return network.requires_grad_(False)

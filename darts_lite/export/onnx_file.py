@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,3 +63,62 @@ def runner(content: bytes) -> Callable[[Tensor], Tensor]:
         return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
     return run
+
+
+def description_of(content: bytes) -> dict[str, str]:
+    """Return the description in an ONNX file; empty if the content is no ONNX file."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError:
+        return {}
+    return {each.key: each.value for each in model.metadata_props}
+
+
+def quantized(
+    source: Path, inputs: Iterator[dict[str, Any]], folder: Path, ranges: str = "minmax"
+) -> bytes:
+    """Return the content of an ONNX file with int8 arithmetic and the same description.
+
+    Arguments:
+        source: File in float32.
+        inputs: Inputs of the file that give the ranges of activations.
+        folder: Folder for temporary files.
+        ranges: minmax, entropy or percentile.
+    """
+    import onnx
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def get_next(self) -> dict[str, Any] | None:
+            return next(inputs, None)
+
+    prepared, out = folder / "prepared.onnx", folder / "int8.onnx"
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    methods = {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }
+    quantize_static(
+        str(prepared),
+        str(out),
+        Reader(),
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=methods[ranges],
+    )
+    model = onnx.load(out)
+    del model.metadata_props[:]
+    for key, value in description_of(source.read_bytes()).items():
+        model.metadata_props.add(key=key, value=value)
+    return model.SerializeToString()

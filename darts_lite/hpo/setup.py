@@ -160,7 +160,13 @@ def _space(options: TuneOptions, search: SearchOptions, bench: Bench) -> Space:
 def _small_model(options: TuneOptions, search: SearchOptions, bench: Bench) -> Genotype:
     """Return the genotype of --genotype, or a random network within the parameter limit."""
     if options.genotype is not None:
-        return load_genotype(Path(options.genotype), options.max_params, options.data_dir)
+        found = load_genotype(Path(options.genotype), options.max_params, options.data_dir)
+        if found.structure is not None:
+            raise UserError(
+                f"--genotype must be a network of a space, got {options.genotype} with changed "
+                "layers or a timm model; give the genotype of its search"
+            )
+        return found
     generator = torch.Generator().manual_seed(options.seed)
     for _ in range(DRAWS):
         space = uniform_random(space_of(search), generator)

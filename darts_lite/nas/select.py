@@ -14,6 +14,7 @@ from darts_lite.architecture.space import Cell, Edge, SearchSpace
 from darts_lite.architecture.speed import Seconds
 from darts_lite.architecture.weights import Weights, option_probabilities, uniform
 from darts_lite.errors import UserError
+from darts_lite.nas.fronts import best_choices
 from darts_lite.nas.relaxation import option_scores
 
 DEAREST = 1e6  # largest price of the time of the average network, in log probabilities
@@ -47,9 +48,8 @@ def knapsack(
 
     Each node keeps `keep` edges, each edge keeps one option. The score of an edge is the log of its
     probability to be kept plus the score of its option (`option_scores`). Parameters are additive
-    over edges, so the selection is a multiple-choice knapsack problem. It is solved exactly: the
-    Pareto fronts (parameters, score) of the nodes are merged one after the other. Without a limit
-    the result is the argmax of each decision (DARTS).
+    over edges, so the selection is a multiple-choice knapsack problem. `best_choices` solves it
+    exactly. Without a limit the result is the argmax of each decision (DARTS).
 
     Arguments:
         space: the search space.
@@ -59,7 +59,7 @@ def knapsack(
         penalties: by cell name, `[E, options]` to subtract from the scores; None for none.
     Raises: `UserError` if no network fits; it reports the smallest possible number of parameters.
     """
-    front = [_Partial(costs.constant.parameters, 0.0, ())]
+    nodes: list[list[_Partial]] = []
     for cell in space.cells:
         scores = option_scores(cell, weights[cell.name])
         if penalties is not None:
@@ -67,17 +67,18 @@ def knapsack(
         edge = weights[cell.name].edge
         log_edges = None if edge is None else edge.clamp_min(1e-30).log().tolist()
         for node in range(cell.inputs, cell.inputs + cell.nodes):
-            choices = _node(cell, node, scores.tolist(), log_edges, costs)
-            merged = (_join(a, b) for a, b in itertools.product(front, choices))
-            front = _pareto(merged)
-    fitting = [p for p in front if limit is None or p.parameters <= limit]
-    if not fitting:
+            nodes.append(_node(cell, node, scores.tolist(), log_edges, costs))
+    fixed = costs.constant.parameters
+    groups = [[(p.parameters, p.score) for p in node] for node in nodes]
+    chosen = best_choices(groups, None if limit is None else limit - fixed)
+    if chosen is None:
+        smallest = fixed + sum(node[0].parameters for node in nodes)
         raise UserError(
-            f"the parameter limit must be at least {front[0].parameters}, the smallest possible "
+            f"the parameter limit must be at least {smallest}, the smallest possible "
             f"network at {space.channels} channels, got {limit}; raise --max-params or search with "
             "fewer --channels"
         )
-    best = fitting[-1]
+    best = _join(*(node[i] for node, i in zip(nodes, chosen)))
     return replace(
         space,
         cells=tuple(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from darts_lite.architecture.genotype import Genotype
+from darts_lite.architecture.structure import TimmModel
 from darts_lite.files import read_json, write_lines
 
 NAME = "MODEL_CARD.md"
@@ -89,6 +90,13 @@ def _data(genotype: Genotype, metrics: Mapping[str, Any]) -> list[str]:
 def _searched(genotype: Genotype) -> list[str]:
     given = {n: v for n, v in genotype.search.items() if v is not None}
     settings = ", ".join(f"{name} {value}" for name, value in given.items())
+    if isinstance(genotype.structure, TimmModel):
+        return [
+            f"- not the network: it is the timm model `{genotype.structure.name}`, with the recipe "
+            "of a search",
+            f"- {genotype.parameters} parameters, {genotype.macs} multiply-accumulates per image",
+            f"- settings of that search: {_cell(settings) or 'not recorded'}; seed {genotype.seed}",
+        ]
     return [
         f"- space `{genotype.space.preset}`, {len(list(genotype.space.edges))} edges; found: "
         f"{_operations(genotype)}",

@@ -16,6 +16,7 @@ from darts_lite.hypergradient import InnerState
 from darts_lite.hypergradient.optimizers import OptimizerState
 
 VERSION = 1
+WEIGHTS = "write it with torch.save(model.state_dict(), file)"  # how to make a file of weights
 
 
 def save(path: Path, kind: str, config: Mapping[str, object], state: Mapping[str, Any]) -> None:
@@ -36,9 +37,12 @@ def write(path: Path, content: Any) -> None:
         torch.save(content, file)
 
 
-def read(path: Path) -> Any:
+def read(path: Path, remedy: str = "start without it") -> Any:
     """Return the content of a file of tensors, on the CPU.
 
+    Arguments:
+        path: file to read.
+        remedy: what to do if it is damaged, for the error.
     Raises: `UserError` if the file cannot be read or is damaged.
     """
     try:
@@ -47,8 +51,53 @@ def read(path: Path) -> Any:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError) as error:
         reason = str(error).split("\n")[0][:80]
+        raise UserError(f"{path} must be a readable checkpoint, got {reason!r}; {remedy}") from None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the state dictionary in a file of weights, on the CPU.
+
+    A file ending in .safetensors is read as such, any other as one of `torch.save`. Weights may lie
+    in a checkpoint under the names that timm uses; averaged ones are preferred, as timm does.
+
+    Arguments:
+        path: file to read; no code in it is run.
+    Raises: `UserError` if the file cannot be read or holds no state dictionary.
+    """
+    content = _safetensors(path) if path.suffix == ".safetensors" else read(path, WEIGHTS)
+    for name in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+            break
+    values = content.values() if isinstance(content, dict) else ()
+    if not values or not all(isinstance(value, Tensor) for value in values):
         raise UserError(
-            f"{path} must be a readable checkpoint, got {reason!r}; start without it"
+            f"{path} must hold a state dictionary of tensors, got {type(content).__name__}; "
+            f"{WEIGHTS}"
+        )
+    # names that torch.compile and DistributedDataParallel put before those of the model
+    prefixes = ("_orig_mod.", "module.", "_orig_mod.")
+    for prefix in prefixes:
+        content = {name.removeprefix(prefix): value for name, value in content.items()}
+    return content
+
+
+def _safetensors(path: Path) -> Any:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UserError(
+            f"{path} needs safetensors, which is not installed; run pip install safetensors"
+        ) from None
+    try:
+        return load_file(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except SafetensorError as error:
+        reason = str(error).split("\n")[0][:80]
+        raise UserError(
+            f"{path} must be a readable safetensors file, got {reason!r}; download it again"
         ) from None
 
 

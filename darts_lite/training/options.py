@@ -309,8 +309,8 @@ class TeacherOptions(PseudoOptions):
     teacher: str | None = option(
         None,
         "Teacher to distill from: the folder of a derive run; ensemble:DIR,DIR (a folder of tune: "
-        "its five best); supernet (of the search of the genotype); timm:NAME:WEIGHTS (needs timm, "
-        "and a local file).",
+        "its five best); supernet (of the search of the genotype); timm:NAME:FILE (needs timm, and "
+        "a local file of weights of the same classes).",
         shown="none",
     )
     distillation: Literal["kl", "decoupled"] = option(
@@ -332,8 +332,10 @@ class TeacherOptions(PseudoOptions):
     )
     start: str | None = option(
         None,
-        "Start from the weights of a derive run, given by its folder, or of the supernet of the "
-        "search: supernet (if it is as wide as the genotype).",
+        "Start from the weights of a derive run, given by its folder; of the supernet of the "
+        "search: supernet (if it is as wide as the genotype); or train a model of timm with "
+        "pretrained weights, by the recipe of the genotype: timm:NAME:FILE (needs timm, and a "
+        "local file, .pth or .safetensors).",
         flag="--from",
         shown="none",
     )

@@ -13,7 +13,6 @@ from darts_lite.errors import UserError
 from darts_lite.hypergradient.hyperparameters import HyperSpec, LogInterval
 from darts_lite.training.options import TeacherOptions
 
-CLASSIFIER = "classifier."
 RANGE = LogInterval(1e-3, 10.0)  # range of a learned factor of the learning rate
 START = (1.1e-3, 9.0)  # range of its start
 TRAVEL = 4.0  # distance that its raw value can move in one training
@@ -22,7 +21,7 @@ TRAVEL = 4.0  # distance that its raw value can move in one training
 def take_over(network: nn.Module, other: nn.Module, name: str) -> bool:
     """Copy the weights of a network of the same architecture; return whether with its classifier.
 
-    The classifier is kept as it is if the numbers of classes differ.
+    If the numbers of classes differ, the weights of the classifier that depend on it are kept.
 
     Arguments:
         network: network to change.
@@ -31,9 +30,14 @@ def take_over(network: nn.Module, other: nn.Module, name: str) -> bool:
     Raises: `UserError` if a weight beside the classifier has another shape.
     """
     own, theirs = dict(network.named_parameters()), dict(other.named_parameters())
-    last = (n for n in own if n.startswith(CLASSIFIER))
-    whole = all(n in theirs and own[n].shape == theirs[n].shape for n in last)
-    wanted = {n: v for n, v in own.items() if whole or not n.startswith(CLASSIFIER)}
+    depths: dict[str, int] = network.depths()  # type: ignore[operator]
+    classifier = max(depths.values())
+    other_classes = {
+        name
+        for name, value in own.items()
+        if depths[name] == classifier and name in theirs and theirs[name].shape != value.shape
+    }
+    wanted = {name: value for name, value in own.items() if name not in other_classes}
     for key, value in wanted.items():
         if key not in theirs or theirs[key].shape != value.shape:
             got = tuple(theirs[key].shape) if key in theirs else "nothing"
@@ -44,12 +48,12 @@ def take_over(network: nn.Module, other: nn.Module, name: str) -> bool:
     with torch.no_grad():
         for key, value in wanted.items():
             value.copy_(theirs[key])
-    return whole
+    return not other_classes
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Factors of the learning rate by depth: stem, cells in their order, classifier.
+    """Factors of the learning rate by depth, from the stem to the classifier.
 
     Arguments:
         sizes: for each of the two vectors of a `FlatNetwork`, the number of weights of every
@@ -162,21 +166,14 @@ def rates_of(network: FlatNetwork) -> Rates:
     >>> rates_of(FlatNetwork(Network(space, (1, 8, 8), 10))).count
     5
     """
-    cells = len(network.network.cells)  # type: ignore[arg-type]
+    depth_of: dict[str, int] = network.network.depths()  # type: ignore[operator]
     device = network.params[0].device
     sizes = []
     for group in network.groups:
         counts = torch.tensor([shape.numel() for _, shape in group], device=device)
-        depths = torch.tensor([_depth(name, cells) for name, _ in group], device=device)
+        depths = torch.tensor([depth_of[name] for name, _ in group], device=device)
         sizes.append((counts, depths, int(counts.sum())))
-    return Rates(tuple(sizes), cells + 2)
-
-
-def _depth(name: str, cells: int) -> int:
-    first, _, rest = name.partition(".")
-    if first == "cells":
-        return int(rest.partition(".")[0]) + 1
-    return cells + 1 if first == "classifier" else 0
+    return Rates(tuple(sizes), 1 + max(depth_of.values()))
 
 
 def factors_by_depth(count: int, decay: float = 1.0) -> Tensor:

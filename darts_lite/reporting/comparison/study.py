@@ -5,7 +5,8 @@ There are two kinds of study:
 - a folder that `tune` wrote: study.json, trials.jsonl, and derive/metrics.json once the best
   configuration is trained;
 - a folder that `search` and `derive` wrote: g.json, derive/metrics.json. It has no trials, only a
-  result on the test images.
+  result on the test images;
+- a folder that `derive` or `compress` wrote: genotype.json, metrics.json. It has only a result too.
 """
 
 from __future__ import annotations
@@ -174,6 +175,25 @@ class Final:
         return {n.removeprefix("test_"): v for n, v in own.items() if isinstance(v, float)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Compression:
+    __pydantic_config__ = _FILE
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """The part of metrics.json that says how a network was made."""
+
+    __pydantic_config__ = _FILE
+    compression: _Compression | None = None
+
+    @property
+    def method(self) -> str:
+        made = self.compression
+        return "derive" if made is None else f"compress {','.join(made.methods)}"
+
+
 @dataclass(frozen=True)
 class Study:
     """Run of one method with one seed."""
@@ -187,7 +207,9 @@ class Study:
     def pictures(self) -> list[Path]:
         """Pictures of the final training on test images, as far as there are any."""
         names = ("confusion", "errors", "calibration")
-        files = [self.folder / "derive" / "pictures" / f"{name}.png" for name in names]
+        derived = self.folder / "derive"
+        folder = derived if derived.exists() else self.folder
+        files = [folder / "pictures" / f"{name}.png" for name in names]
         return [file for file in files if self.final is not None and file.exists()]
 
     @property
@@ -214,6 +236,14 @@ def read_study(folder: Path) -> Study:
                 "report later"
             )
         return Study(folder, settings, _trials(lines), final)
+    trained, metrics = folder / "genotype.json", folder / "metrics.json"
+    if not searched.exists() and trained.exists() and metrics.exists():
+        content = metrics.read_bytes()
+        return Study(
+            folder,
+            _settings(trained, _parse(_Made, content, str(metrics)).method),
+            final=_parse(Final, content, str(metrics)),
+        )
     if not searched.exists():
         raise UserError(
             f"{folder} must contain study.json (from `tune`) or g.json (from `search`), "
@@ -224,9 +254,13 @@ def read_study(folder: Path) -> Study:
             f"{folder} must contain derive/metrics.json, got only g.json: the network is not "
             f"trained yet; run `derive --genotype {searched}` first"
         )
-    genotype = Genotype.load(searched)
-    settings = Settings(method="search", seed=genotype.seed, dataset=dict(genotype.dataset))
-    return Study(folder, settings, final=final)
+    return Study(folder, _settings(searched, "search"), final=final)
+
+
+def _settings(path: Path, method: str) -> Settings:
+    """Return the settings of a study that is one network."""
+    genotype = Genotype.load(path)
+    return Settings(method=method, seed=genotype.seed, dataset=dict(genotype.dataset))
 
 
 def _trials(path: Path) -> tuple[Trial, ...]:
