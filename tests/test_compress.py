@@ -16,6 +16,7 @@ from darts_lite.architecture.cost import cost_of
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.plain import PlainNetwork
 from darts_lite.commands.compress import COPIED
+from darts_lite.compression.int8 import load_int8
 
 SEARCH = {"dataset": "digits", "subset": 400, "space": "blocks", "cells": 3, "channels": 8,
           "max_params": 20_000, "batch_size": 32}  # fmt: skip
@@ -187,15 +188,17 @@ def test_a_chain_prunes_factorizes_and_quantizes(run: Path, half: int, tmp_path:
     assert found["parameters"] <= half
     about = found["compression"]
     assert about["methods"] == ["prune", "svd", "int8"]
-    sizes = [(tmp_path / f).stat().st_size for f in ("model.onnx", "model_int8.onnx")]
+    sizes = [(tmp_path / f).stat().st_size for f in ("model.onnx", "int8.onnx")]
     assert [about["int8"][n]["bytes"] for n in ("float32", "int8")] == sizes
+    images = torch.randint(256, (5, 1, 8, 8), dtype=torch.uint8)
+    assert len(load_int8(tmp_path).predict(images).classes) == 5
     assert about["int8"]["float32"]["accuracy"] == pytest.approx(found["test_accuracy"])
 
 
 def test_int8_alone_needs_no_target_and_keeps_the_network(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     found = dl.compress(run, method="int8", out=str(tmp_path), say=str)
-    assert same(run, tmp_path) and (tmp_path / "model_int8.onnx").exists()
+    assert same(run, tmp_path) and (tmp_path / "int8.onnx").exists()
     assert found["test_accuracy"] == read(run / "metrics.json")["test_accuracy"]
     again = call("derive", "--resume", "--out", tmp_path)
     assert again.exit_code == 0 and "is finished" in again.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from darts_lite.architecture.presets import blocks
 from darts_lite.architecture.recipe import Recipe
 from darts_lite.architecture.space import Operation
 from darts_lite.compression import int8
-from darts_lite.compression.int8 import OnnxNetwork, compare, described, quantize, slow
+from darts_lite.compression.int8 import OnnxNetwork, compare, described, load_int8, quantize, slow
 from darts_lite.data import Splits, load, split
 from darts_lite.errors import UserError
 from darts_lite.training.predictor import Predictor
@@ -41,7 +42,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         replace(space, cells=tuple(cells)),
         dataset.image,
         dataset.classes,
-        recipe=Recipe(batch_size=32, schedules={"lr": ((0.0, 0.1),), "weight_decay": ((0, 5e-4),)}),
+        recipe=Recipe(
+            batch_size=32,
+            augment="standard",
+            schedules={"lr": ((0.0, 0.1),), "weight_decay": ((0, 5e-4),)},
+        ),
         dataset=dict(dataset.fingerprint),  # type: ignore[arg-type]
     )
     genotype.save(out / "g.json")
@@ -111,6 +116,39 @@ def test_the_description_stays_and_a_predictor_uses_the_file(
     assert sum(a == b for a, b in zip(found.classes, expected.classes)) >= 95
     whole = Predictor(OnnxNetwork(files[0]), original.genotype).predict(pixels)
     torch.testing.assert_close(whole.probabilities, expected.probabilities, atol=1e-5, rtol=0)
+
+
+def test_a_run_folder_is_a_predictor(
+    files: tuple[Path, Path], run: Path, splits: Splits, tmp_path: Path
+) -> None:
+    shutil.copy(files[1], tmp_path / int8.NAME)
+    shutil.copy(run / "genotype.json", tmp_path)
+    pixels = splits.test.pixels[:40]
+    found = load_int8(tmp_path).predict(pixels)
+    assert found.classes == dl.load(run).predict(pixels).classes
+    genotype = dl.Genotype.load(run / "genotype.json")
+    replace(genotype, classes=tuple("abcdefghij")).save(tmp_path / "genotype.json")
+    with pytest.raises(UserError, match=r"must have the classes and images of .*; compress the"):
+        load_int8(tmp_path)
+
+
+def test_weights_are_narrow_where_sums_saturate(
+    files: tuple[Path, Path], splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    monkeypatch.setattr(int8, "CPU", tmp_path / "cpuinfo")
+    largest = []
+    for flags in ("avx2 avx512_vnni", "avx2"):
+        (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+        quantize(files[0], splits.validation.pixels[:64], tmp_path / "out.onnx")
+        weights = [
+            onnx.numpy_helper.to_array(i)
+            for i in onnx.load(tmp_path / "out.onnx").graph.initializer
+            if i.data_type == onnx.TensorProto.INT8 and len(i.dims) == 4
+        ]
+        largest.append(max(int(abs(w.astype(int)).max()) for w in weights))
+    assert largest[0] == 127 and largest[1] <= 64
 
 
 @pytest.mark.parametrize("ranges", int8.RANGES)

@@ -23,7 +23,7 @@ from darts_lite.architecture.network import calibrate
 from darts_lite.architecture.recipe import Recipe
 from darts_lite.commands.derive import derive
 from darts_lite.commands.several import Several
-from darts_lite.compression.int8 import compare, quantize
+from darts_lite.compression.int8 import NAME, compare, quantize
 from darts_lite.compression.layers import Small, Trained, plain_copy
 from darts_lite.compression.methods import LAST, METHODS, methods_of
 from darts_lite.compression.options import CompressOptions
@@ -196,8 +196,8 @@ def _copy(run: Path, out: Path) -> None:
 
 
 def _quantized(out: Path, splits: Splits, say: Say) -> dict[str, Any]:
-    """Write model.onnx and model_int8.onnx; return what was measured of both."""
-    source, made = out / "model.onnx", out / "model_int8.onnx"
+    """Write model.onnx and int8.onnx; return what was measured of both."""
+    source, made = out / "model.onnx", out / NAME
     export(out, ExportOptions(), say=lambda text: None)
     quantize(source, splits.validation.pixels, made)
     found = compare(source, made, splits.test)

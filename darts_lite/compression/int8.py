@@ -21,14 +21,17 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from darts_lite.architecture.genotype import Genotype
 from darts_lite.data.images import Images, floats
 from darts_lite.errors import UserError
 from darts_lite.export import onnx_file
 from darts_lite.files import replacing
 from darts_lite.training.latency import latency_of, processor
+from darts_lite.training.predictor import Predictor
 
 Ranges = Literal["minmax", "entropy", "percentile"]
 RANGES = ("minmax", "entropy", "percentile")
+NAME = "int8.onnx"  # the file in a run folder
 FEWEST = 32  # images whose activations give ranges
 BATCH = 32  # images per forward pass of the ranges
 EVALUATED = 256  # images per forward pass of the accuracy
@@ -81,7 +84,13 @@ class Quantized(NamedTuple):
         return "\n".join([*rows, self.warning] if self.warning else rows)
 
 
-def quantize(source: Path, images: Tensor, out: Path, ranges: Ranges = "minmax") -> None:
+def quantize(
+    source: Path,
+    images: Tensor,
+    out: Path,
+    ranges: Ranges = "minmax",
+    narrow: bool | None = None,
+) -> None:
     """Write an ONNX file of `export` with int8 arithmetic; the description stays the same.
 
     Arguments:
@@ -90,6 +99,8 @@ def quantize(source: Path, images: Tensor, out: Path, ranges: Ranges = "minmax")
         out: File to write.
         ranges: minmax: all values; entropy: least divergence of the histogram (as TensorRT);
             percentile: 99.999 % of the values.
+        narrow: Whether weights have 7 bits: sums of 8 bits saturate on x86 processors without
+            VNNI. None: if this processor has no int8 dot products.
     Raises: `UserError` if a package is missing, `ranges` is unknown, there are too few images, or
         the file is no file of `export`.
     """
@@ -103,7 +114,8 @@ def quantize(source: Path, images: Tensor, out: Path, ranges: Ranges = "minmax")
         )
     described(source)
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        content = onnx_file.quantized(source, _fed(source, images), Path(folder), ranges)
+        few = bool(slow()) if narrow is None else narrow
+        content = onnx_file.quantized(source, _fed(source, images), Path(folder), ranges, few)
     with replacing(out, "wb") as file:
         file.write(content)
 
@@ -132,6 +144,25 @@ def compare(source: Path, out: Path, images: Images) -> Quantized:
     """
     (before, one), (after, other) = measure(source, images), measure(out, images)
     return Quantized(before, after, float((one == other).double().mean()), slow())
+
+
+def load_int8(run: Path) -> Predictor:
+    """Return the network of a run folder that holds `int8.onnx` beside `genotype.json`.
+
+    Loading runs no code from the files: they hold JSON and a graph.
+
+    Arguments:
+        run: The folder.
+    Raises: `UserError` if a file is missing, or the two are not of the same network.
+    """
+    genotype, network = Genotype.load(run / "genotype.json"), OnnxNetwork(run / NAME)
+    if (network.classes, network.image) != (genotype.classes, genotype.image):
+        raise UserError(
+            f"{run / NAME} must have the classes and images of {run / 'genotype.json'}, got "
+            f"{len(network.classes)} classes and images {list(network.image)}; compress the "
+            "training again"
+        )
+    return Predictor(network.eval(), genotype)
 
 
 class OnnxNetwork(nn.Module):

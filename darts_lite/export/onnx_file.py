@@ -78,7 +78,11 @@ def description_of(content: bytes) -> dict[str, str]:
 
 
 def quantized(
-    source: Path, inputs: Iterator[dict[str, Any]], folder: Path, ranges: str = "minmax"
+    source: Path,
+    inputs: Iterator[dict[str, Any]],
+    folder: Path,
+    ranges: str = "minmax",
+    narrow: bool = False,
 ) -> bytes:
     """Return the content of an ONNX file with int8 arithmetic and the same description.
 
@@ -87,6 +91,7 @@ def quantized(
         inputs: Inputs of the file that give the ranges of activations.
         folder: Folder for temporary files.
         ranges: minmax, entropy or percentile.
+        narrow: Whether weights have 7 bits.
     """
     import onnx
     from onnxruntime.quantization import (
@@ -113,6 +118,7 @@ def quantized(
         str(out),
         Reader(),
         per_channel=True,
+        reduce_range=narrow,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=methods[ranges],
