@@ -472,6 +472,7 @@ def test_folds_and_selftraining_of_a_timm_model(
     assert last.structure == TimmModel(name="test_resnet")
 
 
+@pytest.mark.slow
 def test_refresh_trains_a_timm_model_again_for_a_new_class(file: Path, tmp_path: Path) -> None:
     write(tmp_path / "data", {"down": 60, "up": 60})
     dl.search(
@@ -482,7 +483,7 @@ def test_refresh_trains_a_timm_model_again_for_a_new_class(file: Path, tmp_path:
     dl.derive(genotype=str(tmp_path / "out/g.json"), epochs=2, hyperparameters="default",
               start=f"timm:test_resnet:{file}", say=str)  # fmt: skip
     write(tmp_path / "data", {"wide": 100})
-    status, found, _ = refresh(tmp_path, 15)
+    status, found, _ = refresh(tmp_path)
     assert found["plan"] == "fine-tune" and "instead of a search" in str(found["reason"])
     assert status == 10, found  # the old model never names the new class
     new = dl.load(tmp_path / "out/derive")
