@@ -94,6 +94,9 @@ EXACT: dict[str, Estimator] = {  # exact but for rounding
     **dict(on_the_path("double_backward", "jvp")),
     "unrolled_1": Unrolled(1),
     "unrolled_jvp_2": Unrolled(2, product="jvp"),
+    "unrolled_graphs_1": Unrolled(3, graphs=1),
+    "unrolled_graphs_sqrt": Unrolled(3, graphs="sqrt"),
+    "unrolled_graphs_all": Unrolled(3, graphs="all"),
     "forward_1": Repeated(Forward(), 1),
 }
 LONG: dict[str, Estimator] = {  # exact if the training loss is quadratic in w

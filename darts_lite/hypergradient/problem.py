@@ -99,7 +99,7 @@ class Bilevel:
         if create_graph:
             loss, report = self.inner_loss(state.params, hyper, t)
             found = torch.autograd.grad(loss, state.params, create_graph=True, allow_unused=True)
-            return self.update(state, _filled(found, state.params), hyper), (loss, report)
+            return self.update(state, filled(found, state.params), hyper), (loss, report)
         new, _, value = self.advance(state, hyper, t)
         return new, value
 
@@ -113,7 +113,12 @@ class Bilevel:
         return _without(gradient.unused, new, state) if gradient.unused else new
 
     def advance(
-        self, state: InnerState, hyper: Hyper, t: int, of: tuple[str, ...] = ()
+        self,
+        state: InnerState,
+        hyper: Hyper,
+        t: int,
+        of: tuple[str, ...] = (),
+        by: GradientAt | None = None,
     ) -> tuple[InnerState, Gradient, Loss]:
         """Take one training step; return its state, the gradient and loss before it, detached.
 
@@ -122,8 +127,9 @@ class Bilevel:
             hyper: raw hyperparameters.
             t: index of the step in the window.
             of: hyperparameters in which the gradient is computed too, in the same pass.
+            by: how the gradient is computed, a function like `gradient_at`, which is the default.
         """
-        gradient, (loss, report) = gradient_at(
+        gradient, (loss, report) = (by or gradient_at)(
             lambda p, h: self.inner_loss(p, h, t), state.params, hyper, of
         )
         with torch.no_grad():
@@ -182,6 +188,10 @@ class Bilevel:
 
 # --- derivatives, sums, copies ------------------------------------------------------------------
 
+GradientAt = Callable[
+    [Callable[[Params, Hyper], Loss], Params, Hyper, tuple[str, ...]], tuple[Gradient, Loss]
+]
+
 
 def gradient_at(
     loss: Callable[[Params, Hyper], Loss], params: Params, hyper: Hyper, of: tuple[str, ...]
@@ -198,12 +208,18 @@ def gradient_at(
     values = constant(hyper) | {n: hyper[n].detach().requires_grad_() for n in of}
     value, report = loss(params, values)
     found = torch.autograd.grad(value, (*params, *(values[n] for n in of)), allow_unused=True)
-    gradient = _filled(found[: len(params)], params)
+    gradient = filled(found[: len(params)], params)
     hypers = dict(zip(of, found[len(params) :]))
     return gradient._replace(hyper=hypers), (value.detach(), report)
 
 
-def _filled(found: Sequence[Tensor | None], params: Params) -> Gradient:
+def filled(found: Sequence[Tensor | None], params: Params) -> Gradient:
+    """Return the gradient in the parameters, with zeros where none was found.
+
+    Arguments:
+        found: derivatives in the parameters; None where the loss does not use one.
+        params: parameters.
+    """
     unused = frozenset(i for i, part in enumerate(found) if part is None)
     return Gradient(
         tuple(torch.zeros_like(p) if f is None else f for f, p in zip(found, params)),
