@@ -885,7 +885,7 @@ def test_per_kind_reports_the_diagnostics_of_its_estimators() -> None:
     )
     ahead = case(PerKind(Neumann(3), ConjugateGradient(2), OneStep()))
     assert ahead.diagnostics.keys() == {
-        *(f"Neumann.{name}" for name in ("residual", "step_size")),
+        *(f"Neumann.{name}" for name in ("residual", "step_size", "terms")),
         *(f"ConjugateGradient.{n}" for n in ("residual", "iterations", "negative_curvature")),
     }
     assert ahead.diagnostics["Neumann.residual"] > ahead.diagnostics["ConjugateGradient.residual"]
