@@ -156,6 +156,7 @@ class Bilevel:
         hyper: Hyper,
         names: tuple[str, ...],
         along: Params,
+        only_hyper: bool = False,
     ) -> tuple[Params, Params, Partial]:
         """Return the vector-Jacobian product of `update`: `along`^T . d(params, moments)' / d(.).
 
@@ -165,19 +166,26 @@ class Bilevel:
             hyper: raw hyperparameters.
             names: hyperparameters to differentiate.
             along: cotangent, one tensor per parameter and, if it is longer, per moment.
+            only_hyper: whether to leave out the derivatives in all but the hyperparameters.
         Returns:
-            Derivatives in (params, moments), in the gradient, and in the hyperparameters.
+            Derivatives in (params, moments), in the gradient, and in the hyperparameters; with
+            `only_hyper` the first two are empty.
         """
-        old = InnerState(leaves(state.params), _leaves_of(state.optimizer))
-        gradient = gradient._replace(weights=leaves(gradient.weights))
+        old = detach(state)
+        if not only_hyper:
+            old = InnerState(leaves(state.params), _leaves_of(state.optimizer))
+            gradient = gradient._replace(weights=leaves(gradient.weights))
         values = constant(hyper) | {n: hyper[n].detach().requires_grad_() for n in names}
         new = flat(self.update(old, gradient, values))[: len(along)]
         pairs = [(n, a) for n, a in zip(new, along) if n.requires_grad]
-        sources = (*flat(old), *gradient.weights, *(values[n] for n in names))
-        found = torch.autograd.grad(
-            [n for n, _ in pairs], sources, [a for _, a in pairs], allow_unused=True
-        )
-        one, two = len(flat(old)), len(flat(old)) + len(gradient.weights)
+        tensors = () if only_hyper else (*flat(old), *gradient.weights)
+        sources = (*tensors, *(values[n] for n in names))
+        found: tuple[Tensor | None, ...] = (None,) * len(sources)
+        if pairs and sources:  # otherwise the update depends on none of them
+            found = torch.autograd.grad(
+                [n for n, _ in pairs], sources, [a for _, a in pairs], allow_unused=True
+            )
+        one, two = (0, 0) if only_hyper else (len(flat(old)), len(tensors))
         fill = tuple(torch.zeros_like(s) if f is None else f for s, f in zip(sources, found))
         return fill[:one], fill[one:two], dict(zip(names, found[two:]))
 
