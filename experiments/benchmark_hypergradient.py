@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import click
 import higher
@@ -55,7 +55,14 @@ METHODS: dict[Method, float] = {  # and the radius of the differences
     "finite_difference": 0.01,
     "one_sided": 1e-3,  # its error is of first order
 }
-VARIANTS: tuple[str, ...] = ("higher", *METHODS)
+WINDOWS = (5, 20)  # of the comparison of graphs that are kept
+GRAPHS: dict[str, int | Literal["sqrt", "all"]] = {
+    "graphs=0": 0,
+    "graphs=1": 1,
+    "graphs=sqrt": "sqrt",
+    "graphs=all": "all",
+}
+VARIANTS: tuple[str, ...] = ("higher", *METHODS, *GRAPHS)
 
 Params = tuple[Tensor, ...]
 Hyper = Mapping[str, Tensor]
@@ -90,14 +97,14 @@ class Net(nn.Module):
 class Task:
     """The network, synthetic data, and the bilevel problem of the given variables."""
 
-    def __init__(self, width: int, batch: int, device: torch.device):
+    def __init__(self, width: int, batch: int, device: torch.device, window: int = WINDOW):
         torch.manual_seed(0)
-        self.device = device
+        self.device, self.window_length = device, window
         self.net = Net(width).to(device)
         self.names = [name for name, _ in self.net.named_parameters()]
         shape, g = (batch, *IMAGE), torch.Generator().manual_seed(0)
         means = torch.rand(CLASSES, *IMAGE, generator=g)
-        labels = [torch.randint(CLASSES, (batch,), generator=g) for _ in range(WINDOW + 1)]
+        labels = [torch.randint(CLASSES, (batch,), generator=g) for _ in range(window + 1)]
         images = [0.7 * torch.rand(shape, generator=g) + 0.3 * means[y] for y in labels]
         self.labels = [y.to(device) for y in labels]
         self.images = [x.to(device) for x in images]
@@ -168,12 +175,15 @@ class Task:
         return state
 
     def window(self, variant: str) -> Callable[[], Found]:
-        """Compute the hypergradient through `WINDOW` steps, by `higher` or one of `METHODS`."""
-        hyper = self.hyper(*OPTIMIZER)
+        """Compute the hypergradient through the window, by one of `VARIANTS`."""
+        hyper, length = self.hyper(*OPTIMIZER), self.window_length
         if variant == "higher":
             return lambda: self.higher(hyper)
-        method = cast(Method, variant)
-        estimator = hg.Unrolled(WINDOW, product=method, radius=METHODS[method])
+        if variant in GRAPHS:
+            estimator = hg.Unrolled(length, graphs=GRAPHS[variant])
+        else:
+            method = cast(Method, variant)
+            estimator = hg.Unrolled(length, product=method, radius=METHODS[method])
         return self.estimate(estimator, hyper, *OPTIMIZER)
 
     def higher(self, hyper: Hyper) -> Found:
@@ -273,7 +283,7 @@ def mixed(task: Task, turns: int) -> list[Row]:
 
 
 def unrolled(task: Task, turns: int, memory: Mapping[str, float]) -> list[Row]:
-    own = {v: task.window(v) for v in VARIANTS}
+    own = {v: task.window(v) for v in ("higher", *METHODS)}
     seen = Comparison(task.device, turns, own, plain=task.plain(task.hyper(*OPTIMIZER)))
     what, reference = f"Unrolled({WINDOW}): ", f"higher, {WINDOW} steps"
     time_of, memory_of = "time of higher", "peak memory of higher"
@@ -282,6 +292,18 @@ def unrolled(task: Task, turns: int, memory: Mapping[str, float]) -> list[Row]:
     rows.append(Row(reference, "peak MiB", None, memory["higher"]))
     share = {m: memory[m] / memory["higher"] for m in METHODS}
     return rows + [Row(what + m, memory_of, 0.5, share[m]) for m in METHODS]
+
+
+def kept_graphs(task: Task, turns: int, memory: Mapping[str, float]) -> list[Row]:
+    """Return the cost of keeping graphs of an exact window."""
+    own = {v: task.window(v) for v in ("higher", *GRAPHS)}
+    seen = Comparison(task.device, turns, own)
+    what = f"Unrolled({task.window_length}), double_backward, "
+    rows = [
+        Row(what + v, "time of higher", 1.0, seen.ratio(v, "higher"), seen.note(v)) for v in GRAPHS
+    ]
+    share = {v: memory[v] / memory["higher"] for v in GRAPHS}
+    return rows + [Row(what + v, "peak memory of higher", 0.6, share[v]) for v in GRAPHS]
 
 
 def forward(task: Task, turns: int) -> list[Row]:
@@ -313,9 +335,10 @@ def others(task: Task, turns: int) -> list[Row]:
     return [Row(name, "plain steps", None, seen.ratio(name, "plain")) for name in own]
 
 
-def peak_memory(variant: str, width: int, batch: int, device: str) -> float:
+def peak_memory(variant: str, width: int, batch: int, device: str, window: int) -> float:
     """Return the peak memory in MiB, measured in a separate process."""
     command = [sys.executable, __file__, "--memory-of", variant, "--width", str(width)]
+    command += ["--memory-window", str(window)]
     command += ["--memory-batch", str(batch), "--device", device]
     threshold = str(64 * 1024)  # larger blocks go back to the system when they are freed
     env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": threshold, "MALLOC_TRIM_THRESHOLD_": threshold}
@@ -349,20 +372,40 @@ def resident(field: str) -> int:
 @click.option("--memory-batch", default=256, show_default=True, help="For peak memory.")
 @click.option("--pairs", default=7, show_default=True, help="Turns of each row.")
 @click.option("--device", default="cpu", show_default=True)
+@click.option("--only-graphs", is_flag=True, help="Compare kept graphs of a window only.")
 @click.option("--memory-of", type=click.Choice(VARIANTS), hidden=True)
+@click.option("--memory-window", default=WINDOW, hidden=True)
 def main(
-    width: int, batch_size: int, memory_batch: int, pairs: int, device: str, memory_of: str | None
+    width: int,
+    batch_size: int,
+    memory_batch: int,
+    pairs: int,
+    device: str,
+    only_graphs: bool,
+    memory_of: str | None,
+    memory_window: int,
 ) -> None:
     """Print the costs of the estimators next to the targets."""
     where = torch.device(device)
     if memory_of:
-        print(peak(Task(width, memory_batch, where), memory_of))
+        print(peak(Task(width, memory_batch, where, memory_window), memory_of))
         return
-    memory = {v: peak_memory(v, width, memory_batch, device) for v in VARIANTS}
+    memory = {
+        window: {
+            v: peak_memory(v, width, memory_batch, device, window)
+            for v in VARIANTS
+            if v not in METHODS or (window == WINDOW and not only_graphs)
+        }
+        for window in WINDOWS
+    }
     keep_freed_memory()
-    task = Task(width, batch_size, where)
-    rows = one_step(task, pairs) + mixed(task, pairs) + unrolled(task, pairs, memory)
-    rows += forward(task, pairs) + others(task, pairs)
+    task, rows = Task(width, batch_size, where), []
+    if not only_graphs:
+        rows += one_step(task, pairs) + mixed(task, pairs) + unrolled(task, pairs, memory[WINDOW])
+        rows += forward(task, pairs) + others(task, pairs)
+    for window in WINDOWS:
+        own = Task(width, batch_size, where, window)
+        rows += kept_graphs(own, pairs, memory[window])
     print(
         f"{len(LAYERS)} convolutions of width {width} to {4 * width}, BatchNorm and SiLU, "
         f"{sum(p.numel() for p in task.state.params)} parameters, {'x'.join(map(str, IMAGE))}, "

@@ -25,6 +25,7 @@ from darts_lite.hypergradient import (
     Forward,
     Method,
     Neumann,
+    Nystrom,
     OneStep,
     Online,
     PerKind,
@@ -38,10 +39,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "unrolled": {"steps": 3},
     "neumann": {"terms": 3, **DAMPED},
     "conjugate_gradient": {"iterations": 3, **DAMPED},
+    "nystrom": {"rank": 3, "iterations": 2, **DAMPED},
 }
 OTHER_CLOSED_FORMS = {  # estimators that do not differentiate the path, and where they are tested
     "neumann": "test_implicit.py",
     "conjugate_gradient": "test_implicit.py",
+    "nystrom": "test_implicit.py",
     "online": "test_estimators.py",
 }
 RADIUS: dict[Method, float] = {"finite_difference": 1e-4, "one_sided": 1e-6}
@@ -94,6 +97,9 @@ EXACT: dict[str, Estimator] = {  # exact but for rounding
     **dict(on_the_path("double_backward", "jvp")),
     "unrolled_1": Unrolled(1),
     "unrolled_jvp_2": Unrolled(2, product="jvp"),
+    "unrolled_graphs_1": Unrolled(3, graphs=1),
+    "unrolled_graphs_sqrt": Unrolled(3, graphs="sqrt"),
+    "unrolled_graphs_all": Unrolled(3, graphs="all"),
     "forward_1": Repeated(Forward(), 1),
 }
 LONG: dict[str, Estimator] = {  # exact if the training loss is quadratic in w
@@ -115,6 +121,7 @@ ALL: dict[str, Estimator] = {
     "forward_forgetful": Repeated(Forward(0.0, product="one_sided"), 2),
     "neumann_2_steps": Neumann(steps=2, **DAMPED),
     "conjugate_gradient_2_steps": ConjugateGradient(steps=2, **DAMPED),
+    "nystrom_alone": Nystrom(3, 0, **DAMPED),
     "per_kind": PerKind(ConjugateGradient(**DAMPED), OneStep("jvp"), Unrolled(3)),
     "per_kind_carrying": Repeated(PerKind(OneStep(), Neumann(**DAMPED), Forward()), 2),
     "per_kind_online": Repeated(PerKind(OneStep("jvp", True), OneStep(), Online()), 2),

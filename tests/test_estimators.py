@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -318,6 +319,12 @@ ANY: tuple[Kind, ...] = ("architecture", "loss", "optimizer")
         (Unrolled(1), OPTIMIZER, 1),
         (Unrolled(4), OPTIMIZER, 4 + 3),  # the window's beginning needs no adjoint
         (Unrolled(4), ANY, 4 + 4),
+        (Unrolled(4, graphs=1), OPTIMIZER, 4 + 2),
+        (Unrolled(4, graphs="sqrt"), OPTIMIZER, 4 + 1),
+        (Unrolled(4, graphs="sqrt"), ANY, 4 + 2),
+        (Unrolled(4, graphs="all"), ANY, 4),
+        (Unrolled(4, graphs=9), OPTIMIZER, 4),
+        (Unrolled(4, graphs="all", product="one_sided"), OPTIMIZER, 4 + 3),  # has no graphs
         (Unrolled(4, product="finite_difference"), OPTIMIZER, 4 + 2 * 3),
         (Unrolled(4, product="one_sided"), OPTIMIZER, 4 + 3),
         (Neumann(3, 0.02, 20.0), ("loss",), 1 + 3 + 1),
@@ -378,6 +385,90 @@ def test_online_checks_the_dependence_at_its_first_step_only() -> None:
         case._replace(problem=problem)(Repeated(Online(), steps))
         updates.append(asked)
     assert updates[2] - updates[1] == updates[1] - updates[0] == updates[0] - 1
+
+
+# --- Unrolled with kept graphs -----------------------------------------------------------------
+
+KEPT: tuple[Any, ...] = (1, 2, "sqrt", "all")
+
+
+@every_optimizer
+@pytest.mark.parametrize("anneal", [False, True])
+@pytest.mark.parametrize("graphs", KEPT)
+def test_kept_graphs_change_rounding_only(name: str, graphs: Any, anneal: bool) -> None:
+    case = network(OPTIMIZERS[name])
+    expected, ahead = (
+        case(Unrolled(5, anneal=anneal)),
+        case(Unrolled(5, anneal=anneal, graphs=graphs)),
+    )
+    for variable, value in expected.hypergradient.items():
+        close(ahead.hypergradient[variable], value, 1e-11)
+    for got, tensor in zip(flat(ahead.state), flat(expected.state), strict=True):
+        close(got, tensor, 1e-13)
+
+
+@pytest.mark.parametrize(
+    ("steps", "graphs", "kept"),
+    [(5, 0, 0), (5, 2, 2), (5, 9, 5), (5, "all", 5), (1, "sqrt", 1), (16, "sqrt", 4)],
+)
+def test_number_of_kept_graphs(steps: int, graphs: Any, kept: int) -> None:
+    assert Unrolled(steps, graphs=graphs).kept == kept
+
+
+def largest_graph(estimator: Estimator) -> int:
+    """Largest number of elements that the graphs of an estimate save at the same time."""
+    live = most = 0
+
+    def freed(size: int) -> None:
+        nonlocal live
+        live -= size
+
+    class Saved:
+        def __init__(self, tensor: Tensor) -> None:
+            nonlocal live, most
+            self.tensor = tensor
+            live += tensor.numel()
+            most = max(most, live)
+            weakref.finalize(self, freed, tensor.numel())
+
+    case = network(SGD())
+    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        case(estimator)
+    assert live == 0
+    return most
+
+
+def test_memory_of_kept_graphs() -> None:
+    """One graph whatever K is; each kept one adds as much; all are freed."""
+    none, long = (largest_graph(Unrolled(steps)) for steps in (3, 6))
+    assert none == long
+    sizes = [largest_graph(Unrolled(6, graphs=g)) for g in (2, 3, 4, 6)]
+    one = sizes[1] - sizes[0]
+    assert 0.5 * none < one < none
+    assert sizes[2] - sizes[1] == one and sizes[3] - sizes[2] == 2 * one
+    assert largest_graph(Unrolled(6, graphs="sqrt")) == sizes[1]
+
+
+@pytest.mark.parametrize("graphs", [-1, 1.5, True, "none", None])
+def test_what_graphs_may_be(graphs: Any) -> None:
+    with pytest.raises(ValueError) as error:
+        Unrolled(3, graphs=graphs)
+    assert str(error.value) == (
+        f"graphs must be 'sqrt', 'all' or a number of steps from 0, got {graphs!r}; use 0 for the "
+        "least memory"
+    )
+
+
+def test_per_kind_keeps_graphs_of_steps_that_it_takes_first() -> None:
+    """A step that another window has taken is computed again."""
+    case = network(SGD())
+    problem, calls = counted(case.problem)
+    mixture = PerKind(OneStep(), Unrolled(2, graphs="all"), Unrolled(4, graphs="all"))
+    ahead = case._replace(problem=problem)(mixture)
+    assert calls == {"inner": 4 + 2, "outer": 1}
+    plain = case(PerKind(OneStep(), Unrolled(2), Unrolled(4)))
+    for variable, expected in plain.hypergradient.items():
+        close(ahead.hypergradient[variable], expected, 1e-11)
 
 
 # --- Unrolled with an annealed rate ------------------------------------------------------------
@@ -794,7 +885,7 @@ def test_per_kind_reports_the_diagnostics_of_its_estimators() -> None:
     )
     ahead = case(PerKind(Neumann(3), ConjugateGradient(2), OneStep()))
     assert ahead.diagnostics.keys() == {
-        *(f"Neumann.{name}" for name in ("residual", "step_size")),
+        *(f"Neumann.{name}" for name in ("residual", "step_size", "terms")),
         *(f"ConjugateGradient.{n}" for n in ("residual", "iterations", "negative_curvature")),
     }
     assert ahead.diagnostics["Neumann.residual"] > ahead.diagnostics["ConjugateGradient.residual"]

@@ -64,6 +64,7 @@ from darts_lite.hypergradient import (
     Loss,
     Method,
     Neumann,
+    Nystrom,
     OneStep,
     Online,
     Optimizer,
@@ -591,7 +592,7 @@ def test_an_outer_loss_without_some_weights_has_no_gradient_there(name: str) -> 
 
 
 @pytest.mark.parametrize("steps", [0, -1])
-@pytest.mark.parametrize("estimator", [Unrolled, Neumann, ConjugateGradient])
+@pytest.mark.parametrize("estimator", [Unrolled, Neumann, ConjugateGradient, Nystrom])
 def test_a_window_without_steps_is_an_error(
     estimator: Callable[..., Estimator], steps: int
 ) -> None:
@@ -604,6 +605,7 @@ def test_a_window_without_steps_is_an_error(
     [
         (Neumann(), "optimizer", "use OneStep, Unrolled or Forward"),
         (ConjugateGradient(), "optimizer", "use OneStep, Unrolled or Forward"),
+        (Nystrom(), "optimizer", "use OneStep, Unrolled or Forward"),
         (Online(), "loss", "use OneStep, Unrolled or Forward"),
         (Online(), "architecture", "use OneStep, Unrolled or Forward"),
     ],
@@ -660,6 +662,13 @@ def test_check_supported_names_the_unsupported_hyperparameter() -> None:
         (lambda: Neumann(damping=-1.0), "damping must be at least 0, got -1.0"),
         (lambda: ConjugateGradient(damping=-1.0), "damping must be at least 0, got -1.0"),
         (lambda: ConjugateGradient(iterations=0), "iterations must be at least 1, got 0"),
+        (lambda: ConjugateGradient(tolerance=-1.0), "tolerance must be at least 0, got -1.0"),
+        (lambda: Neumann(tolerance=float("nan")), "tolerance must be at least 0, got nan"),
+        (lambda: Nystrom(0), "rank must be at least 1, got 0; use ConjugateGradient"),
+        (lambda: Nystrom(iterations=-1), "iterations must be at least 0, got -1"),
+        (lambda: Nystrom(tolerance=-0.1), "tolerance must be at least 0, got -0.1"),
+        (lambda: Nystrom(iterations=0), "damping must be above 0 without iterations, got 0.0"),
+        (lambda: Nystrom(damping=-1.0), "damping must be at least 0, got -1.0"),
     ],
 )
 def test_a_setting_out_of_its_range_is_an_error(make: Callable[[], object], message: str) -> None:

@@ -24,3 +24,7 @@ def test_an_example_runs(code: str) -> None:
         assert all((raw != specs[n]).any() for n, raw in learner.variables.raw.items())
     if "accuracy" in names:
         assert names["accuracy"] > 0.85  # plain training: 0.69
+    if "clean" in names:
+        wrong, clean = names["wrong"], names["clean"]
+        assert wrong[clean].float().mean() < 0.3 * wrong.float().mean()
+        assert (clean & ~wrong).sum() > 0.7 * (~wrong).sum()

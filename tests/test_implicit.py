@@ -49,12 +49,14 @@ from darts_lite.hypergradient import (
     Loss,
     Method,
     Neumann,
+    Nystrom,
     OneStep,
     Params,
     Unrolled,
     UnsupportedHyperparameter,
 )
 from darts_lite.hypergradient.estimators.neumann import automatic_step_size
+from darts_lite.hypergradient.estimators.nystrom import sketch
 
 METHODS: tuple[Method, ...] = ("double_backward", "jvp", "finite_difference", "one_sided")
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -273,13 +275,17 @@ def test_several_tensors_are_one_vector() -> None:
     close(told["residual"], left.norm() / q.c.norm())
 
 
-@pytest.mark.parametrize("estimator", [EVERY, Neumann()], ids=["conjugate_gradient", "neumann"])
+@pytest.mark.parametrize(
+    "estimator",
+    [EVERY, Neumann(), Neumann(tolerance=0.1), Nystrom(2), Nystrom(2, 0, damping=1.0)],
+    ids=["conjugate_gradient", "neumann", "neumann_tolerance", "nystrom", "nystrom_alone"],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_nothing_to_solve(estimator: Any, dtype: torch.dtype) -> None:
     """v = 0: the quotients are 0/0, the solution is 0."""
     v = (torch.zeros(3, dtype=dtype),)
     (x,), told = estimator.solve(lambda x: (2 * x[0],), v)
-    assert torch.equal(x, v[0]) and told["residual"] == 0
+    assert torch.equal(x, v[0]) and told.get("residual", 0) == 0
     assert told.get("iterations", 0) == 0 and told.get("negative_curvature", 0) == 0
     case = ridge()
     best = case.state.params[0]
@@ -326,6 +332,128 @@ def test_damping_lifts_a_saddle(estimator: Any) -> None:
     close(case(estimator).hypergradient["m"], expected)
 
 
+# --- Nystrom -----------------------------------------------------------------------------------
+
+WIDE = quadratic([3e3, 1e3, 3e2, 1e2, 3e1, *(1 + 0.1 * i for i in range(15))])
+
+
+def directions(n: int, rank: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(n, rank, generator=generator).double())[0]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_a_sketch_equals_its_formula(rank: int, seed: int) -> None:
+    """U diag(e) U^T = HW (W^T H W)^-1 (HW)^T, of orthonormal U and falling e."""
+    H = WIDE.A
+    W = directions(len(H), rank, seed)
+    e, U = sketch(lambda x: H @ x, WIDE.c, rank, seed)
+    close(U @ torch.diag(e) @ U.T, H @ W @ solve(W.T @ H @ W, W.T @ H), 1e-8)
+    close(U.T @ U, torch.eye(rank).double(), 1e-12)
+    assert (e.diff() <= 0).all() and (e <= torch.linalg.eigvalsh(H)[-1] * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("rank", [2, 6, 20, 50])
+@pytest.mark.parametrize("damping", [0.1, 10.0])
+def test_a_sketch_alone(rank: int, damping: float) -> None:
+    """Hataya & Yamada, equation 6: (H_sketch + damping)^-1 v; exact at full rank."""
+    H, n = WIDE.A, len(WIDE.A)
+    W = directions(n, min(rank, n), 0)
+    approximate = H if rank >= n else H @ W @ solve(W.T @ H @ W, W.T @ H)
+    products = 0
+
+    def curved(x: Params) -> Params:
+        nonlocal products
+        products += 1
+        return (H @ x[0] + damping * x[0],)
+
+    (x,), told = Nystrom(rank, 0, damping=damping).solve(curved, (WIDE.c,))
+    close(x, solve(approximate + damping * WIDE.eye, WIDE.c), 1e-7)
+    assert products == told["rank"] == min(rank, n) and "residual" not in told
+
+
+@every_method
+@pytest.mark.parametrize("in_settings", [False, True], ids=["in_the_loss", "of_the_optimizer"])
+def test_nystrom_on_ridge(method: Method, in_settings: bool) -> None:
+    """P8. A sketch of full rank is the inverse, so one iteration is enough."""
+    radius = 1e-7 if method == "one_sided" else 0.01
+    estimator = Nystrom(4, 4, 1e-7, product=method, radius=radius)
+    case = ridge(in_settings=in_settings)
+    correct(case, estimator, 1e-6 if method == "one_sided" else 1e-9)
+    assert method == "one_sided" or case(estimator).diagnostics["iterations"] == 1
+
+
+@few
+@given(quadratics(), decays, st.floats(0.0, 2.0), st.integers(1, 8))
+def test_random_nystrom(q: Quadratic, rho: float, damping: float, rank: int) -> None:
+    """Exact after as many iterations as dimensions, whatever the sketch."""
+    H, best = settled(q, rho)
+    exact = -math.exp(rho) * (best - q.c) @ solve(H + damping * q.eye, best)
+    estimator = Nystrom(rank, 2 * len(H), 1e-12, damping)
+    close(ridge(q, rho)(estimator).hypergradient["rho"], exact, 1e-8, floor=1.0)
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-5, 1e-9])
+def test_a_sketch_saves_iterations(tolerance: float) -> None:
+    """The residual is true and reached; the iterations are fewer than without a sketch."""
+    H, v = WIDE.A, WIDE.c
+
+    def curved(x: Params) -> Params:
+        return (H @ x[0],)
+
+    (x,), told = Nystrom(8, 40, tolerance).solve(curved, (v,))
+    residual = float((v - H @ x).norm() / v.norm())
+    assert residual <= tolerance * (1 + 1e-6)
+    assert float(told["residual"]) == pytest.approx(residual, rel=1e-3, abs=1e-12)
+    _, plain = ConjugateGradient(40, tolerance).solve(curved, (v,))
+    assert plain["residual"] <= tolerance
+    assert 0 < told["iterations"] < 0.75 * float(plain["iterations"])
+
+
+def test_a_sketch_leaves_negative_curvature_out() -> None:
+    """Conjugate gradients then meet it, and say so."""
+    e, _ = sketch(lambda x: torch.tensor([2.0, -1.0, -3.0]).double() * x, vector(0, 0, 0)[0], 3, 0)
+    close(e, torch.tensor([2.0]).double(), 1e-6)
+    with pytest.warns(RuntimeWarning, match=r"Nystrom: .* give damping larger"):
+        (x,), told = Nystrom(2).solve(matrix(2.0, -1.0), vector(0.0, 1.0))
+    assert x.isnan().all() and told["negative_curvature"] == 1
+
+
+def test_a_sketch_of_nothing() -> None:
+    """A Hessian of zero: x = v / damping."""
+    for iterations in (0, 3):
+        estimator = Nystrom(3, iterations, damping=4.0)
+        (x,), told = estimator.solve(matrix(4.0, 4.0), vector(1.0, 2.0))
+        close(x, torch.tensor([0.25, 0.5]).double(), 1e-12)
+        assert told["rank"] == 0
+
+
+# --- Number of products by residual --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tolerance", [0.5, 1e-2, 1e-6])
+def test_neumann_stops_at_its_tolerance(tolerance: float) -> None:
+    """As soon as |(I - aH)^k v| is small enough, and not before; else after all terms."""
+    q, products = QUADRATIC, 0
+
+    def curved(x: Params) -> Params:
+        nonlocal products
+        products += 1
+        return (q.A @ x[0],)
+
+    (x,), told = Neumann(1000, 0.3, tolerance=tolerance).solve(curved, (q.c,))
+    done = int(told["terms"])
+    left = [
+        float((power(q.eye - 0.3 * q.A, k) @ q.c).norm() / q.c.norm()) for k in (done - 1, done)
+    ]
+    assert done == products < 1000 and left[0] > tolerance >= left[1]
+    assert float(told["residual"]) == pytest.approx(left[1])
+    close(x, solve(q.A, q.c - power(q.eye - 0.3 * q.A, done + 1) @ q.c))
+    _, told = Neumann(done - 1, 0.3, tolerance=tolerance).solve(curved, (q.c,))
+    assert told["terms"] == done - 1 and told["residual"] > tolerance
+
+
 # --- Neumann -----------------------------------------------------------------------------------
 
 
@@ -351,7 +479,7 @@ def test_the_halving_of_an_automatic_step_size() -> None:
     close(x, torch.tensor([1.0, 1e-12 / 20]).double(), 1e-3)
 
 
-@pytest.mark.parametrize("estimator", [Neumann(), ConjugateGradient()])
+@pytest.mark.parametrize("estimator", [Neumann(), ConjugateGradient(), Nystrom()])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_validation_gradient_that_is_not_finite(estimator: Any, bad: float) -> None:
     """The hypergradient is not finite either, so the caller skips and counts it."""
@@ -363,7 +491,7 @@ def test_a_validation_gradient_that_is_not_finite(estimator: Any, bad: float) ->
     assert not got.isfinite()
 
 
-@pytest.mark.parametrize("estimator", [Neumann(3, 0.1), EVERY])
+@pytest.mark.parametrize("estimator", [Neumann(3, 0.1), EVERY, Nystrom()])
 def test_a_hessian_that_is_not_finite(estimator: Any) -> None:
     with pytest.warns(RuntimeWarning):
         (x,), _ = estimator.solve(lambda x: (x[0] * float("nan"),), vector(1.0, 2.0))
@@ -405,7 +533,7 @@ def dense(optimizer: Any, steps: int, eps: float = 1e-5) -> tuple[Tensor, Tensor
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("optimizer", [SGD(0.9), Adam(decoupled=False)], ids=["sgd", "adam"])
 @pytest.mark.parametrize("method", METHODS[:2])
-@pytest.mark.parametrize("name", ["neumann", "conjugate_gradient"])
+@pytest.mark.parametrize("name", ["neumann", "conjugate_gradient", "nystrom"])
 def test_network_equals_its_reference_twin(
     name: str, method: Method, optimizer: Any, steps: int
 ) -> None:
@@ -417,6 +545,9 @@ def test_network_equals_its_reference_twin(
     if name == "neumann":
         estimator: Any = Neumann(6, 0.04, DAMPING, steps, method)
         x = solve(H, v - power(eye - 0.04 * H, 7) @ v)
+    elif name == "nystrom":
+        estimator = Nystrom(9, 60, 1e-13, DAMPING, steps, method)
+        x = solve(H, v)
     else:
         estimator = ConjugateGradient(60, 1e-13, DAMPING, steps, method)
         x = solve(H, v)
@@ -508,7 +639,7 @@ def test_network_at_its_minimum(name: str) -> None:
 
 
 @every_method
-@pytest.mark.parametrize("make", [Neumann, ConjugateGradient])
+@pytest.mark.parametrize("make", [Neumann, ConjugateGradient, Nystrom])
 @pytest.mark.parametrize("setting", ["log_lr", "momentum"])
 def test_an_optimizer_setting_of_kind_loss_is_an_error(
     make: Any, setting: str, method: Method
@@ -519,7 +650,7 @@ def test_an_optimizer_setting_of_kind_loss_is_an_error(
         case(make(product=method, damping=DAMPING))
 
 
-@pytest.mark.parametrize("make", [Neumann, ConjugateGradient])
+@pytest.mark.parametrize("make", [Neumann, ConjugateGradient, Nystrom])
 @pytest.mark.parametrize("decay", [0.1, (0.1, 0.0, 0.0), torch.tensor(0.1)])
 def test_decoupled_weight_decay_is_an_error(make: Any, decay: Any) -> None:
     """AdamW settles neither at the minimum of the training loss nor of a decayed loss."""
@@ -533,7 +664,7 @@ def test_decoupled_weight_decay_is_an_error(make: Any, decay: Any) -> None:
         case(make())
 
 
-@pytest.mark.parametrize("make", [Neumann, ConjugateGradient])
+@pytest.mark.parametrize("make", [Neumann, ConjugateGradient, Nystrom])
 def test_adamw_without_weight_decay_equals_adam(make: Any) -> None:
     case = network(Adam())._replace(kinds={"smoothing": "loss"})
     case = case._replace(

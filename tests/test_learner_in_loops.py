@@ -616,6 +616,7 @@ class Compiled(nn.Module):
 
 SECOND: dict[str, Estimator] = {
     "unrolled": Unrolled(2),
+    "kept graphs": Unrolled(2, graphs="all"),
     "jvp": Unrolled(2, product="jvp"),
     "forward": Forward(),
 }
@@ -679,7 +680,11 @@ def ends_once(model: Any, batch: Batch, learned: Mapping[str, Tensor]) -> Tensor
     return Once.apply(model(batch[0])).mean()
 
 
-@pytest.mark.parametrize("estimator", [Unrolled(2, radius=1e-4), Forward(radius=1e-4)])
+@pytest.mark.parametrize(
+    "estimator",
+    [Unrolled(2, radius=1e-4), Unrolled(2, radius=1e-4, graphs="all"), Forward(radius=1e-4)],
+    ids=["unrolled", "kept graphs", "forward"],
+)
 def test_a_loss_without_second_derivatives_gets_differences_and_a_warning(estimator: Any) -> None:
     found = []
     for used in (of_square, of_once):

@@ -16,6 +16,7 @@ from darts_lite.hypergradient.estimators.interface import (
     check_supported,
 )
 from darts_lite.hypergradient.estimators.neumann import Neumann
+from darts_lite.hypergradient.estimators.nystrom import Nystrom
 from darts_lite.hypergradient.estimators.one_step import OneStep
 from darts_lite.hypergradient.estimators.online import Online
 from darts_lite.hypergradient.estimators.per_kind import PerKind
@@ -61,6 +62,7 @@ __all__ = [
     "Loss",
     "Method",
     "Neumann",
+    "Nystrom",
     "OneStep",
     "Online",
     "Optimizer",

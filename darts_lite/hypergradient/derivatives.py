@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -27,8 +28,25 @@ from darts_lite.hypergradient.problem import (
     Partial,
     constant,
     dot,
+    filled,
+    gradient_at,
     leaves,
 )
+
+
+class Graph(NamedTuple):
+    """A gradient that can be differentiated once more.
+
+    Arguments:
+        gradient: gradient in each parameter, with its graph; None where there is none.
+        params: the parameters, leaves of the graph.
+        hyper: raw hyperparameters, leaves of the graph where they record gradients.
+    """
+
+    gradient: tuple[Tensor | None, ...]
+    params: Params
+    hyper: Hyper
+
 
 Method = Literal["double_backward", "jvp", "finite_difference", "one_sided"]
 """How a directional derivative of the gradient is computed:
@@ -58,6 +76,8 @@ class Derivative:
         of: names of the hyperparameters whose gradient is differentiated.
         weights: whether the gradient in the parameters is differentiated.
         known: gradient at this point, if training has computed it already (`Bilevel.advance`).
+        graph: graph of the gradient, if training has kept it (`recorded_gradient_at`). It serves
+            one "double_backward".
 
     >>> w, h = (torch.tensor([1.0, 2.0]),), {"h": torch.tensor(3.0)}
     >>> cubic = Derivative(lambda w, h: (h["h"] * w[0].pow(3).sum(), None), w, h, of=("h",))
@@ -72,6 +92,7 @@ class Derivative:
     of: tuple[str, ...] = ()
     weights: bool = True
     known: Gradient | None = None
+    graph: Graph | None = None
 
     def along(
         self, params: Params, hyper: Hyper | None = None, *, method: Method, radius: float
@@ -102,7 +123,7 @@ class Derivative:
         if method in ("double_backward", "jvp"):
             exact = self._jvp if method == "jvp" else self._double_backward
             try:
-                with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
+                with differentiable_twice():
                     return exact(params, hyper)
             except torch.OutOfMemoryError:
                 raise
@@ -156,13 +177,10 @@ class Derivative:
         return self._split(sources, torch.autograd.grad(loss, sources, allow_unused=True))
 
     def _double_backward(self, along: Params, _: Hyper) -> Gradient:
-        params, values = leaves(self.params), self._targets(self.hyper)
-        loss, _ = self.loss(params, values)
-        _require_twice(loss)
-        gradient = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
-        moving = ((g, a) for g, a in zip(gradient, along) if g is not None)
+        graph = self.graph or _record(self.loss, self.params, self.hyper, self.of)[0]
+        moving = ((g, a) for g, a in zip(graph.gradient, along) if g is not None)
         pairs = [(g, a) for g, a in moving if g.requires_grad]
-        sources = self._sources(params, values)
+        sources = self._sources(graph.params, graph.hyper)
         found: tuple[Tensor | None, ...] = (None,) * len(sources)
         if pairs:  # otherwise the gradient is a constant
             outputs, cotangents = zip(*pairs)
@@ -210,6 +228,56 @@ class Derivative:
             tuple(torch.zeros_like(s) if f is None else f for s, f in parts),
             dict(zip(self.of, found[count:])),
         )
+
+
+@contextmanager
+def differentiable_twice() -> Iterator[None]:
+    """Choose kernels that have a second derivative: attention by its formula, no compilation."""
+    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def recorded_gradient_at(
+    loss: Callable[[Params, Hyper], Loss], params: Params, hyper: Hyper, of: tuple[str, ...]
+) -> tuple[Gradient, Loss, Graph | None]:
+    """Return the gradient of a loss in the parameters, the loss, and the graph of the gradient.
+
+    With the graph, `Derivative.along` needs no evaluation of the loss. If the loss has no second
+    derivative, there is no graph.
+
+    Arguments:
+        loss: loss as a function of parameters and hyperparameters.
+        params: parameters.
+        hyper: raw hyperparameters.
+        of: hyperparameters that the graph reaches; the loss is not differentiated in them here.
+
+    >>> w = (torch.tensor([1.0, 2.0]),)
+    >>> _, _, graph = recorded_gradient_at(lambda w, h: (w[0].pow(3).sum(), None), w, {}, ())
+    >>> cubic = Derivative(lambda w, h: None, w, {}, graph=graph)  # the loss is not called
+    >>> cubic.along((torch.tensor([1.0, 1.0]),), method="double_backward", radius=0.0).weights
+    (tensor([ 6., 12.]),)
+    """
+    try:
+        with differentiable_twice():
+            graph, (value, report) = _record(loss, params, hyper, of)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # an error of the loss itself comes again here
+        return *gradient_at(loss, params, hyper, ()), None
+    found = tuple(None if g is None else g.detach() for g in graph.gradient)
+    return filled(found, params), (value.detach(), report), graph
+
+
+def _record(
+    loss: Callable[[Params, Hyper], Loss], params: Params, hyper: Hyper, of: tuple[str, ...]
+) -> tuple[Graph, Loss]:
+    """Return the gradient in the parameters with its graph, and the loss."""
+    params = leaves(params)
+    values = {n: h.detach().requires_grad_(n in of) for n, h in hyper.items()}
+    value, report = loss(params, values)
+    _require_twice(value)
+    gradient = torch.autograd.grad(value, params, create_graph=True, allow_unused=True)
+    return Graph(gradient, params, values), (value, report)
 
 
 ONCE = once_differentiable(lambda *_: None).__code__  # the code of every function so marked

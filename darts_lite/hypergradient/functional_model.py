@@ -24,7 +24,13 @@ from darts_lite.hypergradient.optimizers import Clipped, Optimizer, OptimizerSta
 from darts_lite.hypergradient.problem import Bilevel, Hyper, InnerState, Loss, Params
 from darts_lite.hypergradient.random_sources import Generator, RandomSources
 from darts_lite.hypergradient.ranks import Ranks
-from darts_lite.hypergradient.torch_optimizers import SETTINGS, read_state, rule_of, write_state
+from darts_lite.hypergradient.torch_optimizers import (
+    SETTINGS,
+    read_state,
+    read_step,
+    rule_of,
+    write_state,
+)
 
 Batch = Any
 TrainingLoss = Callable[[Any, Batch, Mapping[str, Tensor]], Tensor]
@@ -74,6 +80,7 @@ class FunctionalModel:
         if clip is not None or max_grad is not None:
             self.update = Clipped(self.rule.optimizer, clip, max_grad)
         self.names: list[str] = []
+        self.params: Params = ()  # trainable parameters of the module, not copied
         self.group_of: list[int] = []  # index of the parameter group, per parameter tensor
         self.base_lr: list[float] = []
         self.follow()
@@ -94,6 +101,7 @@ class FunctionalModel:
         where = {p: i for i, group in enumerate(groups) for p in group["params"]}
         known = dict(self.model.named_parameters())
         self.names = [n for n, p in known.items() if p.requires_grad]
+        self.params = tuple(known[n] for n in self.names)
         missing = [n for n in self.names if known[n] not in where]
         if missing:
             raise ValueError(
@@ -111,11 +119,6 @@ class FunctionalModel:
             )
         self.group_of = [where[known[n]] for n in self.names]
         return self.names != before
-
-    @property
-    def params(self) -> Params:
-        """Trainable parameters of the module, not copied."""
-        return tuple(self.model.get_parameter(n) for n in self.names)
 
     @property
     def optimizer_state(self) -> OptimizerState:
@@ -188,7 +191,7 @@ class Window:
         buffers = {n: b.clone() for n, b in model.model.named_buffers()}
         self._places = _places(model.model)
         self._starts: list[tuple[Any, Buffers]] = [(model.random.state(), buffers)]
-        self.first_step = model.optimizer_state.step
+        self.first_step = read_step(model.optimizer, model.params)
         self.problem = Bilevel(
             self._inner,
             self._outer,
@@ -216,7 +219,7 @@ class Window:
         self, function: TrainingLoss, params: Params, raw: Hyper, batch: Batch, t: int
     ) -> tuple[Tensor, tuple[Any, Buffers]]:
         """Loss from the start of step t, and buffers and random states afterwards."""
-        states, old = self._starts[t]
+        (states, old), begin = self._starts[t], self._starts[0][0]
         buffers = {n: b.clone() for n, b in old.items()}
         tensors = {**dict(zip(self.model.names, params)), **buffers}
         random, ranks = self.model.random, self.model.ranks
@@ -224,10 +227,15 @@ class Window:
             shared = ranks.share((*params, *raw.values()))
             tensors |= zip(self.model.names, shared)
             raw = dict(zip(raw, shared[len(params) :]))
-        with random.kept(), _holding(self._places, tensors):
+        # Between two evaluations of a window, all random states are those of its beginning.
+        if states is not begin:
             random.restore(states)
-            loss = function(self.model.model, batch, self.constrain(raw))
+        try:
+            with _holding(self._places, tensors):
+                loss = function(self.model.model, batch, self.constrain(raw))
             after = random.state()
+        finally:
+            random.restore(begin)
         loss = loss if ranks is None else ranks.mean(loss)
         # A module may write into a buffer or replace it; `tensors` has the result of both.
         return loss, (after, {n: tensors[n].detach() for n in old})

@@ -99,7 +99,7 @@ class Bilevel:
         if create_graph:
             loss, report = self.inner_loss(state.params, hyper, t)
             found = torch.autograd.grad(loss, state.params, create_graph=True, allow_unused=True)
-            return self.update(state, _filled(found, state.params), hyper), (loss, report)
+            return self.update(state, filled(found, state.params), hyper), (loss, report)
         new, _, value = self.advance(state, hyper, t)
         return new, value
 
@@ -113,7 +113,12 @@ class Bilevel:
         return _without(gradient.unused, new, state) if gradient.unused else new
 
     def advance(
-        self, state: InnerState, hyper: Hyper, t: int, of: tuple[str, ...] = ()
+        self,
+        state: InnerState,
+        hyper: Hyper,
+        t: int,
+        of: tuple[str, ...] = (),
+        by: GradientAt | None = None,
     ) -> tuple[InnerState, Gradient, Loss]:
         """Take one training step; return its state, the gradient and loss before it, detached.
 
@@ -122,8 +127,9 @@ class Bilevel:
             hyper: raw hyperparameters.
             t: index of the step in the window.
             of: hyperparameters in which the gradient is computed too, in the same pass.
+            by: how the gradient is computed, a function like `gradient_at`, which is the default.
         """
-        gradient, (loss, report) = gradient_at(
+        gradient, (loss, report) = (by or gradient_at)(
             lambda p, h: self.inner_loss(p, h, t), state.params, hyper, of
         )
         with torch.no_grad():
@@ -150,6 +156,7 @@ class Bilevel:
         hyper: Hyper,
         names: tuple[str, ...],
         along: Params,
+        only_hyper: bool = False,
     ) -> tuple[Params, Params, Partial]:
         """Return the vector-Jacobian product of `update`: `along`^T . d(params, moments)' / d(.).
 
@@ -159,19 +166,26 @@ class Bilevel:
             hyper: raw hyperparameters.
             names: hyperparameters to differentiate.
             along: cotangent, one tensor per parameter and, if it is longer, per moment.
+            only_hyper: whether to leave out the derivatives in all but the hyperparameters.
         Returns:
-            Derivatives in (params, moments), in the gradient, and in the hyperparameters.
+            Derivatives in (params, moments), in the gradient, and in the hyperparameters; with
+            `only_hyper` the first two are empty.
         """
-        old = InnerState(leaves(state.params), _leaves_of(state.optimizer))
-        gradient = gradient._replace(weights=leaves(gradient.weights))
+        old = detach(state)
+        if not only_hyper:
+            old = InnerState(leaves(state.params), _leaves_of(state.optimizer))
+            gradient = gradient._replace(weights=leaves(gradient.weights))
         values = constant(hyper) | {n: hyper[n].detach().requires_grad_() for n in names}
         new = flat(self.update(old, gradient, values))[: len(along)]
         pairs = [(n, a) for n, a in zip(new, along) if n.requires_grad]
-        sources = (*flat(old), *gradient.weights, *(values[n] for n in names))
-        found = torch.autograd.grad(
-            [n for n, _ in pairs], sources, [a for _, a in pairs], allow_unused=True
-        )
-        one, two = len(flat(old)), len(flat(old)) + len(gradient.weights)
+        tensors = () if only_hyper else (*flat(old), *gradient.weights)
+        sources = (*tensors, *(values[n] for n in names))
+        found: tuple[Tensor | None, ...] = (None,) * len(sources)
+        if pairs and sources:  # otherwise the update depends on none of them
+            found = torch.autograd.grad(
+                [n for n, _ in pairs], sources, [a for _, a in pairs], allow_unused=True
+            )
+        one, two = (0, 0) if only_hyper else (len(flat(old)), len(tensors))
         fill = tuple(torch.zeros_like(s) if f is None else f for s, f in zip(sources, found))
         return fill[:one], fill[one:two], dict(zip(names, found[two:]))
 
@@ -181,6 +195,10 @@ class Bilevel:
 
 
 # --- derivatives, sums, copies ------------------------------------------------------------------
+
+GradientAt = Callable[
+    [Callable[[Params, Hyper], Loss], Params, Hyper, tuple[str, ...]], tuple[Gradient, Loss]
+]
 
 
 def gradient_at(
@@ -198,12 +216,18 @@ def gradient_at(
     values = constant(hyper) | {n: hyper[n].detach().requires_grad_() for n in of}
     value, report = loss(params, values)
     found = torch.autograd.grad(value, (*params, *(values[n] for n in of)), allow_unused=True)
-    gradient = _filled(found[: len(params)], params)
+    gradient = filled(found[: len(params)], params)
     hypers = dict(zip(of, found[len(params) :]))
     return gradient._replace(hyper=hypers), (value.detach(), report)
 
 
-def _filled(found: Sequence[Tensor | None], params: Params) -> Gradient:
+def filled(found: Sequence[Tensor | None], params: Params) -> Gradient:
+    """Return the gradient in the parameters, with zeros where none was found.
+
+    Arguments:
+        found: derivatives in the parameters; None where the loss does not use one.
+        params: parameters.
+    """
     unused = frozenset(i for i, part in enumerate(found) if part is None)
     return Gradient(
         tuple(torch.zeros_like(p) if f is None else f for f, p in zip(found, params)),

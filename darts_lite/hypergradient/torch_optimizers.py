@@ -237,17 +237,32 @@ def read_state(optimizer: torch.optim.Optimizer, params: Params, rule: Rule) -> 
         rule: rule of the optimizer.
     """
     states = [optimizer.state.get(p, {}) for p in params]
-    moments = tuple(
-        tuple(
-            first if s.get(name) is None else s[name].detach().clone()
-            for first, s in zip(beginning, states)
-        )
-        for name, beginning in zip(rule.moments, rule.optimizer.init(params).moments)
-    )
-    steps = [int(s.get("step", 0)) for s in states]
+    stored = [[s.get(name) for s in states] for name in rule.moments]
+    if any(m is None for moment in stored for m in moment):  # before the first step
+        beginning = rule.optimizer.init(params).moments
+        stored = [
+            [first if m is None else m for first, m in zip(firsts, moment)]
+            for firsts, moment in zip(beginning, stored)
+        ]
+    moments = tuple(tuple(m.detach().clone() for m in moment) for moment in stored)
+    steps = _steps(optimizer, params)
     step = max(steps, default=0)
     missed = tuple(step - s for s in steps)
     return OptimizerState(step, moments, missed if any(missed) else ())
+
+
+def read_step(optimizer: torch.optim.Optimizer, params: Params) -> int:
+    """Return `read_state(...).step` without reading the moments.
+
+    Arguments:
+        optimizer: torch optimizer.
+        params: parameters.
+    """
+    return max(_steps(optimizer, params), default=0)
+
+
+def _steps(optimizer: torch.optim.Optimizer, params: Params) -> list[int]:
+    return [int(optimizer.state.get(p, {}).get("step", 0)) for p in params]
 
 
 @torch.no_grad()

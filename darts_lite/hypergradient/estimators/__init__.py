@@ -8,6 +8,7 @@ tables from the registry. An estimator imports only other estimators, `derivativ
 from darts_lite.hypergradient.estimators.conjugate_gradient import ConjugateGradient
 from darts_lite.hypergradient.estimators.forward import Forward
 from darts_lite.hypergradient.estimators.neumann import Neumann
+from darts_lite.hypergradient.estimators.nystrom import Nystrom
 from darts_lite.hypergradient.estimators.one_step import OneStep
 from darts_lite.hypergradient.estimators.online import Online
 from darts_lite.hypergradient.estimators.unrolled import Unrolled
@@ -19,5 +20,6 @@ ESTIMATORS = {
     "forward": Forward,
     "neumann": Neumann,
     "conjugate_gradient": ConjugateGradient,
+    "nystrom": Nystrom,
     "online": Online,
 }

@@ -56,40 +56,72 @@ class ConjugateGradient(Implicit):
             raise ValueError(
                 f"iterations must be at least 1, got {self.iterations}; use OneStep for none"
             )
+        if not self.tolerance >= 0:
+            raise ValueError(
+                f"tolerance must be at least 0, got {self.tolerance}; use 0 for all iterations"
+            )
 
     def solve(
         self, curved: Callable[[Params], Params], v: Params
     ) -> tuple[Params, dict[str, Tensor]]:
-        x = tuple(torch.zeros_like(part) for part in v)
-        r = p = v
-        length = rr = dot(r, r)
-        done, down = 0, False
-        if not bool(length.isfinite()):
-            x = failed(v)
-        # Stop at a residual of zero (also if v = 0): the quotients below would be 0/0.
-        while done < self.iterations and float(rr) > self.tolerance**2 * float(length):
-            q = curved(p)
-            curvature = dot(p, q)
-            down = not float(curvature) > 0
-            if down:
-                break
-            a = rr / curvature
-            x = tuple(s + a * d for s, d in zip(x, p))
-            r = tuple(s - a * d for s, d in zip(r, q))
-            old, rr = rr, dot(r, r)
-            p = tuple(s + rr / old * d for s, d in zip(r, p))
-            done += 1
-        if down and done == 0:
-            warnings.warn(
-                "ConjugateGradient: the training loss has negative curvature along the validation "
-                "gradient; give damping larger than the most negative curvature",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            x = failed(v)
-        tiny = torch.finfo(length.dtype).tiny
-        return x, {
-            "residual": norm(r) / length.sqrt().clamp(min=tiny),
-            "iterations": torch.tensor(done),
-            "negative_curvature": torch.tensor(int(down)),
-        }
+        return conjugate_gradients(curved, v, self.iterations, self.tolerance, type(self).__name__)
+
+
+def conjugate_gradients(
+    curved: Callable[[Params], Params],
+    v: Params,
+    iterations: int,
+    tolerance: float,
+    name: str,
+    precondition: Callable[[Params], Params] = lambda r: r,
+) -> tuple[Params, dict[str, Tensor]]:
+    """Return x with A x = v by preconditioned conjugate gradients, and diagnostics.
+
+    Arguments:
+        curved: product of A with a vector.
+        v: right-hand side, one tensor per parameter.
+        iterations: largest number of products.
+        tolerance: residual |v - A x| / |v| at which the iteration stops.
+        name: name of the estimator, for the warning.
+        precondition: product of the preconditioner, a positive definite approximation of A^-1.
+
+    >>> x, told = conjugate_gradients(
+    ...     lambda x: (torch.tensor([1.0, 100.0]) * x[0],), (torch.ones(2),), 9, 1e-6, "CG",
+    ...     lambda r: (r[0] / torch.tensor([1.0, 100.0]),))
+    >>> x[0], int(told["iterations"])
+    (tensor([1.0000, 0.0100]), 1)
+    """
+    x = tuple(torch.zeros_like(part) for part in v)
+    r, p = v, precondition(v)
+    length, rr, rz = dot(v, v), dot(v, v), dot(v, p)
+    done, down = 0, False
+    if not bool(length.isfinite()):
+        x = failed(v)
+    # Stop at a residual of zero (also if v = 0): the quotients below would be 0/0.
+    while done < iterations and float(rr) > tolerance**2 * float(length):
+        q = curved(p)
+        curvature = dot(p, q)
+        down = not float(curvature) > 0
+        if down:
+            break
+        a = rz / curvature
+        x = tuple(s + a * d for s, d in zip(x, p))
+        r = tuple(s - a * d for s, d in zip(r, q))
+        z = precondition(r)
+        old, rz, rr = rz, dot(r, z), dot(r, r)
+        p = tuple(s + rz / old * d for s, d in zip(z, p))
+        done += 1
+    if down and done == 0:
+        warnings.warn(
+            f"{name}: the training loss has negative curvature along the validation "
+            "gradient; give damping larger than the most negative curvature",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        x = failed(v)
+    tiny = torch.finfo(length.dtype).tiny
+    return x, {
+        "residual": norm(r) / length.sqrt().clamp(min=tiny),
+        "iterations": torch.tensor(done),
+        "negative_curvature": torch.tensor(int(down)),
+    }

@@ -201,7 +201,7 @@ def _reached(
     found = dict.fromkeys(kinds, True)
     if not new:
         return found
-    _, _, moved = problem.update_product(state, gradient, hyper, new, gradient.weights)
+    _, _, moved = problem.update_product(state, gradient, hyper, new, gradient.weights, True)
     derivative = Derivative(
         lambda params, values: problem.inner_loss(params, values, 0),
         state.params,

@@ -1,4 +1,4 @@
-"""Implicit differentiation: the common part of the Neumann and conjugate-gradient estimators.
+"""Implicit differentiation: the common part of Neumann, ConjugateGradient and Nystrom.
 
 At a minimum w*(hyper) of the training loss with Hessian H, by the implicit function theorem,
 

@@ -29,16 +29,18 @@ class Neumann(Implicit):
     hypergradient is NaN and a warning names the remedy. A slight negative curvature that has no
     effect within `terms` is not detected.
 
-    Diagnostics: "step_size", and "residual", which is |(I - a H)^k v| / |v|.
+    Diagnostics: "step_size", "terms" (products of the series), and "residual", which is
+    |(I - a H)^k v| / |v| after k terms: |v - (H + damping) x| / |v| of one term before.
 
     Arguments:
-        terms: number of Hessian-vector products.
+        terms: largest number of Hessian-vector products.
         step_size: a, below 2 / (largest eigenvalue of H). None finds it by a few power iterations
             and, if the series still grows, by halving.
         damping: multiple of the identity that is added to the Hessian.
         steps: number of training steps before the differentiation.
         product: how Hessian-vector products are computed.
         radius: step of the differences, see `Method`.
+        tolerance: residual at which the series ends; 0 for all terms.
     Raises:
         ValueError: a setting is out of its range.
 
@@ -53,11 +55,16 @@ class Neumann(Implicit):
     steps: int = 1
     product: Method = "double_backward"
     radius: float = 0.01
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         self.check()
         if self.terms < 0:
             raise ValueError(f"terms must be at least 0, got {self.terms}; use 10 for the default")
+        if not self.tolerance >= 0:
+            raise ValueError(
+                f"tolerance must be at least 0, got {self.tolerance}; use 0 for all terms"
+            )
         if self.step_size is not None and not self.step_size > 0:
             raise ValueError(
                 f"step_size must be above 0, got {self.step_size}; use None to find it"
@@ -68,12 +75,18 @@ class Neumann(Implicit):
     ) -> tuple[Params, dict[str, Tensor]]:
         a = self.step_size or automatic_step_size(curved, v)
         for _ in range(1 if self.step_size else ATTEMPTS):
-            total, part = v, v
-            for _ in range(self.terms):
+            total, part, done = v, v, 0
+            enough = self.tolerance * norm(v) if self.tolerance else None
+            while done < self.terms and (enough is None or bool(norm(part) > enough)):
                 part = tuple(p - a * h for p, h in zip(part, curved(part)))
                 total = tuple(s + p for s, p in zip(total, part))
+                done += 1
             residual = norm(part) / norm(v).clamp(min=torch.finfo(v[0].dtype).tiny)
-            diagnostics = {"residual": residual, "step_size": v[0].new_tensor(a)}
+            diagnostics = {
+                "residual": residual,
+                "step_size": v[0].new_tensor(a),
+                "terms": torch.tensor(done),
+            }
             if float(residual) <= 1 + 1e-6:  # false for NaN
                 return tuple(a * s for s in total), diagnostics
             a /= 2

@@ -65,7 +65,7 @@ class OneStep:
         shared = of if self.product == "one_sided" else ()
         new, gradient, inner = problem.advance(state, hyper, 0, shared)
         v, direct, outer = problem.outer_gradient(new.params, hyper, names)
-        _, u, optimal = problem.update_product(state, gradient, hyper, names, v)
+        _, u, optimal = problem.update_product(state, gradient, hyper, names, v, only_hyper=not of)
         derivative = Derivative(
             lambda params, values: problem.inner_loss(params, values, 0),
             state.params,

@@ -53,7 +53,8 @@ class Online:
             if n in state.carried
         }
         if not found:  # check that the rule depends on each one, which zeros would not tell
-            require(problem.update_product(state, gradient, hyper, names, gradient.weights)[2])
+            along = gradient.weights
+            require(problem.update_product(state, gradient, hyper, names, along, True)[2])
         still = tuple(torch.zeros_like(s) for s in (*state.params, *_moments(state)))
         turned = tuple(torch.zeros_like(g) for g in gradient.weights)
         carried = {}

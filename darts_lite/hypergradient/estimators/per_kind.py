@@ -20,6 +20,7 @@ from darts_lite.hypergradient.hyperparameters import Kind
 from darts_lite.hypergradient.problem import (
     Bilevel,
     Gradient,
+    GradientAt,
     Hyper,
     InnerState,
     Loss,
@@ -135,14 +136,19 @@ class _Shared(Bilevel):
     ends: dict[int, tuple[Params, Partial, Loss]] = field(default_factory=dict)
 
     def advance(
-        self, state: InnerState, hyper: Hyper, t: int, of: tuple[str, ...] = ()
+        self,
+        state: InnerState,
+        hyper: Hyper,
+        t: int,
+        of: tuple[str, ...] = (),
+        by: GradientAt | None = None,
     ) -> tuple[InnerState, Gradient, Loss]:
         # The key may use `id`: the caller and `steps` keep these tensors alive. `settings` is part
         # of the key because an annealed window has other settings.
         key = (id(state.params[0]), t + self.offset, self.settings)
         known = self.steps.get(key)
         if known is None:
-            known = super().advance(state, hyper, t, of)
+            known = super().advance(state, hyper, t, of, by)
         elif any(n not in known[1].hyper for n in of):
             both = tuple(dict.fromkeys((*known[1].hyper, *of)))
             known = (known[0], super().advance(state, hyper, t, both)[1], known[2])
