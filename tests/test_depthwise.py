@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -53,12 +56,17 @@ def test_only_the_wanted_gradient(wanted: tuple[bool, bool]) -> None:
     torch.testing.assert_close(*pair)
 
 
+def _total(function: Callable[..., Tensor], x: Tensor, weight: Tensor) -> Tensor:
+    return function(x, weight, 2).sin().sum()
+
+
 def test_forward_over_reverse() -> None:
     x, weight = drawn(5, (6, 5))
     moved = torch.randn_like(x), torch.randn_like(weight)
     pair = []
     for function in (depthwise_conv, reference):
-        gradient = torch.func.grad(lambda a, b: function(a, b, 2).sin().sum(), (0, 1))
+        total = partial(_total, function)
+        gradient = torch.func.grad(total, (0, 1))
         pair.append(torch.func.jvp(gradient, (x, weight), moved))
     torch.testing.assert_close(*pair)
 
@@ -66,7 +74,7 @@ def test_forward_over_reverse() -> None:
 def test_forward_mode_of_one_input() -> None:
     x, weight = (t.detach() for t in drawn(5, (6, 5)))
     move = torch.randn_like(weight)
-    pair = [torch.func.jvp(lambda w: f(x, w, 1), (weight,), (move,))
+    pair = [torch.func.jvp(partial(f, x, stride=1), (weight,), (move,))
             for f in (depthwise_conv, reference)]  # fmt: skip
     torch.testing.assert_close(*pair)
 

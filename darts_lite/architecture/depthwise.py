@@ -92,7 +92,7 @@ def _weight_gradient(x: Tensor, kernel: int, gradient: Tensor, stride: int) -> T
     height, width = x.shape[2:]
     rows = max(0, -(-(kernel - height) // 2))
     read = (gradient.shape[3] - 1) * stride + COLUMNS
-    blocks = []
+    blocks: list[Tensor] = []
     for first in [*range(0, kernel - COLUMNS, COLUMNS), kernel - COLUMNS]:
         left = middle - first
         padded = F.pad(x, (left, read - width - left, rows, rows))
