@@ -79,6 +79,7 @@ class FunctionalModel:
         self.update: Optimizer = self.rule.optimizer
         if clip is not None or max_grad is not None:
             self.update = Clipped(self.rule.optimizer, clip, max_grad)
+        self.known: dict[str, nn.Parameter] = {}  # all parameters of the module
         self.names: list[str] = []
         self.params: Params = ()  # trainable parameters of the module, not copied
         self.group_of: list[int] = []  # index of the parameter group, per parameter tensor
@@ -99,7 +100,7 @@ class FunctionalModel:
         new = groups[len(self.base_lr) :]
         self.base_lr += [float(g.get("initial_lr", g["lr"])) for g in new]
         where = {p: i for i, group in enumerate(groups) for p in group["params"]}
-        known = dict(self.model.named_parameters())
+        known = self.known = dict(self.model.named_parameters())
         self.names = [n for n, p in known.items() if p.requires_grad]
         self.params = tuple(known[n] for n in self.names)
         missing = [n for n in self.names if known[n] not in where]
@@ -188,8 +189,9 @@ class Window:
     ):
         self.model, self.batches, self.held_out = model, batches, held_out
         self.loss, self.outer_loss, self.constrain = loss, outer_loss, constrain
-        buffers = {n: b.clone() for n, b in model.model.named_buffers()}
-        self._places = _places(model.model)
+        self._own = dict(model.model.named_buffers())
+        buffers = {n: b.clone() for n, b in self._own.items()}
+        self._places = _places(model.model, {**model.known, **self._own})
         self._starts: list[tuple[Any, Buffers]] = [(model.random.state(), buffers)]
         self.first_step = read_step(model.optimizer, model.params)
         self.problem = Bilevel(
@@ -273,7 +275,7 @@ class Window:
         """Write a state of this window and its buffers to the model; advance the random states."""
         self.model.write(state)
         states, buffers = self._starts[state.optimizer.step - self.first_step]
-        for name, buffer in self.model.model.named_buffers():
+        for name, buffer in self._own.items():
             buffer.copy_(buffers[name])
         if self.model.ranks is not None:
             self.model.ranks.copy_first(tuple(self.model.model.buffers()))
@@ -297,9 +299,9 @@ def _dtypes(model: nn.Module) -> Iterator[set[torch.dtype]]:
             handle.remove()
 
 
-def _places(model: nn.Module) -> Places:
+def _places(model: nn.Module, tensors: Mapping[str, Tensor]) -> Places:
     """Every place of a tensor in a module, once: modules and tensors may occur several times."""
-    names = {id(t): n for n, t in (*model.named_parameters(), *model.named_buffers())}
+    names = {id(t): n for n, t in tensors.items()}
     stores = (store for m in model.modules() for store in (m._parameters, m._buffers))
     return [(store, k, names[id(t)]) for store in stores for k, t in store.items() if t is not None]
 

@@ -7,8 +7,6 @@ that the caller names.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +25,9 @@ class RandomSources:
 
     >>> g = torch.Generator()
     >>> sources = RandomSources((g,))
-    >>> with sources.kept():
-    ...     inside = torch.rand(1, generator=g)
-    >>> torch.equal(torch.rand(1, generator=g), inside)
+    >>> begin, first = sources.state(), torch.rand(1, generator=g)
+    >>> sources.restore(begin)
+    >>> torch.equal(torch.rand(1, generator=g), first)
     True
     """
 
@@ -56,15 +54,6 @@ class RandomSources:
         random.setstate(of_python)
         for generator, each in zip(self.generators, own):
             _restore(generator, each)
-
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Restore the states at the end."""
-        state = self.state()
-        try:
-            yield
-        finally:
-            self.restore(state)
 
 
 def _state(generator: Generator) -> Any:
