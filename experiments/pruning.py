@@ -35,7 +35,7 @@ from darts_lite.nas.options import SearchOptions
 from darts_lite.training.memory import keep_freed_memory
 from darts_lite.training.options import DeriveOptions
 
-SUBSET, VALIDATION = 10_000, 0.2
+SUBSET, VALIDATION = 10_000, 0.5
 PARAMETERS = 146_000
 SHARE = 0.1  # of the original epochs, for fine-tuning
 SHARES = (0.5, 0.25)

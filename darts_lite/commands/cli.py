@@ -164,8 +164,7 @@ def compress(context: click.Context, /, run: str, resume: bool, **flags: Any) ->
         from darts_lite.commands.compress import compress
 
         given = _given(context) - {"run"} if resume else None
-        options = CompressOptions(**flags)
-        compress(Path(run), options, resume=given, started=PROCESS_START, say=click.echo)
+        compress(Path(run), CompressOptions(**flags), resume=given, say=click.echo)
 
 
 @main.command()

@@ -8,7 +8,6 @@ RUN -> out/smaller/             the files of `derive`: the fine-tuned network, a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +39,7 @@ from darts_lite.training.build import recipe_with
 from darts_lite.training.device import device_named
 from darts_lite.training.latency import latency_of, of_network
 from darts_lite.training.metrics import evaluate, sample
-from darts_lite.training.options import DeriveOptions, RecipeOptions, SourceOptions
+from darts_lite.training.options import MAY_MOVE, DeriveOptions, RecipeOptions, SourceOptions
 from darts_lite.training.predictor import Ensemble, Predictor, load
 from darts_lite.training.replay import DEFAULTS
 from darts_lite.training.run import Say, make_folder, on, read_data
@@ -114,7 +113,6 @@ def compress(
     options: CompressOptions,
     *,
     resume: Collection[str] | None = None,
-    started: float | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
     """Make the network of a training smaller and fine-tune it; return its `metrics.json`.
@@ -124,7 +122,6 @@ def compress(
         options: options of the command.
         resume: names of the options that the user gave beside --resume; all other options come
             from `compressed/compress.json`. None starts a new run.
-        started: start of the budget, on the clock of `time.monotonic` (default: now).
         say: prints a line for the user.
     Raises: `UserError` for bad input; `darts_lite.errors.Interrupted` after a signal.
     """
@@ -140,14 +137,13 @@ def compress(
             if "metrics" in several.content:
                 say(f"{out / 'metrics.json'} is finished")
                 return several.content["metrics"]
-        return _compressed(several, original, out, started, say)
+        return _compressed(several, original, out, say)
 
 
 def _compressed(
     several: Several[CompressOptions],
     original: Original,
     out: Path,
-    started: float | None,
     say: Say,
 ) -> dict[str, Any]:
     """Run all stages; return the metrics of the last one."""
@@ -180,9 +176,8 @@ def _compressed(
             _write(stage, small, original, splits, say)
         training = _fine_tuning(stage, original, options)
         begun = (stage.folder / "checkpoint.pt").exists()
-        taken = None if not begun else {"data_dir", "download", "device", "checkpoint_seconds"}
-        derive(training, resume=taken, started=started, say=say, dataset=dataset)
-        started = time.monotonic()
+        taken = None if not begun else MAY_MOVE
+        derive(training, resume=taken, say=say, dataset=dataset)
     extra = {"int8": _quantized(out, splits, say)} if "int8" in names else {}
     return _finished(several, original, out, names, target, extra, dataset, say)
 
