@@ -124,6 +124,17 @@ def test_the_error_is_that_of_the_outputs(method: str, ranks: tuple[int, ...]) -
     assert real < float((blind(x) - out).square().sum() / out.square().sum())
 
 
+@pytest.mark.parametrize("method, ranks", [("svd", (3,)), ("cp", (5,))])
+def test_the_layers_share_the_scale_of_every_inner_channel(
+    method: str, ranks: tuple[int, ...]
+) -> None:
+    weights = factorize(drawn(0, 8, 6, 3, 3), torch.eye(54).double(), method, ranks).weights
+    norms = [w.flatten(1).norm(dim=1) for w in weights[:-1]]
+    norms.append(weights[-1].transpose(0, 1).flatten(1).norm(dim=1))
+    for each in norms[1:]:
+        torch.testing.assert_close(each, norms[0], rtol=0.05, atol=0)
+
+
 @torch.no_grad()
 def test_svd_is_the_principal_components_of_the_outputs() -> None:
     layer = with_weight(drawn(0, 8, 6, 3, 3), bias=False)

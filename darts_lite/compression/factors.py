@@ -18,6 +18,7 @@ In both, the last factor is then the least-squares fit B = W C A^T (A C A^T)^-1.
 
 from __future__ import annotations
 
+import itertools
 from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
@@ -29,6 +30,7 @@ from darts_lite.errors import UserError
 
 Method = Literal["svd", "tucker", "cp"]
 METHODS = ("svd", "tucker", "cp")
+BALANCING = 8  # sweeps over the layers; two layers need one
 Ranks = tuple[int, ...]  # svd and cp: one; tucker: of the inputs, of the outputs
 
 
@@ -203,7 +205,26 @@ def factorize(weight: Tensor, c: Tensor, method: Method, ranks: Ranks) -> Factor
     last = torch.linalg.lstsq(gram, head @ c @ matrix.T, driver="gelsd").solution.T
     rest = matrix - last @ head
     error = ((rest @ c) * rest).sum() / ((matrix @ c) * matrix).sum().clamp_min(1e-300)
-    return Factors((*first, last[:, :, None, None]), float(error.clamp_min(0)))
+    weights = _balanced([*first, last[:, :, None, None]])
+    return Factors(tuple(weights), float(error.clamp_min(0)))
+
+
+def _balanced(weights: list[Tensor]) -> list[Tensor]:
+    """Return factors of the same product with equal norms per inner channel, for fine-tuning.
+
+    The product leaves the scale of an inner channel open, and one learning rate serves all layers.
+    """
+    weights = [w.clone() for w in weights]
+    for _ in range(BALANCING):
+        for one, next_ in itertools.pairwise(weights):
+            depthwise = next_.shape[1] == 1 and len(one) > 1
+            after = next_ if depthwise else next_.transpose(0, 1)
+            norms = one.flatten(1).norm(dim=1), after.flatten(1).norm(dim=1)
+            zero = (norms[0] == 0) | (norms[1] == 0)
+            scale = (norms[1] / norms[0]).sqrt().masked_fill(zero, 1.0)[:, None, None, None]
+            one *= scale
+            after /= scale
+    return weights
 
 
 def _tensor_factors(
