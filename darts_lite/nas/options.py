@@ -99,8 +99,8 @@ class SearchOptions(RecipeOptions, FolderOptions, SpaceOptions):
     )
     fill: bool = option(
         False,
-        "Widen the network that was found until it has the most parameters within --max-params, "
-        "not half of them; for long trainings, because fewer epochs fit into the same time.",
+        "Widen the network that was found until it has the most parameters within --max-params; "
+        "for long trainings, because fewer epochs fit into the same time.",
     )
     optimizer: Literal["sgd", "adamw"] = option(
         "sgd", "Optimizer of the weights, in the search and in the final training."

@@ -40,12 +40,15 @@ class Phase(NamedTuple):
     settled: Weights | None = None
 
 
-def logit_specs(space: SearchSpace, start: Mapping[str, Tensor]) -> list[HyperSpec]:
+def logit_specs(
+    space: SearchSpace, start: Mapping[str, Tensor], end: float = 1.0
+) -> list[HyperSpec]:
     """Return the architecture logits as outer variables.
 
     Arguments:
         space: the search space.
         start: starting values by name of `logit_shapes`; all other logits start at zero.
+        end: fraction of the learning at which the logits stop; they travel as far until there.
     """
     return [
         HyperSpec(
@@ -53,7 +56,7 @@ def logit_specs(space: SearchSpace, start: Mapping[str, Tensor]) -> list[HyperSp
             start.get(name, torch.zeros(shape)),
             Identity(),
             "architecture",
-            ALPHA_TRAVEL,
+            ALPHA_TRAVEL / end,
         )
         for name, shape in logit_shapes(space).items()
     ]

@@ -58,7 +58,6 @@ INHERITED_WARM_UP = 0.05  # fraction of the budget, with the weights of an earli
 ANNEALING = 0.75  # fraction of the budget at which annealing begins
 SETTLING = 0.9  # fraction of the budget from which the selected path alone is trained
 SCORING = 0.75  # fraction of the budget at which the weights are trained and scoring begins
-LEAST = 0.5  # of the parameter limit: smaller results are widened, up to it
 PATHS = 4  # paths that are scored on one batch
 FINAL_TEMPERATURE = 0.2
 EVERY = {  # steps from one hypergradient to the next
@@ -106,15 +105,16 @@ class SearchTask(JointTask):
         network = Network(supernet, self.image, len(dataset.classes), generator).to(device)
         self.augment = augmentation_for(dataset, options.augment)
         recipe = recipe_of(options)
+        begin = WARM_UP if warm.params is None else INHERITED_WARM_UP
+        end = (SETTLING - begin) / (1 - begin) if self.method.settles else 1.0
         variables = outer_variables(
             self.augment,
             warm.starts,
             options.optimizer,
             EVERY,
-            logit_specs(self.space, warm.alpha),
+            logit_specs(self.space, warm.alpha, end),
             loss_specs(recipe, names_in(options.learn), warm.starts, EVERY["loss"]),
         ).to(device)
-        begin = WARM_UP if warm.params is None else INHERITED_WARM_UP
         learning = plan(options.estimator)
         self.scores = PathScores(self.space) if self.method.scored else None
         if self.method.scored:
@@ -290,16 +290,13 @@ class SearchTask(JointTask):
     def genotype(self, finished: bool = True) -> Genotype:
         """Return the selected network within the parameter limit, with the learned schedules.
 
-        A network of few parameters is widened: where a search was too short to tell operations
-        apart, ties fall to the cheaper one.
-
         Arguments:
             finished: whether the search spent its whole budget.
         """
         schedules, space = self.hyper.schedules(), self.discrete()
-        image, classes = self.dataset.image, len(self.dataset.classes)
-        share = 1.0 if self.options.fill else LEAST
-        space = filled(space, image, classes, int(share * self.options.limit))
+        if self.options.fill:
+            image, classes = self.dataset.image, len(self.dataset.classes)
+            space = filled(space, image, classes, self.options.limit)
         return result(self.options, self.dataset, space, schedules, finished)
 
 
