@@ -1,6 +1,7 @@
 """Pruning of trained networks: criteria, one-shot and iterative, before and after fine-tuning.
 
     python experiments/pruning.py --epochs 100               # all rows, 3 seeds, both networks
+    python experiments/pruning.py RUN RUN RUN --rows "Taylor,gates by hypergradient"
     python experiments/pruning.py --epochs 2 --seeds 1       # a short look, of no value as a result
 
 Fashion-MNIST, 10 000 training and validation images, 10 000 test images. Two networks: the
@@ -9,7 +10,7 @@ parameters, which is searched first. Each is trained once per seed for `--epochs
 prunes it to half or a quarter of its parameters, and fine-tunes for a tenth of the epochs with
 distillation from the original. The training steps of learned gates count as epochs of the
 fine-tuning. Milliseconds are medians at batch 1 and 32 on the threads of this process, original
-and pruned one after the other.
+and pruned one after the other. With RUN..., finished trainings are pruned; none are trained here.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ ROWS = (
     Row("magnitude", {"criterion": "magnitude"}),
     Row("BatchNorm scale", {"criterion": "norm"}),
     Row("Taylor", {"criterion": "taylor"}),
-    Row("Taylor, 3 rounds", {"criterion": "taylor", "rounds": 3}),
-    Row("Taylor, no teacher", {"criterion": "taylor", "teacher": False}),
-    Row("Taylor, widths of 8", {"criterion": "taylor", "multiple": 8}),
+    Row("Taylor in 3 rounds", {"criterion": "taylor", "rounds": 3}),
+    Row("Taylor without teacher", {"criterion": "taylor", "teacher": False}),
+    Row("Taylor with widths of 8", {"criterion": "taylor", "multiple": 8}),
     Row("gates by hypergradient", {"criterion": "gates"}),
 )
 
@@ -111,7 +112,33 @@ def pruned(run: Path, out: Path, share: float, row: Row, epochs: int, seed: int)
     return compress(run, asked, resume=set() if begun else None)
 
 
+def prune_all(
+    runs: list[Path], rows: list[Row], top: Path, seeds: list[int], epochs: int | None
+) -> dict[str, list[dict[str, Any]]]:
+    """Prune every run by every row; return the accounts by share and row.
+
+    Arguments:
+        runs: folders of finished trainings.
+        rows: ways to prune.
+        top: folder of the results, one below it for each run.
+        seeds: seed of each run.
+        epochs: epochs of the trainings; None to read them from each run.
+    """
+    table: dict[str, list[dict[str, Any]]] = {}
+    for number, (run, seed) in enumerate(zip(runs, seeds)):
+        length = json.loads((run / "metrics.json").read_text())["epochs"]
+        for share in SHARES:
+            for row in rows:
+                place = top / f"seed{number}" / f"{share:g} {row.name}"
+                metrics = pruned(run, place, share, row, epochs or round(length), seed)
+                table.setdefault(f"{share:g}, {row.name}", []).append(metrics["compression"])
+    return table
+
+
 @click.command()
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@click.option("--rows", default=",".join(row.name for row in ROWS),
+              help="Ways to prune, with commas.", show_default=True)  # fmt: skip
 @click.option("--epochs", default=100, show_default=True, help="Epochs of the original training.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--search-hours", default=0.5, show_default=True)
@@ -120,6 +147,8 @@ def pruned(run: Path, out: Path, share: float, row: Row, epochs: int, seed: int)
 @click.option("--data-dir", default="data", show_default=True)
 @click.option("--threads", default=2, show_default=True)
 def main(
+    runs: tuple[str, ...],
+    rows: str,
     epochs: int,
     seeds: int,
     search_hours: float,
@@ -133,20 +162,22 @@ def main(
     keep_freed_memory()
     top = Path(out)
     top.mkdir(parents=True, exist_ok=True)
+    wanted = [row for row in ROWS if row.name in rows.split(",")]
+    if runs:
+        folders = [Path(run) for run in runs]
+        table = prune_all(folders, wanted, top, list(range(len(folders))), None)
+        print_table("given", table)
+        return
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for name in only.split(","):
         if name == "hand":
             genotype = hand_made(top / "hand.json", data_dir)
         else:
             genotype = searched(top / "searched", data_dir, search_hours)
-        table = found.setdefault(name, {})
-        for seed in range(seeds):
-            run = trained(genotype, top / name / f"seed{seed}" / "run", epochs, seed)
-            for share in SHARES:
-                for row in ROWS:
-                    place = top / name / f"seed{seed}" / f"{share:g} {row.name}"
-                    metrics = pruned(run, place, share, row, epochs, seed)
-                    table.setdefault(f"{share:g}, {row.name}", []).append(metrics["compression"])
+        numbers = list(range(seeds))
+        places = [top / name / f"seed{seed}" / "run" for seed in numbers]
+        folders = [trained(genotype, place, epochs, s) for s, place in enumerate(places)]
+        found[name] = table = prune_all(folders, wanted, top / name, numbers, epochs)
         (top / "pruning.json").write_text(json.dumps(found, indent=1))
         print_table(name, table)
 
