@@ -84,7 +84,7 @@ class Monitor:
         if last or self._drawing <= DRAWING * (now - self._began):
             self._draw(task, step, recorder, space, cost.parameters)
             self._drawing += time.monotonic() - now
-        self._warn(task, step, recorder, mixed, one_hot, space)
+        self._warn(task, step, recorder, mixed, one_hot, space, last)
         return {
             "accuracy/mixed": mixed,
             "accuracy/one_hot": one_hot,
@@ -117,6 +117,7 @@ class Monitor:
         mixed: float,
         one_hot: float,
         space: SearchSpace,
+        last: bool,
     ) -> None:
         chosen = [edge.operations[0].name for _, edge in space.edges]
         late = task.fraction > LATE
@@ -132,9 +133,9 @@ class Monitor:
                 "close to a random choice; give a longer budget",
             ),
             "gap": (
-                late and one_hot < mixed - 0.15,
+                last and one_hot < mixed - 0.15,
                 f"the discretized network has an accuracy of {one_hot:.1%}, the supernet has "
-                f"{mixed:.1%}; give a longer budget, so that annealing brings them together",
+                f"{mixed:.1%}; give a longer budget",
             ),
         }
         for name, (true, message) in found.items():

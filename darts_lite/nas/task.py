@@ -149,7 +149,14 @@ class SearchTask(JointTask):
         return FINAL_TEMPERATURE ** min(1.0, max(0.0, cooled))
 
     def lr_factor(self, fraction: float) -> float:
-        return super().lr_factor(fraction if self.scores is None else min(1.0, fraction / SCORING))
+        """Return the factor of the learning rate; the schedule begins anew for a settled path."""
+        if self.scores is not None:
+            return super().lr_factor(min(1.0, fraction / SCORING))
+        if not self.method.settles:
+            return super().lr_factor(fraction)
+        if fraction < SETTLING:
+            return super().lr_factor(fraction / SETTLING)
+        return super().lr_factor((fraction - SETTLING) / (1 - SETTLING))
 
     def doing(self, fraction: float) -> str:
         if self._unmeasured:
@@ -243,7 +250,7 @@ class SearchTask(JointTask):
         found["skipped_hypergradients"] = self.hyper.variables.skipped.double()
         numbers = torch.stack([value.double() for value in found.values()]).tolist()  # one wait
         values = dict(zip(found, numbers))
-        values["lr"] = values["learned/lr"] * self.plain.lr_factor(self.fraction)
+        values["lr"] = values["learned/lr"] * self.lr_factor(self.fraction)
         values["fraction"] = self.fraction
         return values
 
