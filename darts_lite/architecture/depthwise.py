@@ -1,7 +1,7 @@
 """Depthwise convolution with a fast gradient of large kernels on the CPU.
 
 oneDNN has a fast kernel for the weight gradient of a depthwise convolution of up to three columns;
-of five columns it is 5 to 30 times slower. The gradient of five columns is here that of two blocks
+of five columns it is some 20 times slower. The gradient of five columns is here that of two blocks
 of three columns. See experiments/benchmark_depthwise.py.
 """
 
