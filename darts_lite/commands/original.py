@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from darts_lite.architecture.cost import Cost
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.recipe import Recipe
+from darts_lite.architecture.structure import TimmModel
 from darts_lite.compression.options import CompressOptions
 from darts_lite.errors import UserError
 from darts_lite.files import read_json
@@ -72,6 +73,12 @@ def original_of(run: Path) -> Original:
             f"such as {run / 'fold0'}"
         )
     folder = run if (run / "model.pt").exists() else run / "derive"
+    structure = predictor.genotype.structure
+    if isinstance(structure, TimmModel):
+        raise UserError(
+            f"RUN must have a network of a search space, got the timm model {structure.name} in "
+            f"{folder}; give a smaller network this one as a teacher: derive --teacher {folder}"
+        )
     metrics, config = folder / "metrics.json", folder / "config.json"
     known = read_json(config).get("options", {}) if config.exists() else {}
     return Original(folder, predictor, read_json(metrics) if metrics.exists() else {}, known)
