@@ -79,7 +79,7 @@ def _panel(axes: Axes, spots: Sequence[Spot], original: Spot, name: str) -> list
     )
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.xaxis.set_major_formatter("{x:g}" if name == "milliseconds" else EngFormatter())
     axes.tick_params(labelsize=8, colors=INK)
     axes.grid(color="#e4e4e4", lw=0.6)
     axes.set_axisbelow(True)
