@@ -49,6 +49,7 @@ IMPORTERS = {  # library -> the modules that may import it
         "darts_lite.reporting.pictures.canvas",
         "darts_lite.reporting.pictures.genotypes",
         "darts_lite.reporting.pictures.heat_maps",
+        "darts_lite.reporting.pictures.roads",
         "darts_lite.reporting.pictures.schedules",
         "darts_lite.reporting.pictures.studies",
     ),

@@ -427,6 +427,14 @@ def test_export_computes_the_same(searched: Path, tmp_path: Path, name: str, for
     assert "largest difference" in found.output
 
 
+@pytest.mark.parametrize("words", [(), ("--compare",)])
+def test_a_run_cannot_be_compressed(trained: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    line = ["compress", trained, "--target-params", 900, "--out", tmp_path / "c", *words]
+    said = refuse(*line)
+    assert "got the timm model test_resnet in" in said and f"derive --teacher {trained}" in said
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_run_starts_another_and_teaches(searched: Path, trained: Path, tmp_path: Path) -> None:
     derive(searched, tmp_path / "next", "--genotype", trained / "genotype.json", "--from", trained,
            "--freeze", "features")  # fmt: skip

@@ -11,12 +11,14 @@ from darts_lite.commands import compress as _compress
 from darts_lite.commands import derive as _derive
 from darts_lite.commands import fit as _fit
 from darts_lite.commands import folds, random_baseline
+from darts_lite.commands import roads as _roads
 from darts_lite.commands import search as _search
 from darts_lite.commands import selftrain as _selftrain
 from darts_lite.compression.options import CompressOptions
 from darts_lite.errors import UserError
 from darts_lite.hpo.options import TuneOptions
 from darts_lite.nas.options import FitOptions, SearchOptions
+from darts_lite.reporting.comparison.roads import NAME
 from darts_lite.training.options import DeriveOptions, SelfTrainOptions
 from darts_lite.training.run import Say
 
@@ -99,6 +101,8 @@ def compress(
 ) -> dict[str, Any]:
     """Make the network of a training smaller and fine-tune it; return its `metrics.json`.
 
+    With `compare=True`, train several roads to the same size; return the content of `compare.json`.
+
     Arguments:
         run: folder of the training, as for `load`.
         resume: whether to continue the run in `out` with its own settings.
@@ -108,7 +112,21 @@ def compress(
     Raises: `UserError` for bad input; `TypeError` for an unknown option.
     """
     given = set(options) if resume else None
-    return _compress.compress(Path(run), CompressOptions(**options), resume=given, say=say)
+    said = CompressOptions(**options)
+    return compress_command(said, resume)(Path(run), said, resume=given, say=say)
+
+
+def compress_command(options: CompressOptions, resume: bool) -> Callable[..., dict[str, Any]]:
+    """Return the function that does what the options of `compress` ask for.
+
+    Arguments:
+        options: options of the command.
+        resume: whether the user gave --resume; a comparison in `out` then goes on without
+            `compare`.
+    """
+    begun = options.out is not None and (Path(options.out) / NAME).exists()
+    compared = options.compare or (resume and begun)
+    return _roads.compare_roads if compared else _compress.compress
 
 
 def tune(*, resume: bool = False, say: Say = print, **options: Any) -> Path:

@@ -159,12 +159,13 @@ def export(run: str, **flags: Any) -> None:
 @_resume
 @click.pass_context
 def compress(context: click.Context, /, run: str, resume: bool, **flags: Any) -> None:
-    """Make the network of a derive run smaller, and fine-tune it."""
+    """Make the network of a derive run smaller, and fine-tune it; or compare ways to do so."""
     with _clear_errors():
-        from darts_lite.commands.compress import compress
+        from darts_lite.commands.api import compress_command
 
+        options = CompressOptions(**flags)
         given = _given(context) - {"run"} if resume else None
-        compress(Path(run), CompressOptions(**flags), resume=given, say=click.echo)
+        compress_command(options, resume)(Path(run), options, resume=given, say=click.echo)
 
 
 @main.command()

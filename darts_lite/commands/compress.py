@@ -8,25 +8,38 @@ RUN -> out/smaller/             the files of `derive`: the fine-tuned network, a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 
-from darts_lite.architecture.cost import Cost
-from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import calibrate
-from darts_lite.architecture.recipe import Recipe
 from darts_lite.commands.derive import derive
+from darts_lite.commands.original import (
+    Original,
+    data_options,
+    original_of,
+    recipe_of,
+    require_same_run,
+    training_of,
+)
 from darts_lite.commands.several import Several
 from darts_lite.compression.int8 import NAME, compare, quantize
 from darts_lite.compression.layers import Small, Trained, plain_copy
 from darts_lite.compression.methods import LAST, METHODS, methods_of
-from darts_lite.compression.options import CompressOptions
-from darts_lite.compression.target import Target, between, milliseconds, target_of
+from darts_lite.compression.options import CompressOptions, require_one_budget
+from darts_lite.compression.target import (
+    Target,
+    between,
+    milliseconds,
+    require_below,
+    target_of,
+    times_of,
+)
 from darts_lite.data import Dataset, Images, Splits, evaluation_batches
 from darts_lite.errors import UserError
 from darts_lite.export import onnx_file
@@ -35,53 +48,18 @@ from darts_lite.export.write import export
 from darts_lite.files import read_json, replacing, write_json
 from darts_lite.reporting.model_card import write_card
 from darts_lite.training import checkpoint
-from darts_lite.training.build import recipe_with
 from darts_lite.training.device import device_named
-from darts_lite.training.latency import latency_of, of_network
 from darts_lite.training.metrics import evaluate, sample
-from darts_lite.training.options import MAY_MOVE, DeriveOptions, RecipeOptions, SourceOptions
-from darts_lite.training.predictor import Ensemble, Predictor, load
-from darts_lite.training.replay import DEFAULTS
+from darts_lite.training.options import MAY_MOVE
+from darts_lite.training.predictor import Predictor, load
 from darts_lite.training.run import Say, make_folder, on, read_data
-from darts_lite.training.source import data_of, require_data_of
+from darts_lite.training.source import require_data_of
 from darts_lite.training.task import CALIBRATED
 
 SHARE = 0.1  # share of the original training time for fine-tuning
 LEAST_HOURS = 0.003  # of the fine-tuning, if the original training was very short
-TAKEN = ("augment", "batch_size")  # options of RUN that its fine-tuning takes over
 COPIED = ("genotype.json", "model.pt", "metrics.json", "config.json", "checkpoint.pt", "seen.npz",
           "MODEL_CARD.md", "metrics.jsonl")  # fmt: skip
-
-
-class Original(NamedTuple):
-    """The training that is compressed.
-
-    Attributes:
-        folder: its folder.
-        predictor: its network and genotype.
-        metrics: content of its metrics.json; empty for a training without one.
-        options: options of its training; empty if they are not known.
-    """
-
-    folder: Path
-    predictor: Predictor
-    metrics: dict[str, Any]
-    options: dict[str, Any]
-
-    @property
-    def genotype(self) -> Genotype:
-        """Its genotype."""
-        return self.predictor.genotype
-
-    @property
-    def held_out(self) -> bool:
-        """Whether it held the validation images out."""
-        return bool(self.metrics.get("validation_held_out", False))
-
-    @property
-    def cost(self) -> Cost:
-        """Its parameters and MACs."""
-        return Cost(self.genotype.parameters, self.genotype.macs)
 
 
 @dataclass(frozen=True)
@@ -113,6 +91,7 @@ def compress(
     options: CompressOptions,
     *,
     resume: Collection[str] | None = None,
+    started: float | None = None,
     say: Say = print,
 ) -> dict[str, Any]:
     """Make the network of a training smaller and fine-tune it; return its `metrics.json`.
@@ -122,39 +101,40 @@ def compress(
         options: options of the command.
         resume: names of the options that the user gave beside --resume; all other options come
             from `compressed/compress.json`. None starts a new run.
+        started: start of the budget, on the clock of `time.monotonic`; the budget then holds the
+            making of the smaller network too. None for a budget of the fine-tuning alone.
         say: prints a line for the user.
     Raises: `UserError` for bad input; `darts_lite.errors.Interrupted` after a signal.
     """
-    original = _original(run)
+    original = original_of(run)
+    options = replace(options, method=options.method or "prune")
     out = Path(options.out) if options.out else original.folder.parent / "smaller"
     if out.resolve() == original.folder.resolve():
         raise UserError(f"--out must not be RUN itself, got {out}; choose another --out")
     result = out / "compressed" / "compress.json"
-    taken = (out / "metrics.json", out / "checkpoint.pt")
+    taken = (out / "metrics.json", out / "checkpoint.pt", out / "compare.json")
     with Several.open("compress", result, options, resume, say, results=taken) as several:
         if several.content:
-            _require_same_run(several, original)
+            require_same_run(several.content, original, result)
             if "metrics" in several.content:
                 say(f"{out / 'metrics.json'} is finished")
                 return several.content["metrics"]
-        return _compressed(several, original, out, say)
+        return _compressed(several, original, out, started, say)
 
 
 def _compressed(
     several: Several[CompressOptions],
     original: Original,
     out: Path,
+    started: float | None,
     say: Say,
 ) -> dict[str, Any]:
     """Run all stages; return the metrics of the last one."""
     options = several.options
-    names = methods_of(options.method)
+    names = methods_of(str(options.method))
     target = _target(options, names, original)
     device = device_named(options.device)
-    source = SourceOptions(
-        dataset=options.dataset, data_dir=options.data_dir, download=options.download
-    )
-    dataset, splits = read_data(data_of(original.genotype, source), original.genotype.seed, say)
+    dataset, splits = read_data(data_options(original, options), original.genotype.seed, say)
     require_data_of(original.genotype, dataset, str(original.folder))
     splits = on(device, splits)
     if "int8" in names:
@@ -165,6 +145,7 @@ def _compressed(
         several.write(dataset.fingerprint, run=str(original.folder.absolute()))
         _copy(original.folder, out)
     for number, stage in enumerate(stages):
+        begins = started if number == 0 or started is None else time.monotonic()
         previous = original.predictor if number == 0 else load(stages[number - 1].folder)
         if not (stage.compressed / "metrics.json").exists():
             assert target is not None
@@ -174,10 +155,19 @@ def _compressed(
                 several.take()
                 several.write(dataset.fingerprint, run=str(original.folder.absolute()))
             _write(stage, small, original, splits, say)
-        training = _fine_tuning(stage, original, options)
+        start = stage.compressed if (stage.compressed / "model.pt").exists() else None
+        training = training_of(
+            original,
+            options,
+            stage.compressed / "genotype.json",
+            stage.folder,
+            epochs=stage.epochs,
+            hours=stage.hours,
+            start=start,
+        )
         begun = (stage.folder / "checkpoint.pt").exists()
         taken = None if not begun else MAY_MOVE
-        derive(training, resume=taken, say=say, dataset=dataset)
+        derive(training, resume=taken, started=begins, say=say, dataset=dataset)
     extra = {"int8": _quantized(out, splits, say)} if "int8" in names else {}
     return _finished(several, original, out, names, target, extra, dataset, say)
 
@@ -206,30 +196,6 @@ def _quantized(out: Path, splits: Splits, say: Say) -> dict[str, Any]:
     }
 
 
-def _original(run: Path) -> Original:
-    """Return the training in a folder."""
-    predictor = load(run)
-    if isinstance(predictor.network, Ensemble):
-        raise UserError(
-            f"RUN must be one training, got the cross-validation {run}; give one of its folds, "
-            f"such as {run / 'fold0'}"
-        )
-    folder = run if (run / "model.pt").exists() else run / "derive"
-    metrics, config = folder / "metrics.json", folder / "config.json"
-    known = read_json(config).get("options", {}) if config.exists() else {}
-    return Original(folder, predictor, read_json(metrics) if metrics.exists() else {}, known)
-
-
-def _require_same_run(several: Several[CompressOptions], original: Original) -> None:
-    """Raise `UserError` if a resumed command was begun with another training."""
-    begun = several.content.get("run")
-    if begun is not None and begun != str(original.folder.absolute()):
-        raise UserError(
-            f"RUN must be {begun}, which {several.result} was begun with, got {original.folder}; "
-            "give that one, or choose another --out"
-        )
-
-
 def _target(options: CompressOptions, names: list[str], original: Original) -> Target | None:
     """Return the target.
 
@@ -244,11 +210,7 @@ def _target(options: CompressOptions, names: list[str], original: Original) -> T
                 "got none; give one of them"
             )
         return None
-    if target.kind != "ms" and target.limit >= target.of(original.cost):
-        raise UserError(
-            f"{target.flag} must be below {target.shown(target.of(original.cost))}, the size of "
-            f"{original.folder}, got {target.limit:g}; lower it"
-        )
+    require_below(target, original.cost, original.folder)
     return target
 
 
@@ -274,11 +236,7 @@ def _stages(
         for _ in range(options.rounds if name == "prune" else 1)
     ]
     count = len(steps)
-    if options.epochs is not None and options.budget_hours is not None:
-        raise UserError(
-            f"the budget must be in hours or in epochs, not both, got {options.budget_hours:g} "
-            f"hours and {options.epochs} epochs; give one of them"
-        )
+    require_one_budget(options)
     if options.epochs is not None and options.epochs < count:
         raise UserError(
             f"--epochs must be at least {count}, one for each stage, got {options.epochs}; raise it"
@@ -316,22 +274,8 @@ def _made(
     )
     small = METHODS[stage.method](trained, target, options)
     factor = 1.0 if small.network is None else options.rate
-    recipe = _recipe(original, factor)
+    recipe = recipe_of(original, factor)
     return Small(replace(small.genotype, recipe=recipe), small.network)
-
-
-def _recipe(original: Original, factor: float) -> Recipe:
-    """Return the recipe of the original training, with a factor on its learning rate."""
-    learned = original.folder / "learned.json"
-    recipe = (Genotype.load(learned) if learned.exists() else original.genotype).recipe
-    if original.options.get("hyperparameters") == "default":
-        recipe = Recipe(augment="standard", schedules=dict(DEFAULTS))
-    names = RecipeOptions.__dataclass_fields__
-    said = {n: v for n, v in original.options.items() if n in names and n != "learn"}
-    recipe = recipe_with(recipe, RecipeOptions(**said))
-    before = original.metrics.get("compression", {}).get("rate", 1.0)
-    rates = tuple((at, value * factor / before) for at, value in recipe.schedules["lr"])
-    return replace(recipe, schedules={**recipe.schedules, "lr": rates})
 
 
 def _write(stage: Stage, small: Small, original: Original, splits: Splits, say: Say) -> None:
@@ -372,29 +316,6 @@ def _calibrate(network: nn.Module, images: Images) -> None:
     network.eval()
 
 
-def _fine_tuning(stage: Stage, original: Original, options: CompressOptions) -> DeriveOptions:
-    """Return the options of the training after a stage."""
-    start = (stage.compressed / "model.pt").exists()
-    taken = {n: original.options[n] for n in TAKEN if original.options.get(n) is not None}
-    return DeriveOptions(
-        genotype=str(stage.compressed / "genotype.json"),
-        start=str(stage.compressed) if start else None,
-        teacher=str(original.folder) if options.teacher else None,
-        teacher_weight=options.teacher_weight if options.teacher else None,
-        out=str(stage.folder),
-        epochs=stage.epochs,
-        budget_hours=stage.hours,
-        select="held_out" if original.held_out else "last",
-        dataset=options.dataset,
-        data_dir=options.data_dir,
-        download=options.download,
-        device=options.device,
-        seed=options.seed,
-        checkpoint_seconds=options.checkpoint_seconds,
-        **taken,
-    )
-
-
 def _finished(
     several: Several[CompressOptions],
     original: Original,
@@ -412,7 +333,7 @@ def _finished(
     path = out / "compressed" / "metrics.json"
     untuned = read_json(path) if path.exists() else {}
     times = {
-        name: _times(plain_copy(predictor.network).to(device), predictor.genotype.image)
+        name: times_of(plain_copy(predictor.network).to(device), predictor.genotype.image)
         for name, predictor in (("before", original.predictor), ("after", made))
     }
     metrics = read_json(out / "metrics.json")
@@ -439,13 +360,6 @@ def _finished(
     several.write(dataset.fingerprint, run=str(original.folder.absolute()), metrics=metrics)
     say(_table(metrics["compression"]))
     return metrics
-
-
-def _times(network: nn.Module, image: tuple[int, int, int]) -> dict[str, float]:
-    """Return the median milliseconds by batch size."""
-    device = next(network.parameters()).device
-    found = latency_of(of_network(network, device), image)["batches"]
-    return {str(each["batch"]): each["median_ms"] for each in found}
 
 
 def _table(about: Mapping[str, Any]) -> str:

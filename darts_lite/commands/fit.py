@@ -125,7 +125,7 @@ def _fitted(
         raise
 
     progress.part("fit: derive", part / total, 1.0)
-    spent = _seconds(out / "search" / "metrics.jsonl")
+    spent = seconds_of(out / "search" / "metrics.jsonl")
     training = _derive_options(options, out, max(FIXED, total - spent - CLOSING))
     metrics = derive(
         training,
@@ -171,6 +171,10 @@ def _begun(checkpoint: Path) -> Collection[str] | None:
     return MAY_CHANGE if checkpoint.exists() else None
 
 
-def _seconds(path: Path) -> float:
-    """Return the seconds that a finished search took, from its metrics.jsonl."""
+def seconds_of(path: Path) -> float:
+    """Return the seconds that a finished search took.
+
+    Arguments:
+        path: its metrics.jsonl.
+    """
     return max(json.loads(line).get("seconds", 0.0) for line in whole_lines(path))

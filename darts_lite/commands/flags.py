@@ -50,11 +50,15 @@ def _flag(each: Field[Any], hint: Any, required: bool) -> Callable[[Command], Co
 
 
 def _type(hint: Any, about: Any) -> click.ParamType:
-    """Return the click type of a type hint with its limits; `X | None` counts as X."""
+    """Return the click type of a type hint with its limits.
+
+    `X | None` counts as X, and `int | str` as text, which the dataclass checks.
+    """
     if names := names_of(hint):
         return click.Choice(list(names))
     if get_origin(hint) in (Union, types.UnionType):
-        (hint,) = (part for part in get_args(hint) if part is not type(None))
+        parts = [part for part in get_args(hint) if part is not type(None)]
+        hint = str if str in parts else parts[0]
     if hint in (int, float):
         limits = {
             "min": about["low"],

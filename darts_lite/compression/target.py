@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from torch import nn
 
+from darts_lite.architecture.cost import Cost
 from darts_lite.compression.options import CompressOptions
 from darts_lite.errors import UserError
 from darts_lite.training.latency import latency_of, of_network
@@ -66,8 +68,12 @@ def target_of(options: CompressOptions) -> Target | None:
     Raises: `UserError` if there are several.
     """
     given: list[Target] = []
-    if options.target_params is not None:
-        given.append(Target("params", options.target_params))
+    if len(options.targets) > 1:
+        raise UserError(
+            f"--target-params must be one number without --compare, got {options.target_params}; "
+            "give one, or add --compare"
+        )
+    given += [Target("params", each) for each in options.targets]
     if options.target_macs is not None:
         given.append(Target("macs", options.target_macs))
     if options.target_ms is not None:
@@ -80,6 +86,33 @@ def target_of(options: CompressOptions) -> Target | None:
     return given[0] if given else None
 
 
+def require_below(target: Target, cost: Cost, where: Path) -> None:
+    """Raise `UserError` if a target of parameters or MACs is not below the size of a network.
+
+    Arguments:
+        target: the target.
+        cost: parameters and MACs of the network.
+        where: folder of the network, for the error.
+    """
+    if target.kind != "ms" and target.limit >= target.of(cost):
+        raise UserError(
+            f"{target.flag} must be below {target.shown(target.of(cost))}, the size of {where}, "
+            f"got {target.limit:g}; lower it"
+        )
+
+
+def times_of(network: nn.Module, image: tuple[int, int, int]) -> dict[str, float]:
+    """Return the median milliseconds of a call by its number of images, on the network's device.
+
+    Arguments:
+        network: network in evaluation mode.
+        image: channels, height and width of an image.
+    """
+    call = of_network(network, next(network.parameters()).device)
+    found = latency_of(call, image)["batches"]
+    return {str(each["batch"]): each["median_ms"] for each in found}
+
+
 def milliseconds(network: nn.Module, image: tuple[int, int, int]) -> float:
     """Return the median milliseconds of a batch of 32 images on the device of a network.
 
@@ -87,9 +120,7 @@ def milliseconds(network: nn.Module, image: tuple[int, int, int]) -> float:
         network: network in evaluation mode.
         image: channels, height and width of an image.
     """
-    call = of_network(network, next(network.parameters()).device)
-    times = [latency_of(call, image)["batches"][1]["median_ms"] for _ in range(REPEATS)]
-    return min(times)
+    return min(times_of(network, image)[str(BATCH)] for _ in range(REPEATS))
 
 
 def largest_within(

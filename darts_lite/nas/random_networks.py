@@ -43,23 +43,24 @@ def uniform_random(space: SearchSpace, generator: torch.Generator) -> SearchSpac
 
 
 def random_genotypes(
-    like: Genotype, count: int, limit: int | None = None, draws: int = DRAWS
+    like: Genotype, count: int, limit: int | None = None, draws: int = DRAWS, first: int = 0
 ) -> list[Genotype]:
     """Return random genotypes of about the size of a given genotype, with the same recipe.
 
-    Genotype i is drawn uniformly from the space of `like` by a generator of seed i. Draws are
-    repeated until the number of parameters is within a tenth of the number of `like` and at most
-    `limit`, and the genotype differs from `like` and from all genotypes before it. A larger `count`
-    therefore does not change the first genotypes.
+    Genotype i is drawn uniformly from the space of `like` by a generator of seed `first + i`.
+    Draws are repeated until the number of parameters is within a tenth of the number of `like` and
+    at most `limit`, and the genotype differs from `like` and from all genotypes before it. A larger
+    `count` therefore does not change the first genotypes.
 
     Arguments:
         like: genotype that gives space, size and recipe.
         count: number of genotypes.
         limit: parameter limit; None for no limit.
         draws: largest number of draws per genotype.
+        first: seed of the first genotype.
     Raises: `UserError` if `draws` draws find no such genotype.
     """
-    space, image, classes = _whole(like.space), like.image, len(like.classes)
+    space, image, classes = whole_space(like.space), like.image, len(like.classes)
     table = CostTable(space, image, classes)
     costs = {
         (cell.name, replace(edge, operations=(option,))): cost
@@ -68,8 +69,8 @@ def random_genotypes(
         for option, cost in zip(edge.options, row)
     }
     taken, found = [like.space], []
-    for seed in range(count):
-        generator = torch.Generator().manual_seed(seed)
+    for number in range(count):
+        generator = torch.Generator().manual_seed(first + number)
         for _ in range(draws):
             drawn = uniform_random(space, generator)
             cost = table.constant
@@ -82,17 +83,22 @@ def random_genotypes(
         else:
             raise UserError(
                 f"the space {space.preset} at {space.channels} channels must have {count} other "
-                f"networks within a tenth of {like.parameters} parameters, got {seed} in {draws} "
+                f"networks within a tenth of {like.parameters} parameters, got {number} in {draws} "
                 "draws; "
-                + (f"use --random {seed}" if seed else "search again with other --channels")
+                + (f"use --random {number}" if number else "search again with other --channels")
             )
         taken.append(drawn)
         found.append(replace(like, space=drawn, parameters=cost.parameters, macs=cost.macs))
     return found
 
 
-def _whole(space: SearchSpace) -> SearchSpace:
-    """Return the full search space that contains a discrete space."""
+def whole_space(space: SearchSpace) -> SearchSpace:
+    """Return the full search space that contains a discrete space.
+
+    Arguments:
+        space: the discrete space.
+    Raises: `UserError` if it is not a member of a known search space.
+    """
     preset = PRESETS.get(space.preset)
     whole = preset and preset(space.channels, len(space.sequence), space.stem_stride)
     if whole is None or whole.sequence != space.sequence:

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 from darts_lite.reporting.comparison.compare import by_method, metric_of
+from darts_lite.reporting.comparison.roads import Roads, omissions, rows_of
 from darts_lite.reporting.comparison.study import Final, Study, Trial
 from darts_lite.reporting.comparison.tables import NOTHING, duration, percent, rows
 
@@ -42,13 +43,19 @@ pre { margin: 0.3rem 0; white-space: pre-wrap; }
 """
 
 
-def html_page(studies: Sequence[Study], title: str, pictures: Sequence[Path]) -> str:
+def html_page(
+    studies: Sequence[Study],
+    title: str,
+    pictures: Sequence[Path],
+    comparisons: Sequence[Roads] = (),
+) -> str:
     """Return the HTML page; every text that comes from a study is escaped.
 
     Arguments:
         studies: of the report.
         title: of the page.
         pictures: paths of PNG files.
+        comparisons: comparisons of roads to a smaller network.
     """
     methods = [[escape(cell) for cell in row] for row in rows(studies)]
     images = "\n".join(_image(path) for path in pictures)
@@ -65,12 +72,24 @@ def html_page(studies: Sequence[Study], title: str, pictures: Sequence[Path]) ->
 validation" is the {metric} on validation images, of networks under the parameter limit of their
 study; only the column "test accuracy" is on test images.</p>
 {images}
+{_compared(comparisons)}
 {_tested(studies)}
 {_diagnosed(studies)}
 <h2>The best trials</h2>
 {_table(_best(studies))}
 </html>
 """
+
+
+def _compared(comparisons: Sequence[Roads]) -> str:
+    """Return a table for every comparison of roads; empty without one."""
+    parts = []
+    for roads in comparisons:
+        cells = [[escape(cell) for cell in row] for row in rows_of(roads)]
+        title = escape(f"Roads to a smaller network than {roads.run}")
+        parts += [f"<h2>{title}</h2>", _table(cells)]
+        parts += [f"<p>{escape(line)}</p>" for line in omissions(roads)]
+    return "\n".join(parts)
 
 
 def _tested(studies: Sequence[Study]) -> str:

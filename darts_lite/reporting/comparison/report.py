@@ -17,25 +17,35 @@ from darts_lite.reporting.comparison.compare import (
     pareto_front,
 )
 from darts_lite.reporting.comparison.html_page import html_page
+from darts_lite.reporting.comparison.roads import (
+    NAME,
+    Roads,
+    draw_roads,
+    read_roads,
+    roads_table,
+    studies_of,
+)
 from darts_lite.reporting.comparison.study import Study, read_study
 from darts_lite.reporting.comparison.tables import results_table
 from darts_lite.reporting.recorder import Recorder
 
-RUN = ("study.json", "g.json", "checkpoint.pt")  # a folder with one of these files holds a run
+# a folder with one of these files holds a run
+RUN = ("study.json", "g.json", "checkpoint.pt", NAME)
 
 
 def write_report(folders: Sequence[Path], out: Path, say: Callable[[str], object] = print) -> None:
     """Compare studies and write the report; an earlier report in `out` is replaced.
 
     Arguments:
-        folders: of the studies.
+        folders: of the studies, or of comparisons of `compress --compare`; every road of such a
+            comparison is then a study.
         out: folder of the report.
         say: receives the table and a last line with the path of the page.
 
     Raises: `UserError`, if a study cannot be read, if the data of the studies differ, or if `out`
     is the folder of a run.
     """
-    studies = [read_study(folder) for folder in dict.fromkeys(folders)]
+    studies, comparisons = _read(folders)
     _require_same_data(studies)
     metric = metric_of(studies)
     if any((out / name).exists() for name in RUN):
@@ -45,8 +55,11 @@ def write_report(folders: Sequence[Path], out: Path, say: Callable[[str], object
         for events in out.glob("events.out.tfevents.*"):
             events.unlink()  # TensorBoard would show the old table beside the new one
     data = studies[0].settings.dataset.get("name", "studies")
-    text = results_table(studies)
+    text = "\n".join([results_table(studies), *map(roads_table, comparisons)])
     images = {"scatter": _scatter(studies, data, metric)}
+    for number, roads in enumerate(comparisons, start=1):
+        name = "compare" if len(comparisons) == 1 else f"compare{number}"
+        images = {name: draw_roads(roads)} | images
     if any(study.trials for study in studies):  # a search and its final training have none
         images = {"best_so_far": _best_so_far(studies, data, metric)} | images
     with Recorder(out) as recorder:
@@ -56,10 +69,24 @@ def write_report(folders: Sequence[Path], out: Path, say: Callable[[str], object
         recorder.text(0, "report/table", text)
     write_lines(out / "table.md", [text])
     files = [out / f"{name}.png" for name in images]
-    write_lines(out / "index.html", [html_page(studies, f"Report on {data}", files)])
+    write_lines(out / "index.html", [html_page(studies, f"Report on {data}", files, comparisons)])
     say(text)
     trials = sum(len(study.trials) for study in studies)
     say(f"{out / 'index.html'}: studies {len(studies)}, trials {trials}")
+
+
+def _read(folders: Sequence[Path]) -> tuple[list[Study], list[Roads]]:
+    """Return the studies in folders, and the comparisons of roads with their roads as studies."""
+    studies: list[Study] = []
+    comparisons: list[Roads] = []
+    for folder in dict.fromkeys(folders):
+        roads = read_roads(folder)
+        if roads is None:
+            studies.append(read_study(folder))
+        else:
+            studies += studies_of(folder, roads)
+            comparisons.append(roads)
+    return studies, comparisons
 
 
 def _best_so_far(studies: Sequence[Study], data: str, metric: str) -> pictures.Image:

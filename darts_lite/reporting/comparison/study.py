@@ -21,7 +21,7 @@ from darts_lite.architecture.genotype import Genotype
 from darts_lite.errors import UserError
 from darts_lite.files import first_fault, whole_lines
 
-_FILE = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+FILE = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 T = TypeVar("T")
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -56,7 +56,7 @@ class Trial:
     trial in seconds on the study's clock. `seconds` is the duration of the trial.
     """
 
-    __pydantic_config__ = _FILE
+    __pydantic_config__ = FILE
     trial: int
     state: State
     accuracy: Fraction | None
@@ -87,7 +87,7 @@ class Trial:
 class Settings:
     """Content of study.json; for a search only method, seed and data are known."""
 
-    __pydantic_config__ = _FILE
+    __pydantic_config__ = FILE
     method: str
     seed: int
     dataset: dict[str, Any]
@@ -104,7 +104,7 @@ class Settings:
 class ClassScores:
     """Scores of one class on test images."""
 
-    __pydantic_config__ = _FILE
+    __pydantic_config__ = FILE
     name: Annotated[str, Field(alias="class")]
     precision: Fraction
     recall: Fraction
@@ -116,7 +116,7 @@ class ClassScores:
 class Confused:
     """Test images of one class that were taken for another, and their share of the class."""
 
-    __pydantic_config__ = _FILE
+    __pydantic_config__ = FILE
     true: str
     predicted: str
     count: Count
@@ -127,7 +127,7 @@ class Confused:
 class Timing:
     """Milliseconds of one call with a batch of images."""
 
-    __pydantic_config__ = _FILE
+    __pydantic_config__ = FILE
     batch: Count
     median_ms: Seconds
     p95_ms: Seconds
@@ -137,7 +137,7 @@ class Timing:
 class Latency:
     """Latency of a network, and the machine that took it."""
 
-    __pydantic_config__ = _FILE
+    __pydantic_config__ = FILE
     device: str
     processor: str
     threads: Count
@@ -151,7 +151,7 @@ class Final:
     A metric is None if the file is older than the metric, or the metric is not defined.
     """
 
-    __pydantic_config__ = _FILE
+    __pydantic_config__ = FILE
     parameters: Count
     macs: Count
     test_accuracy: Fraction
@@ -177,7 +177,7 @@ class Final:
 
 @dataclass(frozen=True, kw_only=True)
 class _Compression:
-    __pydantic_config__ = _FILE
+    __pydantic_config__ = FILE
     methods: tuple[str, ...]
 
 
@@ -185,7 +185,7 @@ class _Compression:
 class _Made:
     """The part of metrics.json that says how a network was made."""
 
-    __pydantic_config__ = _FILE
+    __pydantic_config__ = FILE
     compression: _Compression | None = None
 
     @property
@@ -227,9 +227,9 @@ def read_study(folder: Path) -> Study:
     """
     configured, lines = folder / "study.json", folder / "trials.jsonl"
     searched, derived = folder / "g.json", folder / "derive" / "metrics.json"
-    final = _parse(Final, derived.read_bytes(), str(derived)) if derived.exists() else None
+    final = parse(Final, derived.read_bytes(), str(derived)) if derived.exists() else None
     if configured.exists():
-        settings = _parse(Settings, configured.read_bytes(), str(configured))
+        settings = parse(Settings, configured.read_bytes(), str(configured))
         if not lines.exists():
             raise UserError(
                 f"{folder} must contain trials.jsonl, got none: no trial has ended yet; "
@@ -241,8 +241,8 @@ def read_study(folder: Path) -> Study:
         content = metrics.read_bytes()
         return Study(
             folder,
-            _settings(trained, _parse(_Made, content, str(metrics)).method),
-            final=_parse(Final, content, str(metrics)),
+            _settings(trained, parse(_Made, content, str(metrics)).method),
+            final=parse(Final, content, str(metrics)),
         )
     if not searched.exists():
         raise UserError(
@@ -266,11 +266,19 @@ def _settings(path: Path, method: str) -> Settings:
 def _trials(path: Path) -> tuple[Trial, ...]:
     """Return the latest line of each trial; a last line without a line break is incomplete."""
     lines = enumerate(whole_lines(path), 1)
-    trials = [_parse(Trial, line, f"{path} line {number}") for number, line in lines]
+    trials = [parse(Trial, line, f"{path} line {number}") for number, line in lines]
     return tuple({trial.trial: trial for trial in trials}.values())
 
 
-def _parse(kind: type[T], content: str | bytes, where: str) -> T:
+def parse(kind: type[T], content: str | bytes, where: str) -> T:
+    """Return JSON as data of a type.
+
+    Arguments:
+        kind: the type.
+        content: JSON text.
+        where: origin of the text, for errors.
+    Raises: `UserError` if the text does not fit the type; it names the first fault.
+    """
     try:
         return TypeAdapter(kind).validate_json(content)
     except ValidationError as error:

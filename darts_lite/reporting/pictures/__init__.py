@@ -10,6 +10,7 @@ from darts_lite.reporting.pictures.image_grids import (
     labeled_grid,
     stack,
 )
+from darts_lite.reporting.pictures.roads import Spot, roads_plot
 from darts_lite.reporting.pictures.schedules import parameter_plot
 from darts_lite.reporting.pictures.studies import (
     Point,
@@ -22,6 +23,7 @@ from darts_lite.reporting.pictures.studies import (
 __all__ = [
     "Image",
     "Point",
+    "Spot",
     "Step",
     "best_so_far_plot",
     "calibration_plot",
@@ -33,6 +35,7 @@ __all__ = [
     "image_grid",
     "labeled_grid",
     "parameter_plot",
+    "roads_plot",
     "save",
     "stack",
     "trial_scatter",
