@@ -179,7 +179,7 @@ IMBALANCE: dict[str, dict[str, Any]] = {
 def imbalance(name: str, seed: int, seconds: float) -> Row:
     """Train on a long tail of 1:50."""
     dataset, splits = fashion(10_000)
-    whole = Images(*(torch.cat(pair) for pair in zip(splits.train, splits.validation)))
+    whole = splits.learned
     index = long_tailed(whole.labels, 50.0, torch.Generator().manual_seed(seed))
     tail = whole.select(index)
     half = torch.arange(tail.count) % 2 == 0

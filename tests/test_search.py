@@ -8,6 +8,7 @@ import torch
 from darts_lite.architecture.cost import default_channels, network_cost
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.presets import cells
+from darts_lite.architecture.weights import member_weights
 from darts_lite.augment.operations.record import OFTEN
 from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
@@ -300,6 +301,24 @@ def test_a_search_settles_on_the_network_that_it_returns(
     narrow = task(digits, max_params=smaller)
     narrow.load_state_dict(search.state_dict())
     assert network_cost(narrow.discrete(), search.image, 10).parameters <= smaller
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_search_settles_on_its_selection_whatever_the_step_before(
+    digits: tuple[Dataset, Splits], seed: int
+) -> None:
+    """A step may jump over the annealing, and which edges are kept depends on temperature."""
+    search = task(digits, space="cells", max_params=4000)
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in search.hyper.raw.items():
+        if name.startswith(ALPHA):
+            value.copy_(torch.randn(value.shape, generator=generator))
+    search.step(0.5)
+    search.step(0.95)
+    expected = member_weights(search.space, search.discrete(), torch.zeros(()))
+    assert {n: w.path for n, w in search.weights().items()} == {
+        n: w.path for n, w in expected.items()
+    }
 
 
 def test_fill_widens_the_result_to_the_limit(digits: tuple[Dataset, Splits]) -> None:

@@ -18,6 +18,7 @@ from darts_lite.architecture.plain import (
     cell_depths,
     folded,
     ordinary,
+    wired,
 )
 from darts_lite.architecture.space import Cell, Operation, SearchSpace
 from darts_lite.architecture.weights import EdgeWeights, Weights
@@ -141,29 +142,13 @@ class CellModule(nn.Module):
         )
 
     def forward(self, inputs: list[Tensor], weights: list[EdgeWeights | None] | None) -> Tensor:
-        cell = self.cell
-        nodes = inputs[-1:]
-        if cell.inputs == 2:
-            nodes = [project(x) for project, x in zip(self.project, inputs)]
-        sources = {edge.source for edge in cell.edges}
-        activated = {i: F.silu(x) for i, x in enumerate(nodes) if i in sources}
-        for node in range(cell.inputs, cell.inputs + cell.nodes):
-            terms = [
-                self.edges[i](
-                    nodes[cell.edges[i].source],
-                    activated[cell.edges[i].source],
-                    None if weights is None else weights[i],
-                )
-                for i in cell.into(node)
-                if weights is None or weights[i] is not None
-            ]
-            total = terms[0]
-            for term in terms[1:]:
-                total = total + term
-            nodes.append(total)
-            if node in sources:
-                activated[node] = F.silu(total)
-        return nodes[-1] if cell.nodes == 1 else torch.cat(nodes[cell.inputs :], 1)
+        def edge(i: int, x: Tensor, activated: Tensor) -> Tensor | None:
+            if weights is None:
+                return self.edges[i](x, activated, None)
+            own = weights[i]
+            return None if own is None else self.edges[i](x, activated, own)
+
+        return wired(self.cell, inputs, self.project, F.silu, edge)
 
     def sequential(self) -> PlainCell:
         """Return the layers of a discrete cell, not copied."""

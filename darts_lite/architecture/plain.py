@@ -8,7 +8,7 @@ widths.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -60,23 +60,49 @@ class PlainCell(nn.Module):
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
         """Return the output of the cell from the outputs of the two cells before it."""
-        cell = self.cell
-        nodes = inputs[-1:]
-        if cell.inputs == 2:
-            nodes = [project(x) for project, x in zip(self.project, inputs)]
-        sources = {edge.source for edge in cell.edges}
-        activated = {i: self.activation(x) for i, x in enumerate(nodes) if i in sources}
-        for node in cell.inner_nodes:
-            total: Tensor | None = None
-            for i in cell.into(node):
-                source = cell.edges[i].source
-                term = self.edges[i](nodes[source], activated[source])
+        return wired(
+            self.cell,
+            inputs,
+            self.project,
+            self.activation,
+            lambda i, x, activated: self.edges[i](x, activated),
+        )
+
+
+def wired(
+    cell: Cell,
+    inputs: list[Tensor],
+    project: Iterable[nn.Module],
+    activation: Callable[[Tensor], Tensor],
+    edge: Callable[[int, Tensor, Tensor], Tensor | None],
+) -> Tensor:
+    """Return the output of a cell: the walk through its graph, for every kind of network.
+
+    Arguments:
+        cell: Graph of the cell.
+        inputs: Outputs of the two cells before it.
+        project: Map of each input to the width of the cell; used if there are two inputs.
+        activation: Activation of each node that edges read.
+        edge: Returns the term of an edge, of its index, the source and the activated source; None
+            for an edge that is left out.
+    """
+    nodes = inputs[-1:]
+    if cell.inputs == 2:
+        nodes = [each(x) for each, x in zip(project, inputs)]
+    sources = {each.source for each in cell.edges}
+    activated = {i: activation(x) for i, x in enumerate(nodes) if i in sources}
+    for node in cell.inner_nodes:
+        total: Tensor | None = None
+        for i in cell.into(node):
+            source = cell.edges[i].source
+            term = edge(i, nodes[source], activated[source])
+            if term is not None:
                 total = term if total is None else total + term
-            assert total is not None
-            nodes.append(total)
-            if node in sources:
-                activated[node] = self.activation(total)
-        return nodes[-1] if cell.nodes == 1 else torch.cat(nodes[cell.inputs :], 1)
+        assert total is not None
+        nodes.append(total)
+        if node in sources:
+            activated[node] = activation(total)
+    return nodes[-1] if cell.nodes == 1 else torch.cat(nodes[cell.inputs :], 1)
 
 
 class PlainNetwork(nn.Module):

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from darts_lite.architecture.network import calibrate
 from darts_lite.commands.derive import derive
 from darts_lite.commands.original import (
     Original,
@@ -40,7 +38,7 @@ from darts_lite.compression.target import (
     target_of,
     times_of,
 )
-from darts_lite.data import Dataset, Images, Splits, evaluation_batches
+from darts_lite.data import Dataset, Splits
 from darts_lite.errors import UserError
 from darts_lite.export import onnx_file
 from darts_lite.export.options import ExportOptions
@@ -49,12 +47,12 @@ from darts_lite.files import read_json, replacing, write_json
 from darts_lite.reporting.model_card import write_card
 from darts_lite.training import checkpoint
 from darts_lite.training.device import device_named
-from darts_lite.training.metrics import evaluate, sample
+from darts_lite.training.metrics import evaluate
 from darts_lite.training.options import MAY_MOVE
 from darts_lite.training.predictor import Predictor, load
 from darts_lite.training.run import Say, make_folder, on, read_data
 from darts_lite.training.source import require_data_of
-from darts_lite.training.task import CALIBRATED
+from darts_lite.training.task import calibrated
 
 SHARE = 0.1  # share of the original training time for fine-tuning
 LEAST_HOURS = 0.003  # of the fine-tuning, if the original training was very short
@@ -292,7 +290,7 @@ def _write(stage: Stage, small: Small, original: Original, splits: Splits, say: 
     }
     said = ""
     if small.network is not None:
-        _calibrate(small.network, _seen(splits, original))
+        calibrated(small.network, splits.train if original.held_out else splits.learned)
         checkpoint.write(folder / "model.pt", small.network.state_dict())
         account["validation_accuracy"] = evaluate(small.network, splits.validation).accuracy
         account["test_accuracy"] = evaluate(small.network, splits.test).accuracy
@@ -302,18 +300,6 @@ def _write(stage: Stage, small: Small, original: Original, splits: Splits, say: 
         f"{stage.method}: {original.genotype.parameters} -> {small.genotype.parameters} "
         f"parameters, {original.genotype.macs} -> {small.genotype.macs} MACs{said}"
     )
-
-
-def _seen(splits: Splits, original: Original) -> Images:
-    """Return the images that the original training learned from."""
-    if original.held_out:
-        return splits.train
-    return Images(*(torch.cat(pair) for pair in zip(splits.train, splits.validation)))
-
-
-def _calibrate(network: nn.Module, images: Images) -> None:
-    calibrate(network, evaluation_batches(sample(images, CALIBRATED), 256))
-    network.eval()
 
 
 def _finished(

@@ -24,6 +24,11 @@ class Splits(NamedTuple):
     validation: Images
     test: Images
 
+    @property
+    def learned(self) -> Images:
+        """Training and validation images together, in this order."""
+        return Images(*(torch.cat(pair) for pair in zip(self.train, self.validation)))
+
 
 def split(
     dataset: Dataset,
@@ -138,7 +143,7 @@ def fold_of(splits: Splits, fold: int, count: int, seed: int) -> Splits:
 
     if not 0 <= fold < count:
         raise UserError(f"--fold must be 0 to {count - 1}, got {fold}; leave it out for all folds")
-    whole = Images(*(torch.cat(pair) for pair in zip(splits.train, splits.validation)))
+    whole = splits.learned
     labels = whole.labels.cpu()
     counts = torch.bincount(labels)
     if counts[counts > 0].min() < count:

@@ -188,7 +188,7 @@ class SearchTask(JointTask):
         adapt to the path: nothing is lost when the search ends.
         """
         like = next(iter(self.hyper.raw.values()))
-        self._path = member_weights(self.space, self.discrete(), like)
+        self._path = member_weights(self.space, self._selected(1.0), like)
         hyper = self.hyper
         hyper.plan = replace(hyper.plan, constant=hyper.plan.constant | {"architecture"})
 
@@ -269,10 +269,14 @@ class SearchTask(JointTask):
 
     def discrete(self) -> SearchSpace:
         """Return the discrete space that selection gives now."""
+        return self._selected(self.fraction)
+
+    def _selected(self, fraction: float) -> SearchSpace:
+        """Return what selection gives at the temperature of a fraction of the budget."""
         selector = self.method.selector
         if self.seconds is not None:
             selector = TimedKnapsack(self.seconds)
-        weights = self.weights(self.temperature(self.fraction))
+        weights = self.weights(self.temperature(fraction))
         return selector(self.space, weights, self.costs, self.options.limit)
 
     def evaluate(self, step: int, recorder: Recorder, last: bool = False) -> dict[str, float]:

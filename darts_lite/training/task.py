@@ -105,8 +105,7 @@ class TrainTask(JointTask):
         """Return the training images, and the number `[K]` of each class."""
         images, pseudo = self.splits.train, self.pseudo
         if not self.held_out:
-            both = zip(self.splits.train, self.splits.validation)
-            images = Images(*(torch.cat(pair) for pair in both))
+            images = self.splits.learned
         counts = images.labels.bincount(minlength=len(self.genotype.classes))
         if pseudo is None:
             return images, counts
@@ -203,9 +202,7 @@ class TrainTask(JointTask):
 
     def _calibrated(self, params: Params) -> nn.Module:
         """Return a copy of the network with the given weights and calibrated statistics."""
-        network = copy.deepcopy(self.network.export(params))
-        calibrate(network, evaluation_batches(sample(self.images, CALIBRATED), 256))
-        return network.eval()
+        return calibrated(copy.deepcopy(self.network.export(params)), self.images)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -219,3 +216,14 @@ class TrainTask(JointTask):
         for own, saved in ((self.average, "average"), (self.selection, "selection")):
             if own is not None:
                 own.load_state_dict(checkpoint.move(state[saved], self.device))
+
+
+def calibrated(network: nn.Module, images: Images) -> nn.Module:
+    """Set the statistics of every BatchNorm, in place; return the network in evaluation mode.
+
+    Arguments:
+        network: the network.
+        images: images that it learned from; at most `CALIBRATED` of them are used.
+    """
+    calibrate(network, evaluation_batches(sample(images, CALIBRATED), 256))
+    return network.eval()
