@@ -285,14 +285,15 @@ def test_a_search_settles_on_the_network_that_it_returns(
     search = task(digits)
     first = round(40 * SETTLING)
     advance(search, 0, first)
-    assert search.weights()["block1"].path is None
+    assert search.trained()["block1"].path is None
     before, values = search.discrete(), search.hyper.values()
     logits = {n: v.clone() for n, v in search.hyper.raw.items() if n.startswith(ALPHA)}
     advance(search, first, 40)
     assert search.discrete() == before
+    assert float(search.weights()["block1"].operation.max()) < 1  # the pictures show the mixture
     assert all(torch.equal(search.hyper.raw[n], v) for n, v in logits.items())
     assert any(not torch.equal(v, values[n]) for n, v in search.hyper.values().items())
-    path = [option for cell in search.weights().values() for option in cell.path or ()]
+    path = [option for cell in search.trained().values() for option in cell.path or ()]
     assert path == [edge.operations[0] for _, edge in before.edges]
     with Recorder(tmp_path) as recorder:
         found = search.evaluate(40, recorder, last=True)
@@ -316,7 +317,7 @@ def test_a_search_settles_on_its_selection_whatever_the_step_before(
     search.step(0.5)
     search.step(0.95)
     expected = member_weights(search.space, search.discrete(), torch.zeros(()))
-    assert {n: w.path for n, w in search.weights().items()} == {
+    assert {n: w.path for n, w in search.trained().items()} == {
         n: w.path for n, w in expected.items()
     }
 

@@ -259,7 +259,7 @@ def _supernet(genotype: Path, splits: Splits, device: torch.device) -> Logits:
         network = best
     else:
         with torch.no_grad():
-            weights = {name: _moved(cell, device) for name, cell in search.weights().items()}
+            weights = {name: _moved(cell, device) for name, cell in search.trained().items()}
     network.to(device)
     calibrate(network, evaluation_batches(sample(splits.train, CALIBRATED), 256), weights)
     network.eval().requires_grad_(False)

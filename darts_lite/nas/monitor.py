@@ -42,6 +42,8 @@ class Watched(Protocol):
 
     def weights(self, temperature: float | None = None) -> Weights: ...
 
+    def trained(self) -> Weights: ...
+
     def discrete(self) -> SearchSpace: ...
 
     def supernet(self) -> Network: ...
@@ -73,7 +75,7 @@ class Monitor:
         shown, space = sample(task.splits.validation, EVALUATED), task.discrete()
         statistics = list(evaluation_batches(sample(task.splits.train, CALIBRATED), BATCH))
         supernet = task.supernet()
-        mixed = accuracy(supernet, shown, statistics, task.weights())
+        mixed = accuracy(supernet, shown, statistics, task.trained())
         classes = len(task.dataset.classes)
         narrow = space.with_channels(supernet.space.channels)
         network = Network(narrow, task.image, classes).to(task.device)

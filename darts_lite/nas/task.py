@@ -227,17 +227,19 @@ class SearchTask(JointTask):
         return self.problem.bind(train, validation, phase)
 
     def weights(self, temperature: float | None = None) -> Weights:
-        """Return the current mixing weights, without noise; those of the path once it is trained.
+        """Return the current mixing weights, without noise.
 
         Arguments:
             temperature: temperature of the softmaxes; None for that of the search.
         """
-        if temperature is None and self._path is not None:
-            return self._path
         if temperature is None:
             temperature = self.temperature(self.fraction)
         logits = select(self.hyper.variables.raw, ALPHA)
         return self.method.relaxation(self.space, logits, temperature, None)
+
+    def trained(self) -> Weights:
+        """Return the weights that a step trains: of the mixture, or of the settled path."""
+        return self.weights() if self._path is None else self._path
 
     def report(self) -> dict[str, float]:
         found = self.means()
