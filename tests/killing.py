@@ -1,10 +1,16 @@
-"""Commands in a process of their own that kill themselves."""
+"""Commands that are killed: in a process of their own, or by a signal to this one."""
 
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+from darts_lite.training.task import TrainTask
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -46,3 +52,20 @@ def killed(
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@contextmanager
+def stopping(monkeypatch: pytest.MonkeyPatch, at: int) -> Iterator[None]:
+    """Send SIGTERM to this process at a step of a final training, counted from 1."""
+    original, count = TrainTask.step, 0
+
+    def step(task: TrainTask, fraction: float) -> int:
+        nonlocal count
+        count += 1
+        if count == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(task, fraction)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainTask, "step", step)
+        yield

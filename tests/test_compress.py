@@ -10,6 +10,8 @@ import pytest
 import torch
 from invoking import call, refuse
 from killing import killed
+from run_folders import read, same, weights
+from run_folders import trained as small_run
 
 import darts_lite as dl
 from darts_lite.architecture.cost import cost_of
@@ -18,17 +20,11 @@ from darts_lite.architecture.plain import PlainNetwork
 from darts_lite.commands.compress import COPIED
 from darts_lite.compression.int8 import load_int8
 
-SEARCH = {"dataset": "digits", "subset": 400, "space": "blocks", "cells": 3, "channels": 8,
-          "max_params": 20_000, "batch_size": 32}  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a training."""
-    out = tmp_path_factory.mktemp("compress") / "out"
-    dl.search(**SEARCH, steps=4, out=str(out), say=str)
-    dl.derive(genotype=str(out / "g.json"), epochs=12, say=str)
-    return out / "derive"
+    return small_run(tmp_path_factory.mktemp("compress") / "out", epochs=12)
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +38,6 @@ def pruned(run: Path, half: int) -> Path:
     out = run.parent.parent / "pruned"
     dl.compress(run, target_params=half, epochs=2, out=str(out), say=str)
     return out
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "model.pt", weights_only=True)
-
-
-def same(one: Path, two: Path) -> bool:
-    first, second = weights(one), weights(two)
-    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
 # --- the result -----------------------------------------------------------------------------------
@@ -215,7 +198,7 @@ COMMAND = "darts_lite.commands.compress"
     ("owner", "name", "at", "after"),
     [
         ((COMMAND, ""), "_made", 1, True),
-        ((COMMAND, ""), "_calibrate", 1, True),
+        ((COMMAND, ""), "calibrated", 1, True),
         (("darts_lite.training.task", ".TrainTask"), "step", 5, False),
         ((COMMAND, ""), "_finished", 1, False),
         ((COMMAND, ""), "write_card", 1, False),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -11,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from invoking import call, refuse
 from killing import killed
 from PIL import Image
+from run_folders import read, same
+from run_folders import trained as small_run
 
 import darts_lite as dl
 from darts_lite.architecture.cost import cost_of
 from darts_lite.architecture.genotype import Genotype
-from darts_lite.commands import fit, roads
+from darts_lite.commands import compare_roads, fit, roads
 from darts_lite.commands.roads import ROADS
 from darts_lite.compression.options import CompressOptions
 from darts_lite.errors import UserError
@@ -27,17 +27,11 @@ from darts_lite.reporting import pictures
 from darts_lite.reporting.pictures import Spot
 from darts_lite.training import loop
 
-SEARCH = {"dataset": "digits", "subset": 400, "space": "blocks", "cells": 3, "channels": 8,
-          "max_params": 20_000, "batch_size": 32}  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a training."""
-    out = tmp_path_factory.mktemp("roads") / "out"
-    dl.search(**SEARCH, steps=4, out=str(out), say=str)
-    dl.derive(genotype=str(out / "g.json"), epochs=6, say=str)
-    return out / "derive"
+    return small_run(tmp_path_factory.mktemp("roads") / "out", epochs=6)
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +45,6 @@ def compared(run: Path, target: int) -> Path:
     out = run.parent.parent / "roads"
     dl.compress(run, compare=True, target_params=target, epochs=1, out=str(out), say=str)
     return out
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "model.pt", weights_only=True)
-
-
-def same(one: Path, two: Path) -> bool:
-    first, second = weights(one), weights(two)
-    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
 def trained(out: Path, target: int) -> dict[str, Path]:
@@ -150,7 +131,7 @@ def test_two_comparisons_are_equal_and_the_seed_changes_them(
     run: Path, compared: Path, target: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = ("search", "distill random")
-    monkeypatch.setattr(roads, "ROADS", {name: ROADS[name] for name in chosen})
+    monkeypatch.setattr(compare_roads, "ROADS", {name: ROADS[name] for name in chosen})
     for seed in (0, 1):
         dl.compress(run, compare=True, target_params=target, epochs=1, seed=seed,
                     out=str(tmp_path / str(seed)), say=str)  # fmt: skip
@@ -206,7 +187,7 @@ def test_a_road_that_fails_after_its_start_is_not_left_out(
         (job.folder / "checkpoint.pt").touch()
         raise UserError("the disk is full")
 
-    monkeypatch.setattr(roads, "ROADS", {"prune": full})
+    monkeypatch.setattr(compare_roads, "ROADS", {"prune": full})
     line = ["compress", run, "--compare", "--target-params", target, "--epochs", 1]
     assert "the disk is full" in refuse(*line, "--out", tmp_path)
 
@@ -215,7 +196,7 @@ def test_a_target_that_no_road_reaches_is_one_line(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = ("search", "prune", "distill searched")
-    monkeypatch.setattr(roads, "ROADS", {name: ROADS[name] for name in chosen})
+    monkeypatch.setattr(compare_roads, "ROADS", {name: ROADS[name] for name in chosen})
     line = ["compress", run, "--compare", "--target-params", 10, "--epochs", 1, "--out", tmp_path]
     said = refuse(*line)
     assert "no road leads to --target-params 10" in said and "must be at least" in said
@@ -232,7 +213,7 @@ def test_a_target_that_no_road_reaches_is_one_line(
     [
         (("darts_lite.nas.task", ".SearchTask"), "step", 2, 0),
         (("darts_lite.training.task", ".TrainTask"), "step", 16, 1),
-        (("darts_lite.commands.roads", ""), "in_turns", 1, 5),
+        (("darts_lite.commands.compare_roads", ""), "in_turns", 1, 5),
     ],
     ids=["search", "prune", "measuring"],
 )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import builtins
 import json
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from invoking import call, refuse
+from killing import stopping
 from spaces import random_member
 from test_network import SPACES
 from test_refresh import refresh, write
@@ -350,17 +349,7 @@ def test_a_resumed_fine_tuning_equals_an_uninterrupted_one(
     line = ["--from", f"timm:test_resnet:{file}", "--epochs", 4, *words]
     derive(searched, tmp_path / "whole", *line)
     derive(searched, tmp_path / "again", *line)
-    original, count = TrainTask.step, 0
-
-    def stopping(task: TrainTask, fraction: float) -> int:
-        nonlocal count
-        count += 1
-        if count == 9:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(task, fraction)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainTask, "step", stopping)
+    with stopping(monkeypatch, at=9):
         out = ["--genotype", searched / "g.json", "--out", tmp_path / "d"]
         stopped = call("derive", *out, *line)
     assert stopped.exit_code == 143, stopped.output

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from invoking import call, refuse
+from killing import stopping
 from PIL import Image
 
 import darts_lite as dl
 from darts_lite.architecture.genotype import Genotype
 from darts_lite.architecture.network import Network
+from darts_lite.commands.selftrain import _trainings
 from darts_lite.nas.loading import restored_search
-from darts_lite.training.task import TrainTask
+from darts_lite.training.options import SelfTrainOptions
 
 SEARCH = ["--dataset", "digits", "--subset", "400", "--space", "blocks", "--cells", "3",
           "--channels", "4", "--max-params", "3000", "--batch-size", "16"]  # fmt: skip
@@ -204,18 +204,8 @@ def test_an_interrupted_training_continues_to_the_same_weights(
     searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[Any]
 ) -> None:
     derive(searched, tmp_path / "whole", "--epochs", 4, *words)
-    original, count = TrainTask.step, 0
-
-    def stopping(task: TrainTask, fraction: float) -> int:
-        nonlocal count
-        count += 1
-        if count == 23:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(task, fraction)
-
     line = ["derive", "--genotype", searched / "g.json", "--out", tmp_path / "d", "--epochs", 4]
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainTask, "step", stopping)
+    with stopping(monkeypatch, at=23):
         stopped = call(*line, *words)
     assert stopped.exit_code == 143, stopped.output
     again = call("derive", "--resume", "--out", tmp_path / "d")
@@ -390,6 +380,18 @@ def test_a_folder_of_images_without_labels(searched: Path, trained: Path, tmp_pa
                      "hard")  # fmt: skip
     assert metrics["pseudo_labels"]["count"] == 12
     assert metrics["pseudo_labels"]["right"] is None
+
+
+def test_every_training_of_selftrain_knows_where_the_data_lie(
+    searched: Path, tmp_path: Path
+) -> None:
+    moved = {"dataset": "folder:moved", "data_dir": "there", "download": True, "seed": 7}
+    options = SelfTrainOptions(genotype=str(searched / "g.json"), rounds=1, **moved)
+    genotype = Genotype.load(searched / "g.json")
+    trainings = list(_trainings(options, genotype, tmp_path).values())
+    assert len(trainings) == 3
+    for each in trainings:
+        assert {name: getattr(each, name) for name in moved} == moved
 
 
 @pytest.mark.slow

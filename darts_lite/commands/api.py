@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from darts_lite.architecture.genotype import Genotype
+from darts_lite.commands import compare_roads as _compare_roads
 from darts_lite.commands import compress as _compress
 from darts_lite.commands import derive as _derive
 from darts_lite.commands import fit as _fit
 from darts_lite.commands import folds, random_baseline
-from darts_lite.commands import roads as _roads
 from darts_lite.commands import search as _search
 from darts_lite.commands import selftrain as _selftrain
 from darts_lite.compression.options import CompressOptions
@@ -126,7 +126,7 @@ def compress_command(options: CompressOptions, resume: bool) -> Callable[..., di
     """
     begun = options.out is not None and (Path(options.out) / NAME).exists()
     compared = options.compare or (resume and begun)
-    return _roads.compare_roads if compared else _compress.compress
+    return _compare_roads.compare_roads if compared else _compress.compress
 
 
 def tune(*, resume: bool = False, say: Say = print, **options: Any) -> Path:

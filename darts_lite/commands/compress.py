@@ -19,7 +19,6 @@ import torch
 from darts_lite.commands.derive import derive
 from darts_lite.commands.original import (
     Original,
-    data_options,
     original_of,
     recipe_of,
     require_same_run,
@@ -51,7 +50,7 @@ from darts_lite.training.metrics import evaluate
 from darts_lite.training.options import MAY_MOVE
 from darts_lite.training.predictor import Predictor, load
 from darts_lite.training.run import Say, make_folder, on, read_data
-from darts_lite.training.source import require_data_of
+from darts_lite.training.source import data_of, require_data_of
 from darts_lite.training.task import calibrated
 
 SHARE = 0.1  # share of the original training time for fine-tuning
@@ -132,7 +131,7 @@ def _compressed(
     names = methods_of(str(options.method))
     target = _target(options, names, original)
     device = device_named(options.device)
-    dataset, splits = read_data(data_options(original, options), original.genotype.seed, say)
+    dataset, splits = read_data(data_of(original.genotype, options), original.genotype.seed, say)
     require_data_of(original.genotype, dataset, str(original.folder))
     splits = on(device, splits)
     if "int8" in names:

@@ -15,10 +15,9 @@ from darts_lite.compression.options import CompressOptions
 from darts_lite.errors import UserError
 from darts_lite.files import read_json
 from darts_lite.training.build import recipe_with
-from darts_lite.training.options import DataOptions, DeriveOptions, RecipeOptions, SourceOptions
+from darts_lite.training.options import DeriveOptions, RecipeOptions
 from darts_lite.training.predictor import Ensemble, Predictor, load
 from darts_lite.training.replay import DEFAULTS
-from darts_lite.training.source import data_of
 
 TAKEN = ("augment", "batch_size")  # options of RUN that trainings after it take over
 
@@ -100,19 +99,6 @@ def require_same_run(content: Mapping[str, Any], original: Original, result: Pat
         )
 
 
-def data_options(original: Original, options: CompressOptions) -> DataOptions:
-    """Return the options that load the images of a training.
-
-    Arguments:
-        original: the training.
-        options: options of the command; they may say where the data lie now.
-    """
-    source = SourceOptions(
-        dataset=options.dataset, data_dir=options.data_dir, download=options.download
-    )
-    return data_of(original.genotype, source)
-
-
 def recipe_of(original: Original, factor: float = 1.0) -> Recipe:
     """Return the recipe of a training, with a factor on its learning rate.
 
@@ -163,11 +149,6 @@ def training_of(
         epochs=epochs,
         budget_hours=hours,
         select=original.select,
-        dataset=options.dataset,
-        data_dir=options.data_dir,
-        download=options.download,
-        device=options.device,
-        seed=options.seed,
-        checkpoint_seconds=options.checkpoint_seconds,
+        **options.carried,
         **taken,
     )

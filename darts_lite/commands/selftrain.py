@@ -86,11 +86,7 @@ def _trainings(
             epochs=options.epochs,
             budget_hours=hours,
             hyperparameters=options.hyperparameters,
-            data_dir=options.data_dir,
-            download=options.download,
-            device=options.device,
-            seed=options.seed,
-            checkpoint_seconds=options.checkpoint_seconds,
+            **options.carried,
         )
         if number:
             own = replace(

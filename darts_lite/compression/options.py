@@ -7,14 +7,14 @@ from typing import Literal
 
 from darts_lite.errors import UserError
 from darts_lite.training.option import option
-from darts_lite.training.options import MachineOptions
+from darts_lite.training.options import MovedOptions
 
 CriterionName = Literal["magnitude", "norm", "taylor", "gates"]
 ScopeName = Literal["inner", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressOptions(MachineOptions):
+class CompressOptions(MovedOptions):
     """Options of a smaller network from a trained one."""
 
     method: str | None = option(
@@ -81,13 +81,6 @@ class CompressOptions(MachineOptions):
     teacher_weight: float | None = option(
         None, "Share of the teacher in the loss.", low=0, high=1, shown="0.9"
     )
-    dataset: str | None = option(
-        None, "Data set, if it lies elsewhere than for RUN.", shown="that of RUN"
-    )
-    data_dir: str | None = option(
-        None, "Folder with the published data sets.", shown="the folder of RUN"
-    )
-    download: bool = option(False, "Download the data set if it is missing.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

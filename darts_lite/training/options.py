@@ -6,8 +6,8 @@ only. This module imports no torch, so that `--help` is fast.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from darts_lite.architecture.reading import Fit
 from darts_lite.architecture.recipe import ClassWeights, Sampling, ScheduleName
@@ -98,17 +98,28 @@ class MachineOptions(DeviceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceOptions(MachineOptions):
+class MovedOptions(MachineOptions):
+    """Options of data that an earlier run used, and that may lie elsewhere now."""
+
+    dataset: str | None = option(
+        None, "Data set, if it lies elsewhere than in the run before.", shown="as in the run before"
+    )
+    data_dir: str | None = option(
+        None, "Folder with the published data sets.", shown="as in the run before"
+    )
+    download: bool = option(False, "Download the data set if it is missing.")
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """These options and those of the machine by name, for a run that this run starts."""
+        return {each.name: getattr(self, each.name) for each in fields(MovedOptions)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions(MovedOptions):
     """Options of the genotype, and of the data of its search."""
 
     genotype: str = option("out/g.json", "Genotype file of a search.")
-    dataset: str | None = option(
-        None, "Data set, if it lies elsewhere than in the search.", shown="that of the search"
-    )
-    data_dir: str | None = option(
-        None, "Folder with the published data sets.", shown="the folder of the search"
-    )
-    download: bool = option(False, "Download the data set if it is missing.")
 
 
 @dataclass(frozen=True, kw_only=True)

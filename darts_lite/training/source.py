@@ -11,7 +11,7 @@ from darts_lite.data import Dataset, changed
 from darts_lite.data.images import is_own
 from darts_lite.data.layout import display
 from darts_lite.errors import UserError
-from darts_lite.training.options import DataOptions, SourceOptions
+from darts_lite.training.options import DataOptions, MovedOptions
 
 CHOSEN = ("low", "high")  # values of `Reading` that follow from the images and are no options
 
@@ -43,12 +43,12 @@ def source_of(options: DataOptions, dataset: Dataset) -> Source:
     )
 
 
-def data_of(genotype: Genotype, options: SourceOptions) -> DataOptions:
+def data_of(genotype: Genotype, options: MovedOptions) -> DataOptions:
     """Return the options that load the data of the search of a genotype.
 
     Arguments:
         genotype: genotype of the search.
-        options: options of the final training; they may say where the data lie now.
+        options: options of a later run; they may say where the data lie now.
     """
     source = genotype.source
     how = {n: v for n, v in asdict(source.reading).items() if n not in CHOSEN}
